@@ -1,0 +1,122 @@
+"""`RunConfig`: everything an experiment says, validated. One TOML table per field.
+
+Fields typed `Any` are parts (`registry.py`): their table is `name = "..."` plus the fields of that
+part's dataclass. All other tables are the plain dataclasses below.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+__all__ = [
+    "PARTS",
+    "DataOptions",
+    "Engine",
+    "Evaluation",
+    "Regularization",
+    "Rounds",
+    "RunConfig",
+]
+
+Mode = Literal["federated", "pooled", "local-only"]
+
+#: config section -> (registry group, part used when the section does not name one)
+PARTS = {
+    "data": ("data", "digits"),
+    "partition": ("partition", "dirichlet"),
+    "model": ("models", "mlp"),
+    "local": ("clients", "sgd"),
+    "optimizer": ("optimizers", "sgd"),
+    "schedule": ("schedules", "constant"),
+    "strategy": ("strategies", "fedavg"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """How many rounds, who takes part, and what makes a round count.
+
+    `cohort`: clients asked per round, drawn uniformly without replacement; unset asks all.
+    `min_results`: a round with fewer results ends the run (it can be resumed).
+    `timeout_s`: a client that takes longer in a round is lost for it; unset waits.
+    """
+
+    count: Annotated[int, Ge(1)] = 30
+    cohort: Annotated[int, Ge(1)] | None = None
+    min_results: Annotated[int, Ge(1)] = 1
+    timeout_s: Annotated[float, Gt(0)] | None = None
+    max_abs_update: Annotated[float, Gt(0)] = 1024.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """When the model is tested: on the server's test set and on every client's held-out examples.
+
+    The last round is always evaluated; 0 turns an evaluation off.
+    """
+
+    central_every: Annotated[int, Ge(0)] = 1
+    federated_every: Annotated[int, Ge(0)] = 5
+    batch_size: Annotated[int, Ge(1)] = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Regularization:
+    """Penalties of the local training: `l1` (proximal step, exact zeros), `l2` (in the gradient)."""
+
+    l1: Annotated[float, Ge(0)] = 0.0
+    l2: Annotated[float, Ge(0)] = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DataOptions:
+    """`holdout`: the fraction of every client's examples kept for federated evaluation.
+
+    Clients of a data set with a natural test part (`heart_disease`) use that and hold nothing out.
+    """
+
+    holdout: Annotated[float, Ge(0), Lt(1)] = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Where clients run. Changes how fast a run is, never its result.
+
+    `workers`: Ray actors; unset takes one per core (or GPU share). `block_size`: clients that
+    travel together. `device`: "auto" takes the GPU where there is one. `gpus_per_worker`: unset
+    shares the GPUs evenly among the workers.
+    """
+
+    grid: Literal["ray", "inprocess"] = "ray"
+    workers: Annotated[int, Ge(1)] | None = None
+    block_size: Annotated[int, Ge(1)] | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    gpus_per_worker: Annotated[float, Gt(0)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """One experiment. `mode` reruns the same file as a baseline: all data pooled, or each alone.
+
+    `model` may also be `name = "module:function"` with `args = {...}`, a function of the user's
+    that returns an `nn.Module`. `loss` and `metrics` are picked by the data's task when unset.
+    """
+
+    name: str = "experiment"
+    seed: Annotated[int, Ge(0)] = 0
+    mode: Mode = "federated"
+    data: Any = None
+    partition: Any = None
+    options: DataOptions = field(default_factory=DataOptions)
+    model: Any = None
+    loss: Literal["auto", "cross_entropy", "binary", "mse", "mae"] = "auto"
+    metrics: tuple[str, ...] = ()
+    local: Any = None
+    optimizer: Any = None
+    schedule: Any = None
+    regularization: Regularization = field(default_factory=Regularization)
+    strategy: Any = None
+    rounds: Rounds = field(default_factory=Rounds)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    engine: Engine = field(default_factory=Engine)

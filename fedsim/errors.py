@@ -1,0 +1,91 @@
+"""The exception tree: every error a user can meet, and the exit code it ends a command with.
+
+0 ok, 1 run failed, 2 usage, configuration, data contents or a refused combination, 3 environment
+(missing file, full disk, no GPU), 4 privacy budget exhausted, 5 network, 130 interrupted.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "FedsimError",
+    "Interrupted",
+    "MissingDataError",
+    "NetworkError",
+    "Problem",
+    "RunFailedError",
+    "SetupError",
+    "UnknownRunError",
+]
+
+
+class FedsimError(Exception):
+    """Anything fedsim refuses or cannot finish; the message is meant for the user as it is."""
+
+    exit_code: ClassVar[int] = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a configuration: where, what was given, what is accepted, a way out."""
+
+    path: str
+    value: object
+    accepted: str
+    hint: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.source}: " if self.source else ""
+        hint = f" {self.hint}" if self.hint else ""
+        return f"{where}{self.path} = {self.value!r}: {self.accepted}.{hint}"
+
+
+class ConfigError(FedsimError):
+    """A configuration that cannot run; holds every problem found, not only the first."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class DataError(FedsimError):
+    """Data that cannot be trained on: NaN, a label out of range, an empty client."""
+
+    exit_code = 2
+
+
+class UnknownRunError(FedsimError):
+    """No run of that name in the run store."""
+
+    exit_code = 2
+
+
+class SetupError(FedsimError):
+    """The machine cannot do it: a read-only folder, a full disk, too few resources."""
+
+    exit_code = 3
+
+
+class MissingDataError(SetupError):
+    """A data file is missing or is not the file it should be (wrong hash)."""
+
+
+class NetworkError(FedsimError):
+    """A download failed."""
+
+    exit_code = 5
+
+
+class RunFailedError(FedsimError):
+    """A run stopped before its last round; what was done is kept and can be resumed."""
+
+
+class Interrupted(FedsimError):  # noqa: N818 - Ctrl-C is not an error
+    """The user stopped the run; it is checkpointed and can be resumed."""
+
+    exit_code = 130

@@ -1,0 +1,83 @@
+"""Parts by name: the file name is the key users type, the file's dataclass is the part.
+
+`strategies/fedadam.py` holds `class FedAdam` and is the strategy `fedadam`; its dataclass fields
+are its configuration. Nothing has to be registered. Files whose name starts with an underscore
+hold what parts of a group share. Installed packages add parts through entry points of the group
+names below, for example `[project.entry-points."fedsim.strategies"]  mine = "pkg.mod:Mine"`.
+"""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from functools import cache
+from importlib.metadata import entry_points
+
+from fedsim.errors import ConfigError, Problem
+
+__all__ = ["GROUPS", "load", "names", "suggest"]
+
+#: group -> the package whose files are its parts
+GROUPS = {
+    "data": "fedsim.data",
+    "partition": "fedsim.data.partition",
+    "models": "fedsim.models",
+    "clients": "fedsim.clients",
+    "optimizers": "fedsim.optimizers",
+    "schedules": "fedsim.schedules",
+    "strategies": "fedsim.strategies",
+}
+_NOT_PARTS = {"app"}  # clients/app.py is the Flower app that runs the parts beside it
+
+
+@cache
+def names(group: str) -> tuple[str, ...]:
+    """List the parts of a group, own files first, without importing any of them.
+
+    >>> "fedavg" in names("strategies")
+    True
+    """
+    package = importlib.import_module(GROUPS[group])
+    own = {
+        module.name
+        for module in pkgutil.iter_modules(package.__path__)
+        if not module.name.startswith("_") and not module.ispkg and module.name not in _NOT_PARTS
+    }
+    return tuple(sorted(own | {point.name for point in entry_points(group=f"fedsim.{group}")}))
+
+
+@cache
+def load(group: str, name: str) -> type:
+    """Import the part `name` of `group`.
+
+    Raises `ConfigError` with a did-you-mean where no such part exists.
+    """
+    if name not in names(group):
+        raise ConfigError(
+            [Problem(f"{group}.name", name, f"one of {', '.join(names(group))}", suggest(name, names(group)))]
+        )
+    for point in entry_points(group=f"fedsim.{group}"):
+        if point.name == name:
+            return _checked(point.load(), point.value)
+    module = importlib.import_module(f"{GROUPS[group]}.{name}")
+    wanted = name.replace("_", "")
+    for key, value in vars(module).items():
+        if key.lower() == wanted and inspect.isclass(value):
+            return value
+    raise TypeError(f"{module.__name__} must define a class named like its file: {wanted!r}")
+
+
+def suggest(word: str, accepted: object) -> str:
+    """Say which accepted word was probably meant, or nothing.
+
+    >>> suggest("fedagv", ["fedavg", "fedprox"])
+    "Did you mean 'fedavg'?"
+    """
+    close = difflib.get_close_matches(word, [str(item) for item in accepted], n=1)  # type: ignore[attr-defined]
+    return f"Did you mean {close[0]!r}?" if close else ""
+
+
+def _checked(part: object, where: str) -> type:
+    if not inspect.isclass(part):
+        raise TypeError(f"entry point {where} must be a class, got {part!r}")
+    return part
