@@ -134,9 +134,10 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ClientRecord:
-    """One client in one round. `lost` is empty, or the reason why its answer does not count."""
+    """One client in one phase of a round. `lost` is empty, or why its answer does not count."""
 
     client: int
+    phase: Literal["train", "evaluate"] = "train"
     weight: float = 0.0
     metrics: Mapping[str, float] = field(default_factory=dict)
     real_seconds: float = 0.0

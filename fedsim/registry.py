@@ -1,7 +1,8 @@
 """Parts by name: the file name is the key users type, the file's dataclass is the part.
 
 `strategies/fedadam.py` holds `class FedAdam` and is the strategy `fedadam`; its dataclass fields
-are its configuration. Nothing has to be registered. Files whose name starts with an underscore
+are its configuration. `data/heart_disease.py` holds `class HeartDisease` and is `heart-disease`:
+keys have hyphens where file names have underscores, and either spelling is accepted. Nothing has to be registered. Files whose name starts with an underscore
 hold what parts of a group share. Installed packages add parts through entry points of the group
 names below, for example `[project.entry-points."fedsim.strategies"]  mine = "pkg.mod:Mine"`.
 """
@@ -39,7 +40,7 @@ def names(group: str) -> tuple[str, ...]:
     """
     package = importlib.import_module(GROUPS[group])
     own = {
-        module.name
+        module.name.replace("_", "-")
         for module in pkgutil.iter_modules(package.__path__)
         if not module.name.startswith("_") and not module.ispkg and module.name not in _NOT_PARTS
     }
@@ -52,6 +53,7 @@ def load(group: str, name: str) -> type:
 
     Raises `ConfigError` with a did-you-mean where no such part exists.
     """
+    name = name.replace("_", "-")
     if name not in names(group):
         raise ConfigError(
             [Problem(f"{group}.name", name, f"one of {', '.join(names(group))}", suggest(name, names(group)))]
@@ -59,8 +61,8 @@ def load(group: str, name: str) -> type:
     for point in entry_points(group=f"fedsim.{group}"):
         if point.name == name:
             return _checked(point.load(), point.value)
-    module = importlib.import_module(f"{GROUPS[group]}.{name}")
-    wanted = name.replace("_", "")
+    module = importlib.import_module(f"{GROUPS[group]}.{name.replace('-', '_')}")
+    wanted = name.replace("-", "")
     for key, value in vars(module).items():
         if key.lower() == wanted and inspect.isclass(value):
             return value

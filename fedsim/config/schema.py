@@ -11,7 +11,6 @@ from annotated_types import Ge, Gt, Lt
 
 __all__ = [
     "PARTS",
-    "DataOptions",
     "Engine",
     "Evaluation",
     "Regularization",
@@ -53,11 +52,14 @@ class Rounds:
 class Evaluation:
     """When the model is tested: on the server's test set and on every client's held-out examples.
 
-    The last round is always evaluated; 0 turns an evaluation off.
+    The last round is always evaluated; 0 turns an evaluation off. `holdout`: the fraction of every
+    client's examples kept for federated evaluation; clients of a data set whose test part has
+    natural clients too (`heart-disease`) are tested on their own part of that and hold nothing out.
     """
 
     central_every: Annotated[int, Ge(0)] = 1
     federated_every: Annotated[int, Ge(0)] = 5
+    holdout: Annotated[float, Ge(0), Lt(1)] = 0.1
     batch_size: Annotated[int, Ge(1)] = 1024
 
 
@@ -67,16 +69,6 @@ class Regularization:
 
     l1: Annotated[float, Ge(0)] = 0.0
     l2: Annotated[float, Ge(0)] = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class DataOptions:
-    """`holdout`: the fraction of every client's examples kept for federated evaluation.
-
-    Clients of a data set with a natural test part (`heart_disease`) use that and hold nothing out.
-    """
-
-    holdout: Annotated[float, Ge(0), Lt(1)] = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +100,6 @@ class RunConfig:
     mode: Mode = "federated"
     data: Any = None
     partition: Any = None
-    options: DataOptions = field(default_factory=DataOptions)
     model: Any = None
     loss: Literal["auto", "cross_entropy", "binary", "mse", "mae"] = "auto"
     metrics: tuple[str, ...] = ()
