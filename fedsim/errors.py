@@ -4,8 +4,9 @@
 (missing file, full disk, no GPU), 4 privacy budget exhausted, 5 network, 130 interrupted.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "ConfigError",
@@ -82,7 +83,14 @@ class NetworkError(FedsimError):
 
 
 class RunFailedError(FedsimError):
-    """A run stopped before its last round; what was done is kept and can be resumed."""
+    """A run stopped before its last round; what was done is kept and can be resumed.
+
+    `records` are the `ClientRecord`s of the clients that were lost in the round that failed.
+    """
+
+    def __init__(self, message: str, records: Sequence[Any] = ()) -> None:
+        self.records = tuple(records)
+        super().__init__(message)
 
 
 class Interrupted(FedsimError):  # noqa: N818 - Ctrl-C is not an error

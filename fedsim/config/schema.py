@@ -55,11 +55,13 @@ class Evaluation:
     The last round is always evaluated; 0 turns an evaluation off. `holdout`: the fraction of every
     client's examples kept for federated evaluation; clients of a data set whose test part has
     natural clients too (`heart-disease`) are tested on their own part of that and hold nothing out.
+    `clients`: a federated evaluation asks at most this many, drawn anew each time.
     """
 
     central_every: Annotated[int, Ge(0)] = 1
     federated_every: Annotated[int, Ge(0)] = 5
     holdout: Annotated[float, Ge(0), Lt(1)] = 0.1
+    clients: Annotated[int, Ge(1)] = 1000
     batch_size: Annotated[int, Ge(1)] = 1024
 
 

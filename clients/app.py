@@ -1,0 +1,60 @@
+"""The Flower `ClientApp`: a message in, one client's training or evaluation, a message out.
+
+The same app runs in process, in Ray workers, under Flower's own simulation and in a SuperNode. Who
+it is comes from `node_config["partition-id"]`, the experiment from `run_config["experiment"]`, what
+it remembers between rounds from `Context.state`.
+"""
+
+from time import perf_counter
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedsim import messages
+from fedsim.clients import local_only
+from fedsim.core import ClientContext
+from fedsim.federation import from_text
+
+__all__ = ["app"]
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train on this client's shard and reply with its update."""
+    started = perf_counter()
+    federation = from_text(str(context.run_config["experiment"]))
+    order = messages.read_instruction(message.content)
+    client = int(context.node_config["partition-id"])
+    ctx = ClientContext(federation.config.seed, order.round, client, order.lr_factor)
+    task = federation.task(order.model, federation.clients.train(client))
+    update, memo = federation.config.local.train(task, messages.memo_of(context.state), ctx)
+    messages.set_memo(context.state, memo)
+    seconds = perf_counter() - started
+    content = messages.update_content(update, client=client, seconds=seconds)
+    return Message(content, reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Test the global model, or this client's own one, on its held-out examples."""
+    started = perf_counter()
+    federation = from_text(str(context.run_config["experiment"]))
+    order = messages.read_instruction(message.content)
+    client = int(context.node_config["partition-id"])
+    examples = federation.clients.held_out(client)
+    model, parts = order.model, {"federated": examples}
+    if federation.config.mode == "local-only":
+        model = local_only.personal_model(messages.memo_of(context.state), model)
+        parts["test"] = federation.clients.test()
+    statistics = {
+        f"{part}/{name}": value
+        for part, chosen in parts.items()
+        for name, value in federation.evaluate(model, chosen).items()
+    }
+    content = messages.evaluation_content(
+        statistics, client=client, examples=len(examples.y), seconds=perf_counter() - started
+    )
+    return Message(content, reply_to=message)
+

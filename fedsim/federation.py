@@ -1,0 +1,158 @@
+"""A `RunConfig` made real: the data, the model and the loss that server and clients share.
+
+Server and clients build the same `Federation` from the same text, each in its own process, and keep
+it for the whole run; on one machine the data behind it is one memory-mapped copy.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedsim import config as configuration
+from fedsim import losses, metrics, models
+from fedsim import data as datasets
+from fedsim.config.schema import RunConfig
+from fedsim.core import Task
+from fedsim.data import ClientData, Examples
+
+__all__ = ["Federation", "Places", "build", "examples_of", "from_text", "to_text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a process finds things: data files, the shared cache, folders of the user's code."""
+
+    data_dir: str | None = None
+    cache_dir: str | None = None
+    code: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """Everything a run needs besides who carries its messages.
+
+    `module` is resident: whoever uses it first sets its weights from a vector.
+    """
+
+    config: RunConfig
+    clients: ClientData
+    module: nn.Module
+    initial: Tensor
+    loss: Callable[[Tensor, Tensor], Tensor]
+    metrics: tuple[str, ...]
+    device: torch.device
+
+    def task(self, model: Tensor, examples: Examples) -> Task:
+        """Set the resident module to `model` and return what a client trains."""
+        models.set_vector(self.module, model)
+        x, y = examples_of(self, examples)
+        return Task(
+            module=self.module,
+            model=model.to(self.device),
+            x=x,
+            y=y,
+            loss=self.loss,
+            optimizer=self.config.optimizer.build,
+            l1=self.config.regularization.l1,
+            l2=self.config.regularization.l2,
+        )
+
+    def evaluate(self, model: Tensor, examples: Examples) -> dict[str, Tensor]:
+        """Return the additive statistics of `model` on examples, by metric, loss included."""
+        models.set_vector(self.module, model)
+        x, y = examples_of(self, examples)
+        batch = self.config.evaluation.batch_size
+        return metrics.evaluate(self.module, x, y, self.loss, self.metrics, batch)
+
+    def lr_factor(self, round: int) -> float:
+        """Return the factor of the client learning rate in a round."""
+        return float(self.config.schedule.factor(round, self.config.rounds.count))
+
+
+def build(config: RunConfig, places: Places = Places()) -> Federation:  # noqa: B008 - frozen
+    """Open the data, build the initial model, and check that they fit each other.
+
+    Raises `DataError`, `MissingDataError` or `ConfigError` before anything is trained.
+    """
+    for folder in reversed(places.code):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    config = _as_mode(config)
+    clients = datasets.open_clients(
+        config.data,
+        config.partition,
+        seed=config.seed,
+        holdout=config.evaluation.holdout if config.evaluation.federated_every else 0.0,
+        mode=config.mode,
+        data_dir=Path(places.data_dir) if places.data_dir else None,
+        cache_dir=Path(places.cache_dir) if places.cache_dir else None,
+    )
+    configuration.check_data(config, clients.meta, clients.clients)
+    module = models.build(config.model, clients.meta, config.seed)
+    device = _device(config.engine.device)
+    loss = config.loss if config.loss != "auto" else losses.default(clients.meta.kind)
+    return Federation(
+        config=config,
+        clients=clients,
+        module=module.to(device),
+        initial=models.get_vector(module).cpu(),
+        loss=losses.LOSSES[loss],
+        metrics=tuple(config.metrics) or metrics.default(clients.meta.kind, clients.meta),
+        device=device,
+    )
+
+
+def examples_of(federation: Federation, examples: Examples) -> tuple[Tensor, Tensor]:
+    """Return examples as (inputs, targets) on the run's device."""
+    x, y = datasets.tensors(examples, federation.clients.meta)
+    return x.to(federation.device), y.to(federation.device)
+
+
+def to_text(config: RunConfig, places: Places) -> str:
+    """Write a configuration and its places as the one string that travels to every process."""
+    paths = {"data_dir": places.data_dir, "cache_dir": places.cache_dir, "code": places.code}
+    return json.dumps({"config": configuration.to_dict(config), "places": paths}, sort_keys=True)
+
+
+@lru_cache(maxsize=2)
+def from_text(text: str) -> Federation:
+    """Build the federation that `to_text` described; once per process, then from memory."""
+    content: Mapping[str, Any] = json.loads(text)
+    places = content["places"]
+    code = tuple(places["code"])
+    return build(
+        configuration.from_dict(content["config"]),
+        Places(places["data_dir"], places["cache_dir"], code),
+    )
+
+
+def _as_mode(config: RunConfig) -> RunConfig:
+    """Turn an experiment into the baseline its mode names: nothing else in the file changes."""
+    if config.mode == "federated":
+        return config
+    everyone = replace(config.rounds, cohort=None, min_results=1)
+    if config.mode == "pooled":
+        # One client that holds all the data and keeps its optimizer: centralized training.
+        local = replace(config.local, keep_optimizer=True)
+        plain = importlib.import_module("fedsim.strategies.fedavg").FedAvg()
+        return replace(config, local=local, strategy=plain, rounds=everyone)
+    alone = importlib.import_module("fedsim.clients.local_only").LocalOnly(
+        inner=replace(config.local, keep_optimizer=True)
+    )
+    return replace(config, local=alone, rounds=everyone)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+

@@ -1,0 +1,225 @@
+"""The rounds' vocabulary in Flower messages: what the model, an update and a sum look like.
+
+A reply to `train` carries either one client's update (float32) or the exact sum of several
+(int64). Both carry one row per client, so a server adds up replies without caring how many clients
+stand behind each: `fold` turns a list of replies into fewer replies and changes no bit.
+"""
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from fedsim import exact
+from fedsim.core import Memo, Update
+from fedsim.exact import FixedPoint, PartialSum
+
+__all__ = [
+    "EVALUATE",
+    "LOST",
+    "Row",
+    "TRAIN",
+    "Train",
+    "error_reply",
+    "evaluation_content",
+    "fold",
+    "memo_of",
+    "model_content",
+    "partial_sums",
+    "read_instruction",
+    "read_statistics",
+    "rows",
+    "set_memo",
+    "update_content",
+    "updates",
+]
+
+TRAIN = "train"
+EVALUATE = "evaluate"
+LOST = 2  # Flower's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+
+#: One client's numbers in a reply: client, weight, seconds and its metrics.
+Row = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """What a client is told: the global model (flat float32) and the round."""
+
+    model: Tensor
+    round: int
+    lr_factor: float = 1.0
+    form: FixedPoint | None = None
+
+
+def model_content(order: Train) -> RecordDict:
+    """Build the content of a `train` or `evaluate` message; the same object for a whole cohort.
+
+    With `form` set, whoever carries the replies may fold them into exact sums in that format.
+    """
+    config: dict[str, Any] = {"server-round": order.round, "lr-factor": order.lr_factor}
+    if order.form is not None:
+        config |= {"fraction-bits": order.form.fraction_bits, "max-abs": order.form.max_abs}
+    return RecordDict(
+        {
+            "model": ArrayRecord({"vector": Array(order.model.cpu().numpy())}),
+            "config": ConfigRecord(config),
+        }
+    )
+
+
+def read_instruction(content: RecordDict) -> Train:
+    """Read what `model_content` wrote."""
+    config = content.config_records["config"]
+    model = _tensor(content.array_records["model"]["vector"])
+    form = None
+    if "fraction-bits" in config:
+        form = FixedPoint(int(config["fraction-bits"]), float(config["max-abs"]), model.numel())
+    return Train(model, int(config["server-round"]), float(config["lr-factor"]), form)
+
+
+def update_content(update: Update, *, client: int, seconds: float) -> RecordDict:
+    """Build the reply of one client to `train`."""
+    row = {"client": float(client), "weight": update.weight, "seconds": seconds}
+    arrays = {"vector": Array(update.vector.cpu().numpy())}
+    arrays |= {f"lane/{k}": Array(lane.cpu().numpy()) for k, lane in update.lanes.items()}
+    row |= {f"metric/{name}": float(value) for name, value in update.metrics.items()}
+    return RecordDict({"update": ArrayRecord(arrays), "clients": _table([row])})
+
+
+def evaluation_content(
+    statistics: Mapping[str, Tensor], *, client: int, examples: int, seconds: float
+) -> RecordDict:
+    """Build the reply of one client to `evaluate`: additive statistics, float64, by metric."""
+    row = {"client": float(client), "weight": float(examples), "seconds": seconds}
+    stats = {name: Array(value.double().numpy()[None]) for name, value in statistics.items()}
+    return RecordDict({"statistics": ArrayRecord(stats), "clients": _table([row])})
+
+
+def rows(content: RecordDict) -> list[Row]:
+    """Return one row per client behind a reply."""
+    table = content.metric_records["clients"]
+    columns = {name: list(values) for name, values in table.items()}  # type: ignore[arg-type]
+    length = len(columns["client"])
+    return [
+        {name: float(values[i]) for name, values in columns.items() if not np.isnan(values[i])}
+        for i in range(length)
+    ]
+
+
+def updates(content: RecordDict) -> Update:
+    """Return the update of a reply that one client sent and nobody folded."""
+    (row,) = rows(content)
+    arrays = content.array_records["update"]
+    lanes = {k.removeprefix("lane/"): _tensor(v) for k, v in arrays.items() if k != "vector"}
+    metrics = {k.removeprefix("metric/"): v for k, v in row.items() if k.startswith("metric/")}
+    return Update(_tensor(arrays["vector"]), row["weight"], metrics, lanes)
+
+
+def partial_sums(content: RecordDict, form: FixedPoint) -> PartialSum:
+    """Return a reply to `train` as an exact partial sum, of one client or of many.
+
+    Raises `fedsim.exact.InvalidUpdateError` for an update that must not enter the sum.
+    """
+    if "update" in content.array_records:
+        return exact.encode(updates(content), form)
+    arrays = content.array_records["sum"]
+    lanes = {k.removeprefix("lane/"): _tensor(v) for k, v in arrays.items() if k != "vector"}
+    config = content.config_records["sum-config"]
+    return PartialSum(
+        _tensor(arrays["vector"]), int(str(config["weight"])), int(config["count"]), lanes
+    )
+
+
+def read_statistics(content: RecordDict) -> dict[str, Tensor]:
+    """Return the statistics of a reply to `evaluate`: float64 [clients, k] by metric."""
+    return {k: _tensor(v) for k, v in content.array_records["statistics"].items()}
+
+
+def fold(instruction: RecordDict, replies: Sequence[Message]) -> list[Message]:
+    """Merge the replies of several clients: one sum or one table, plus an error per lost client.
+
+    `instruction` is the content all of them answered. Replies it cannot merge are returned as they
+    are. Errors keep their own messages, so that who was lost, and why, stays visible.
+    """
+    lost = [reply for reply in replies if reply.has_error()]
+    answered = [reply for reply in replies if not reply.has_error()]
+    merge: Callable[[RecordDict, Sequence[Message]], list[Message]]
+    if answered and all("statistics" in reply.content.array_records for reply in answered):
+        merge = _fold_statistics
+    elif answered and "fraction-bits" in instruction.config_records.get("config", {}):
+        merge = _fold_updates
+    else:
+        return list(replies)
+    return merge(instruction, answered) + lost
+
+
+def error_reply(message: Message, error: BaseException) -> Message:
+    """Report a client that raised: its full traceback goes back as the reason."""
+    text = "".join(traceback.format_exception(error))
+    return Message(error=Error(LOST, text), reply_to=message)
+
+
+def memo_of(state: RecordDict) -> Memo:
+    """Return what a client remembers, from its Flower `Context.state`."""
+    record = state.array_records.get("memo")
+    return {} if record is None else {name: _tensor(array) for name, array in record.items()}
+
+
+def set_memo(state: RecordDict, memo: Memo) -> None:
+    """Keep what a client remembers in its Flower `Context.state`."""
+    if memo:
+        state["memo"] = ArrayRecord({k: Array(v.cpu().numpy()) for k, v in memo.items()})
+    elif "memo" in state:
+        del state["memo"]
+
+
+def _fold_updates(instruction: RecordDict, replies: Sequence[Message]) -> list[Message]:
+    form = read_instruction(instruction).form
+    assert form is not None
+    sums, table, lost, last = [], [], [], replies[-1]
+    for reply in replies:
+        try:
+            sums.append(partial_sums(reply.content, form))
+        except exact.InvalidUpdateError as error:
+            lost.append(_as_error(reply, error))
+        else:
+            table += rows(reply.content)
+    if not sums:
+        return lost
+    total = exact.add(sums)
+    arrays = {"vector": Array(total.vector.numpy())}
+    arrays |= {f"lane/{k}": Array(lane.numpy()) for k, lane in total.lanes.items()}
+    # The weight is a Python integer of any size: text keeps it exact.
+    config = ConfigRecord({"weight": str(total.weight), "count": total.count})
+    last.content = RecordDict(
+        {"sum": ArrayRecord(arrays)} | {"clients": _table(table)} | {"sum-config": config}
+    )
+    return [last, *lost]
+
+
+def _fold_statistics(_: RecordDict, replies: Sequence[Message]) -> list[Message]:
+    parts = [read_statistics(reply.content) for reply in replies]
+    table = [row for reply in replies for row in rows(reply.content)]
+    merged = {k: Array(torch.cat([part[k] for part in parts]).numpy()) for k in parts[0]}
+    replies[-1].content = RecordDict({"statistics": ArrayRecord(merged), "clients": _table(table)})
+    return [replies[-1]]
+
+
+def _as_error(reply: Message, error: exact.InvalidUpdateError) -> Message:
+    metadata = reply.metadata
+    return Message(error=Error(LOST, f"{type(error).__name__}: {error}"), metadata=metadata)
+
+
+def _table(rows: Sequence[Row]) -> MetricRecord:
+    names = sorted({name for row in rows for name in row})
+    return MetricRecord({name: [row.get(name, float("nan")) for row in rows] for name in names})
+
+
+def _tensor(array: Array) -> Tensor:
+    return torch.from_numpy(np.array(array.numpy()))

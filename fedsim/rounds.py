@@ -1,0 +1,340 @@
+"""Rounds: the server's side of an experiment, on any Flower `Grid`.
+
+`run_rounds` is a generator: it yields a `RoundRecord` and the server state after each round, and
+keeps nothing else, so that whoever consumes it can store, checkpoint, show or stop.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+from flwr.app import Message, RecordDict
+from torch import Tensor
+
+from fedsim import exact, messages, metrics, rng, sampling
+from fedsim.core import ClientRecord, RoundContext, RoundRecord, State, Update
+from fedsim.errors import RunFailedError
+from fedsim.exact import FixedPoint, InvalidUpdateError, PartialSum
+from fedsim.federation import Federation
+
+__all__ = ["Carrier", "ServerState", "number_format", "run_rounds", "start_state"]
+
+_FLOAT_BYTES = 4
+_METRIC_BYTES = 8
+
+
+class Carrier(Protocol):
+    """The part of a Flower `Grid` that rounds use."""
+
+    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
+        """Send messages, wait, return the replies in any order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """Everything the server needs to go on: the last finished round and the strategy's state."""
+
+    round: int
+    strategy: State
+
+
+@dataclass(slots=True)
+class _Answers:
+    """What came back of one phase: partial sums or updates, a row per client, who was lost."""
+
+    sums: list[PartialSum] = field(default_factory=list)
+    updates: dict[int, Update] = field(default_factory=dict)
+    statistics: list[tuple[list[int], dict[str, Tensor]]] = field(default_factory=list)
+    records: dict[int, ClientRecord] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return sum(1 for record in self.records.values() if not record.lost)
+
+
+def start_state(federation: Federation) -> ServerState:
+    """Return the state before round 1."""
+    return ServerState(0, federation.config.strategy.init(federation.initial.double()))
+
+
+def number_format(federation: Federation) -> FixedPoint:
+    """Return the fixed-point format of a run's sums; proves that no cohort can overflow it.
+
+    Raises `ConfigError` where `rounds.max_abs_update` leaves too little precision.
+    """
+    config = federation.config
+    sizes = federation.clients.sizes()
+    cohort = min(config.rounds.cohort or len(sizes), len(sizes))
+    # The heaviest cohort there can be, not the one expected. Weights below 1 count as 1.
+    heaviest = float(max(int(sizes.max()), 1)) * cohort
+    total = min(heaviest, float(sizes.sum()) + cohort)
+    return exact.fixed_point(
+        federation.initial.numel(), max_abs=config.rounds.max_abs_update, total_weight=total
+    )
+
+
+def run_rounds(
+    grid: Carrier, nodes: Sequence[int], federation: Federation, state: ServerState
+) -> Iterator[tuple[RoundRecord, ServerState]]:
+    """Run the rounds after `state.round`; `nodes[i]` is the address of client i.
+
+    Raises `RunFailedError` when fewer than `rounds.min_results` clients of a round count. Its
+    `records` attribute says who was lost and why.
+    """
+    form = number_format(federation)
+    for number in range(state.round + 1, federation.config.rounds.count + 1):
+        started = perf_counter()
+        seconds: dict[str, float] = {}
+        strategy, answers, cohort = _train(grid, nodes, federation, state, number, form, seconds)
+        state = ServerState(number, strategy)
+        model = strategy["model"].float()
+        values = _training_metrics(answers)
+        tested = _Answers()
+        if _is_due(federation.config.evaluation.central_every, number, federation):
+            values |= _timed(seconds, "test", lambda m=model: _central(federation, m))
+        if _is_due(federation.config.evaluation.federated_every, number, federation):
+            tested = _timed(
+                seconds, "evaluate", lambda n=number, m=model: _ask(grid, nodes, federation, n, m)
+            )
+            values |= _federated_metrics(tested)
+        clients = [r for a in (answers, tested) for _, r in sorted(a.records.items())]
+        yield (
+            RoundRecord(
+                round=number,
+                metrics=values,
+                clients=clients,
+                cohort=cohort,
+                real_seconds=perf_counter() - started,
+                seconds=seconds,
+                bytes_down=sum(client.bytes_down for client in clients),
+                bytes_up=sum(client.bytes_up for client in clients),
+                model_sha256=hashlib.sha256(model.numpy().tobytes()).hexdigest(),
+            ),
+            state,
+        )
+
+
+def _train(
+    grid: Carrier,
+    nodes: Sequence[int],
+    federation: Federation,
+    state: ServerState,
+    number: int,
+    form: FixedPoint,
+    seconds: dict[str, float],
+) -> tuple[State, _Answers, int]:
+    """Run the training phase of one round and step the strategy."""
+    config = federation.config
+    cohort = sampling.uniform(
+        federation.clients.clients,
+        config.rounds.cohort,
+        rng.stream(config.seed, "cohort", round=number),
+    )
+    order = messages.Train(
+        model=state.strategy["model"].float(),
+        round=number,
+        lr_factor=federation.lr_factor(number),
+        # Without a format nobody folds: the strategy wants every update by itself.
+        form=form if config.strategy.needs == "sum" else None,
+    )
+    ids = [int(client) for client in cohort]
+    answers = _timed(
+        seconds, "train", lambda: _send(grid, nodes, ids, messages.TRAIN, order, config, form)
+    )
+    _check_results(answers, number, len(ids), config.rounds.min_results)
+    context = RoundContext(config.seed, number, len(ids))
+    total: Any = [answers.updates[client] for client in sorted(answers.updates)]
+    stepped = _timed(
+        seconds,
+        "aggregate",
+        lambda: config.strategy.step(
+            state.strategy,
+            exact.decode(exact.add(answers.sums), form) if config.strategy.needs == "sum" else total,
+            context,
+        ),
+    )
+    return stepped, answers, len(ids)
+
+
+def _ask(
+    grid: Carrier, nodes: Sequence[int], federation: Federation, number: int, model: Tensor
+) -> _Answers:
+    """Have clients test the model: all of them, or a draw of `evaluation.clients`."""
+    config = federation.config
+    clients = sampling.uniform(
+        federation.clients.clients,
+        config.evaluation.clients,
+        rng.stream(config.seed, "evaluation", round=number),
+    )
+    order = messages.Train(model, number)
+    ids = [int(client) for client in clients]
+    form = number_format(federation)
+    return _send(grid, nodes, ids, messages.EVALUATE, order, config, form)
+
+
+def _send(
+    grid: Carrier,
+    nodes: Sequence[int],
+    ids: Sequence[int],
+    kind: str,
+    order: messages.Train,
+    config: Any,
+    form: FixedPoint,
+) -> _Answers:
+    """Send one order to clients and read what comes back; every client ends up in `records`."""
+    content = messages.model_content(order)
+    ttl = config.rounds.timeout_s
+    replies = grid.send_and_receive(
+        [Message(content, nodes[client], kind, ttl=ttl, group_id=str(order.round)) for client in ids]
+    )
+    client_of = {nodes[client]: client for client in ids}
+    answers, size = _Answers(), order.model.numel() * _FLOAT_BYTES
+    for reply in replies:
+        client = client_of[reply.metadata.src_node_id]
+        if reply.has_error():
+            _lose(answers, client, kind, reply.error.reason or "no reason given", size)
+            continue
+        try:
+            _read(answers, reply.content, kind, form, is_folded=order.form is not None, size=size)
+        except InvalidUpdateError as error:
+            _lose(answers, client, kind, str(error), size)
+    for client in ids:
+        if client not in answers.records:
+            _lose(answers, client, kind, f"no answer within {ttl or 'the time allowed'} s", size)
+    return answers
+
+
+def _read(
+    answers: _Answers,
+    content: RecordDict,
+    kind: str,
+    form: FixedPoint,
+    *,
+    is_folded: bool,
+    size: int,
+) -> None:
+    rows = messages.rows(content)
+    if kind == messages.EVALUATE:
+        ids = [int(row["client"]) for row in rows]
+        answers.statistics.append((ids, messages.read_statistics(content)))
+    elif is_folded:
+        answers.sums.append(messages.partial_sums(content, form))
+    else:
+        update = messages.updates(content)
+        exact.encode(update, form)  # what cannot be summed does not count here either
+        answers.updates[int(rows[0]["client"])] = update
+    for row in rows:
+        shown = {k.removeprefix("metric/"): v for k, v in row.items() if k.startswith("metric/")}
+        payload = _METRIC_BYTES * len(row) + (size if kind == messages.TRAIN else 0)
+        answers.records[int(row["client"])] = ClientRecord(
+            client=int(row["client"]),
+            phase="train" if kind == messages.TRAIN else "evaluate",
+            weight=row["weight"],
+            metrics=shown,
+            real_seconds=row["seconds"],
+            bytes_down=size,
+            bytes_up=payload,
+        )
+
+
+def _lose(answers: _Answers, client: int, kind: str, reason: str, size: int) -> None:
+    lines = reason.strip().splitlines() or [""]
+    answers.records[client] = ClientRecord(
+        client=client,
+        phase="train" if kind == messages.TRAIN else "evaluate",
+        bytes_down=size,
+        lost=lines[-1][:500],
+        traceback=reason,
+    )
+
+
+def _check_results(answers: _Answers, number: int, asked: int, least: int) -> None:
+    if answers.count >= least:
+        return
+    lost = [record for _, record in sorted(answers.records.items()) if record.lost]
+    first = f" First: client {lost[0].client}: {lost[0].lost}" if lost else ""
+    raise RunFailedError(
+        f"round {number}: {answers.count} of {asked} clients gave a result, rounds.min_results is "
+        f"{least}.{first} The full tracebacks are in the run's log.",
+        lost,
+    )
+
+
+def _training_metrics(answers: _Answers) -> dict[str, float]:
+    """Weighted means of what clients reported; summed exactly, in no order."""
+    done = [record for record in answers.records.values() if not record.lost]
+    names = sorted({name for record in done for name in record.metrics} - {"examples"})
+    means = {}
+    for name in names:
+        having = [record for record in done if name in record.metrics]
+        weight = math.fsum(record.weight for record in having)
+        total = math.fsum(record.weight * record.metrics[name] for record in having)
+        means[f"train/{name}"] = total / weight
+    return means
+
+
+def _central(federation: Federation, model: Tensor) -> dict[str, float]:
+    if federation.config.mode == "local-only":
+        return {}  # there is no global model; every client's own one is tested by `evaluate`
+    statistics = federation.evaluate(model, federation.clients.test())
+    return {f"test/{name}": value for name, value in metrics.values(statistics).items()}
+
+
+def _federated_metrics(answers: _Answers) -> dict[str, float]:
+    """Metrics over all clients' examples, and their spread over clients.
+
+    `worst_decile` is the mean of the worst tenth of the clients (at least one), as in Li et al.,
+    "Fair resource allocation in federated learning", ICLR 2020, section 4; `variance` is over
+    clients. Fills in each client's own values in `answers.records`.
+    """
+    by_client: dict[int, dict[str, Tensor]] = {}
+    for ids, statistics in answers.statistics:
+        for i, client in enumerate(ids):
+            by_client[client] = {name: rows[i] for name, rows in statistics.items()}
+    ids = [i for i in sorted(by_client) if answers.records[i].weight > 0]
+    if not ids:
+        return {}
+    values: dict[str, float] = {}
+    per_client: dict[int, dict[str, float]] = {client: {} for client in ids}
+    for name in sorted(by_client[ids[0]]):
+        metric = name.split("/")[1]
+        column = [by_client[client][name] for client in ids]
+        total = torch.stack(column).sum(dim=0)
+        values[name] = metrics.value(metric, total)
+        each = {client: metrics.value(metric, row) for client, row in zip(ids, column, strict=True)}
+        for client, value in each.items():
+            per_client[client][name] = value
+        values |= _spread(name, [v for v in each.values() if math.isfinite(v)])
+    for client, own in per_client.items():
+        answers.records[client] = replace(answers.records[client], metrics=own)
+    return values
+
+
+def _spread(name: str, values: list[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    metric = name.split("/")[1]
+    worst_first = sorted(values, reverse=not metrics.larger_is_better(metric))
+    tenth = worst_first[: max(1, len(values) // 10)]
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
+    return {
+        f"{name}/worst_decile": math.fsum(tenth) / len(tenth),
+        f"{name}/variance": variance,
+    }
+
+
+def _is_due(every: int, number: int, federation: Federation) -> bool:
+    return every > 0 and (number % every == 0 or number == federation.config.rounds.count)
+
+
+def _timed(seconds: dict[str, float], stage: str, work: Callable[[], Any]) -> Any:
+    started = perf_counter()
+    result = work()
+    seconds[stage] = seconds.get(stage, 0.0) + perf_counter() - started
+    return result
