@@ -37,10 +37,11 @@ class InvalidUpdateError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class FixedPoint:
-    """The number format of a run: steps of 2^-fraction_bits, coordinates up to `max_abs`."""
+    """The number format of a run: steps of 2^-fraction_bits, bounds of coordinate and weight."""
 
     fraction_bits: int
     max_abs: float
+    max_weight: float
     dimension: int
 
 
@@ -54,19 +55,20 @@ class PartialSum:
     lanes: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def fixed_point(dimension: int, *, max_abs: float, total_weight: float) -> FixedPoint:
+def fixed_point(dimension: int, *, max_abs: float, max_weight: float, cohort: int) -> FixedPoint:
     """Choose the finest steps for which the sum of a whole cohort cannot overflow.
 
-    `max_abs` bounds every coordinate of every update, `total_weight` the sum of a cohort's weights.
-    Each term is rounded, which adds at most half a step; one bit of headroom covers that.
+    `max_abs` bounds every coordinate of every update, `max_weight` every client's weight; `encode`
+    refuses what is beyond them. A sum is then below 2^62, and the half step that rounding adds to
+    each of at most 2^46 / max_weight terms stays within the remaining bit.
 
     Raises `ConfigError` where fewer than 16 fraction bits would be left.
 
-    >>> fixed_point(10, max_abs=1024.0, total_weight=1_437).fraction_bits
+    >>> fixed_point(10, max_abs=1024.0, max_weight=90, cohort=20).fraction_bits
     41
     """
-    magnitude_bits = math.ceil(math.log2(max_abs * max(total_weight, 1.0)))
-    fraction_bits = _WORD_BITS - 1 - magnitude_bits
+    total_weight = max(max_weight, 1.0) * cohort
+    fraction_bits = _WORD_BITS - 1 - math.ceil(math.log2(max_abs * total_weight))
     if fraction_bits < _LEAST_FRACTION_BITS:
         largest = 2.0 ** (_WORD_BITS - 1 - _LEAST_FRACTION_BITS) / total_weight
         raise ConfigError(
@@ -79,7 +81,7 @@ def fixed_point(dimension: int, *, max_abs: float, total_weight: float) -> Fixed
                 )
             ]
         )
-    return FixedPoint(fraction_bits, max_abs, dimension)
+    return FixedPoint(fraction_bits, max_abs, max(max_weight, 1.0), dimension)
 
 
 def encode(update: Update, form: FixedPoint) -> PartialSum:
@@ -92,8 +94,11 @@ def encode(update: Update, form: FixedPoint) -> PartialSum:
         raise InvalidUpdateError(
             f"update has shape {tuple(update.vector.shape)}, the model has ({form.dimension},)"
         )
-    if not (math.isfinite(update.weight) and update.weight > 0):
-        raise InvalidUpdateError(f"weight {update.weight} is not a positive finite number")
+    if not 0 < update.weight <= form.max_weight:  # False for NaN too
+        raise InvalidUpdateError(
+            f"weight {update.weight} is not above 0 and at most {form.max_weight:.6g}, the size of "
+            "the largest shard"
+        )
     _check_range("update", update.vector, form)
     for name, lane in update.lanes.items():
         _check_range(f"lane {name!r}", lane, form)

@@ -64,7 +64,11 @@ def model_content(order: Train) -> RecordDict:
     """
     config: dict[str, Any] = {"server-round": order.round, "lr-factor": order.lr_factor}
     if order.form is not None:
-        config |= {"fraction-bits": order.form.fraction_bits, "max-abs": order.form.max_abs}
+        config |= {
+            "fraction-bits": order.form.fraction_bits,
+            "max-abs": order.form.max_abs,
+            "max-weight": order.form.max_weight,
+        }
     return RecordDict(
         {
             "model": ArrayRecord({"vector": Array(order.model.cpu().numpy())}),
@@ -79,7 +83,8 @@ def read_instruction(content: RecordDict) -> Train:
     model = _tensor(content.array_records["model"]["vector"])
     form = None
     if "fraction-bits" in config:
-        form = FixedPoint(int(config["fraction-bits"]), float(config["max-abs"]), model.numel())
+        bounds = float(config["max-abs"]), float(config["max-weight"])
+        form = FixedPoint(int(config["fraction-bits"]), *bounds, model.numel())
     return Train(model, int(config["server-round"]), float(config["lr-factor"]), form)
 
 

@@ -67,14 +67,12 @@ def number_format(federation: Federation) -> FixedPoint:
 
     Raises `ConfigError` where `rounds.max_abs_update` leaves too little precision.
     """
-    config = federation.config
-    sizes = federation.clients.sizes()
-    cohort = min(config.rounds.cohort or len(sizes), len(sizes))
-    # The heaviest cohort there can be, not the one expected. Weights below 1 count as 1.
-    heaviest = float(max(int(sizes.max()), 1)) * cohort
-    total = min(heaviest, float(sizes.sum()) + cohort)
+    sizes, cohort = federation.clients.sizes(), federation.config.rounds.cohort
     return exact.fixed_point(
-        federation.initial.numel(), max_abs=config.rounds.max_abs_update, total_weight=total
+        federation.initial.numel(),
+        max_abs=federation.config.rounds.max_abs_update,
+        max_weight=float(sizes.max()),
+        cohort=min(cohort or len(sizes), len(sizes)),
     )
 
 

@@ -1,0 +1,1 @@
+"""Grids: who carries messages and runs clients. Nothing here knows of learning or privacy."""

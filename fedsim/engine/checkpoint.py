@@ -1,0 +1,122 @@
+"""Checkpoints: the server state and every client's memo in one file, replaced atomically.
+
+A checkpoint is written to a temporary file, synced to disk and renamed over the last one: after a
+crash at any point there is the old one or the new one, complete. Format: safetensors; tensors are
+`state/NAME` and `memo/NODE/NAME`, numbers and the round are in the header.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from flwr.app import RecordDict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fedsim.core import State
+from fedsim.errors import RunFailedError, SetupError
+from fedsim.messages import memo_of, set_memo
+
+__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint", "write_atomically"]
+
+_VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A point to go on from: the last finished round, the strategy's state, the clients' memos."""
+
+    round: int
+    state: State
+    memos: Mapping[int, RecordDict]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint at `path`.
+
+    Raises `SetupError` when the disk is full or read-only; the previous checkpoint is then intact.
+    """
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, float | int | bool | str] = {}
+    for name, value in checkpoint.state.items():
+        if isinstance(value, Tensor):
+            tensors[f"state/{name}"] = value
+        elif isinstance(value, (int, float, str)):
+            numbers[name] = value
+        else:
+            raise TypeError(f"strategy state {name!r} is a {type(value).__name__}, not a tensor")
+    for node, record in checkpoint.memos.items():
+        for name, tensor in memo_of(record).items():
+            tensors[f"memo/{node}/{name}"] = tensor
+    header = {
+        "version": _VERSION,
+        "round": str(checkpoint.round),
+        "numbers": json.dumps(numbers),
+        "memos": json.dumps(sorted(checkpoint.memos)),
+    }
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomically(path, save(own, metadata=header))
+
+
+def load_checkpoint(path: Path) -> Checkpoint | None:
+    """Read a checkpoint; None where there is none.
+
+    Raises `RunFailedError` for a file that is not a checkpoint of this version.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise RunFailedError(f"{path} cannot be read as a checkpoint: {error}") from error
+    if header.get("version") != _VERSION:
+        raise RunFailedError(
+            f"{path} has checkpoint version {header.get('version')!r}, this fedsim reads {_VERSION}"
+        )
+    state: State = dict(json.loads(header["numbers"]))
+    memos: dict[int, dict[str, Tensor]] = {node: {} for node in json.loads(header["memos"])}
+    for name, tensor in tensors.items():
+        kind, rest = name.split("/", 1)
+        if kind == "state":
+            state[rest] = tensor
+        else:
+            node, key = rest.split("/", 1)
+            memos[int(node)][key] = tensor
+    return Checkpoint(int(header["round"]), state, {n: _record(memo) for n, memo in memos.items()})
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file's content so that a crash leaves the old or the new one, never a part.
+
+    Raises `SetupError` when it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise SetupError(
+            f"cannot write {path}: {error.strerror or error}. Free some space or make the folder "
+            "writable, then resume the run; nothing already done is lost"
+        ) from error
+
+
+def _record(memo: Mapping[str, torch.Tensor]) -> RecordDict:
+    record = RecordDict()
+    set_memo(record, dict(memo))
+    return record

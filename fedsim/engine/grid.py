@@ -1,0 +1,135 @@
+"""What both simulated grids share: Flower's `Grid` interface over blocks of clients."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from time import time
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedsim.engine.blocks import Block, Item, Population, block_size, split
+
+__all__ = ["BlockGrid", "RunBlocks"]
+
+#: Runs blocks that answer one content; yields (replies, new states, number of clients done).
+RunBlocks = Callable[
+    [RecordDict, Sequence[Block], float | None],
+    Iterable[tuple[list[Message], dict[int, RecordDict], int]],
+]
+
+_SERVER_NODE = 1
+_FIELDS = (
+    "run_id",
+    "message_id",
+    "src_node_id",
+    "dst_node_id",
+    "reply_to_message_id",
+    "group_id",
+    "created_at",
+    "ttl",
+    "message_type",
+)
+
+
+class BlockGrid(Grid):  # type: ignore[misc]
+    """Flower's `Grid` for simulated clients; `run_blocks` says where they run.
+
+    `states` holds every client's `Context.state` between messages, by node id, where not empty.
+    `on_progress(done, asked)` is called while replies come in.
+    """
+
+    def __init__(
+        self, population: Population, run_blocks: RunBlocks, *, size: int | None = None
+    ) -> None:
+        self.population = population
+        self.states: dict[int, RecordDict] = {}
+        self.on_progress: Callable[[int, int], None] = lambda done, asked: None
+        self._run_blocks = run_blocks
+        self._size = size
+        self._run = Run.create_empty(run_id=1)
+        self._ids = count(1)
+        self._inbox: dict[str, Message] = {}
+        # Flower's Message refuses to be made outside a run; this is the one run there is.
+        TaskIdentity.task_id = TaskIdentity.run_id = self._run.run_id
+        TaskIdentity.node_id = _SERVER_NODE
+
+    def set_run(self, run: Run) -> None:
+        """Set the run, as Flower's own grids do."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Return the run."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make a message, as Flower's own grids do."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the node ids of all clients, in client order."""
+        return self.population.nodes
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Run the messages; their replies wait for `pull_messages`."""
+        sent = list(messages)
+        ids = [self._address(message) for message in sent]
+        for reply in self._carry(sent, None):
+            self._inbox[reply.metadata.reply_to_message_id] = reply
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that are there, each once."""
+        return [self._inbox.pop(i) for i in message_ids if i in self._inbox]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Run the messages and return the replies, in no particular order.
+
+        Where the grid folds, one reply may stand for several clients. A client that outlives its
+        message's time to live, or `timeout` altogether, is answered by an error or not at all.
+        """
+        sent = list(messages)
+        for message in sent:
+            self._address(message)
+        return self._carry(sent, timeout)
+
+    def _address(self, message: Message) -> str:
+        identity = f"{self._run.run_id}-{next(self._ids)}"
+        message.metadata.__dict__["_message_id"] = identity
+        if message.metadata.dst_node_id not in self.population.nodes:
+            raise ValueError(f"no client has node id {message.metadata.dst_node_id}")
+        return identity
+
+    def _carry(self, sent: Sequence[Message], timeout: float | None) -> list[Message]:
+        deadline = None if timeout is None else time() + timeout
+        replies, done = [], 0
+        for content, items in self._by_content(sent):
+            blocks = split(items, self._size or block_size(len(items)))
+            for answered, states, clients in self._run_blocks(content, blocks, deadline):
+                replies += answered
+                self.states.update(states)
+                done += clients
+                self.on_progress(done, len(sent))
+        return replies
+
+    def _by_content(self, sent: Sequence[Message]) -> list[tuple[RecordDict, list[Item]]]:
+        """Group messages that carry the same object: it crosses to each worker once."""
+        groups: dict[int, tuple[RecordDict, list[Item]]] = {}
+        for message in sent:
+            metadata = {name: getattr(message.metadata, name) for name in _FIELDS}
+            item = Item(metadata, self.states.get(message.metadata.dst_node_id))
+            groups.setdefault(id(message.content), (message.content, []))[1].append(item)
+        return list(groups.values())
+
+

@@ -1,0 +1,252 @@
+"""`RayGrid`: clients run in Ray actors that live as long as the run.
+
+The model goes into Ray's object store once per round and reaches every node once; work travels in
+blocks; an actor keeps the imported app, the data and the model between blocks. Where a worker dies
+its block runs again on another one; a client that kills its worker twice, or hangs where no signal
+reaches it, is found by running its block client by client, and is lost for the round.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from time import time
+from typing import Any
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.constants import DEFAULT_TTL
+from flwr.app.metadata import Metadata
+
+from fedsim.engine.blocks import Block, Fold, Population, run_block
+from fedsim.engine.grid import BlockGrid
+from fedsim.errors import RunFailedError
+
+__all__ = ["RayWorkers", "WorkerSettings", "start_ray"]
+
+_GRACE_S = 15.0  # beyond a block's own limit, before its worker is killed
+_ATTEMPTS = 2  # a client that kills its worker this often is lost
+_MOST_DEATHS = 20  # and one per worker, in one phase: then it is not the clients' fault
+_QUEUE = 2  # blocks in flight per worker: one running, one waiting
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What one worker asks Ray for, and how it runs."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    threads: int = 1
+    code: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Job:
+    block: Block
+    attempts: int = 0
+
+
+@dataclass(slots=True)
+class _Worker:
+    """An actor and what it has been given, oldest first: that one runs, the others wait."""
+
+    actor: Any
+    jobs: deque[tuple[Any, _Job]] = field(default_factory=deque)
+    since: float = 0.0  # when the oldest job became the oldest
+
+
+def start_ray(workers: int, gpus: float = 0.0) -> bool:
+    """Start Ray on this machine, on loopback only, without telemetry; False if it ran already."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    import ray
+
+    if ray.is_initialized():
+        return False
+    ray.init(
+        num_cpus=workers,
+        num_gpus=gpus or None,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+        configure_logging=False,
+        _node_ip_address="127.0.0.1",
+    )
+    return True
+
+
+class RayWorkers:
+    """A pool of Ray actors that run blocks of one app for one population."""
+
+    def __init__(
+        self,
+        app: str,
+        population: Population,
+        count: int,
+        *,
+        fold: str | None = None,
+        settings: WorkerSettings = WorkerSettings(),  # noqa: B008 - frozen
+    ) -> None:
+        """`app` and `fold` are "module:name" references, imported once in each worker."""
+        import ray
+
+        self._ray = ray
+        remote = ray.remote(_Actor)
+        options = {"num_cpus": settings.cpus, "num_gpus": settings.gpus, "max_restarts": 0}
+        self._make = lambda: remote.options(**options).remote(app, fold, population, settings)
+        self._workers = [_Worker(self._make()) for _ in range(count)]
+        self._queue: deque[_Job] = deque()
+        #: What went wrong with workers, for the run's log.
+        self.incidents: list[str] = []
+        self._deaths = 0
+
+    def grid(self, population: Population, size: int | None = None) -> BlockGrid:
+        """Return the Flower `Grid` of these workers."""
+        return BlockGrid(population, self.run, size=size)
+
+    def pids(self) -> list[int]:
+        """Return the process ids of the workers; waits until they are up."""
+        calls = [worker.actor.pid.remote() for worker in self._workers]
+        return [int(pid) for pid in self._ray.get(calls)]
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            self._ray.kill(worker.actor)
+        self._workers = []
+
+    def run(
+        self, content: RecordDict, blocks: Sequence[Block], deadline: float | None
+    ) -> Iterator[tuple[list[Message], dict[int, RecordDict], int]]:
+        """Run blocks; yields results as they come. Past `deadline` the rest is abandoned."""
+        reference, self._deaths = self._ray.put(content), 0
+        self._queue = deque(_Job(block) for block in blocks)
+        try:
+            while self._feed(reference):
+                if deadline is not None and time() > deadline:
+                    return
+                yield from self._collect()
+        finally:
+            self._abandon()
+
+    def _feed(self, reference: Any) -> bool:
+        """Give waiting jobs to workers with room, emptiest first; is any job in flight?"""
+        for depth in range(_QUEUE):
+            for worker in self._workers:
+                if self._queue and len(worker.jobs) == depth:
+                    job = self._queue.popleft()
+                    if not worker.jobs:
+                        worker.since = time()
+                    # In a list: Ray passes the reference on and the worker fetches it once.
+                    call = worker.actor.run.remote([reference], job.block)
+                    worker.jobs.append((call, job))
+        return any(worker.jobs for worker in self._workers)
+
+    def _collect(self) -> Iterator[tuple[list[Message], dict[int, RecordDict], int]]:
+        """Wait for the next result, a death or a time-out, and deal with it."""
+        busy = [worker for worker in self._workers if worker.jobs]
+        oldest = {worker.jobs[0][0]: worker for worker in busy}
+        ready, _ = self._ray.wait(list(oldest), num_returns=1, timeout=1.0)
+        for call in ready:
+            worker = oldest[call]
+            try:
+                replies, states = self._ray.get(call)
+            except self._ray.exceptions.RayActorError as error:
+                yield from self._replace(worker, f"worker died: {_first_line(error)}")
+            else:
+                _, job = worker.jobs.popleft()
+                worker.since = time()
+                yield replies, states, len(job.block.items)
+        for worker in busy:
+            if worker.jobs and time() > worker.since + _limit(worker.jobs[0][1].block):
+                self._ray.kill(worker.actor)
+                yield from self._replace(worker, "client hung beyond its time limit; worker killed")
+
+    def _replace(
+        self, worker: _Worker, reason: str
+    ) -> Iterator[tuple[list[Message], dict[int, RecordDict], int]]:
+        """Start a new actor in place of a dead one and put its jobs back, the running one split."""
+        jobs = [job for _, job in worker.jobs]
+        worker.jobs.clear()
+        worker.actor = self._make()
+        running, waiting = jobs[0], jobs[1:]
+        nodes = [item.metadata["dst_node_id"] for item in running.block.items]
+        self.incidents.append(f"{reason} (running nodes {nodes}; {len(waiting)} block(s) waiting)")
+        self._deaths += 1
+        if self._deaths > _MOST_DEATHS + len(self._workers):
+            raise RunFailedError(f"workers keep dying in one phase of a round; last: {reason}")
+        for job in reversed(waiting):
+            self._queue.appendleft(job)
+        running.attempts += 1
+        if running.attempts < _ATTEMPTS:
+            self._queue.appendleft(running)
+        elif len(running.block.items) > 1:
+            for item in reversed(running.block.items):
+                self._queue.appendleft(_Job(Block((item,)), attempts=_ATTEMPTS - 1))
+        else:
+            yield [_lost(running.block, reason)], {}, 1
+
+    def _abandon(self) -> None:
+        """Forget what is in flight; workers that still run something are replaced."""
+        self._queue.clear()
+        for worker in self._workers:
+            if worker.jobs:
+                self._ray.kill(worker.actor)
+                worker.actor = self._make()
+                worker.jobs.clear()
+
+
+class _Actor:
+    """A worker process: imports the app once, keeps the current content, runs blocks."""
+
+    def __init__(
+        self, app: str, fold: str | None, population: Population, settings: WorkerSettings
+    ) -> None:
+        import signal
+        import sys
+
+        import torch
+
+        # Ctrl-C is for the driver: it lets the round finish.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        torch.set_num_threads(settings.threads)
+        sys.path[:0] = [folder for folder in settings.code if folder not in sys.path]
+        self._app: Callable[[Message, Context], Message] = _load(app)
+        self._fold: Fold | None = _load(fold) if fold else None
+        self._population = population
+        self._content: tuple[Any, RecordDict] | None = None
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def run(
+        self, reference: list[Any], block: Block
+    ) -> tuple[list[Message], dict[int, RecordDict]]:
+        import ray
+
+        if self._content is None or self._content[0] != reference[0]:
+            self._content = (reference[0], ray.get(reference[0]))
+        return run_block(self._app, self._population, self._content[1], block, self._fold)
+
+
+def _load(reference: str) -> Any:
+    import importlib
+
+    module, name = reference.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _limit(block: Block) -> float:
+    ttl = block.ttl
+    return float("inf") if ttl >= DEFAULT_TTL else ttl * len(block.items) + _GRACE_S
+
+
+def _lost(block: Block, reason: str) -> Message:
+    (item,) = block.items
+    instruction = Message(content=RecordDict(), metadata=Metadata(**item.metadata))
+    return Message(error=Error(0, reason), reply_to=instruction)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
