@@ -96,7 +96,8 @@ class Task:
     """What a client trains: a resident module that holds the global model, a shard and a loss.
 
     `loss(output, target)` is the mean over the batch. `optimizer(parameters, lr_factor)` makes a
-    torch optimizer. `batch_size` None is the whole shard at once. `l1`, `l2`: see `training.py`.
+    torch optimizer; with `full_batch` it wants the whole shard at once, whatever the batch size.
+    `l1`, `l2`: see `training.py`.
     """
 
     module: nn.Module
@@ -105,6 +106,7 @@ class Task:
     y: Tensor
     loss: Callable[[Tensor, Tensor], Tensor]
     optimizer: Callable[[Sequence[nn.Parameter], float], torch.optim.Optimizer]
+    full_batch: bool = False
     l1: float = 0.0
     l2: float = 0.0
 

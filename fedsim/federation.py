@@ -21,7 +21,7 @@ from fedsim import losses, metrics, models
 from fedsim import data as datasets
 from fedsim.config.schema import RunConfig
 from fedsim.core import Task
-from fedsim.data import ClientData, Examples
+from fedsim.data import ClientData, Examples, Meta
 
 __all__ = ["Federation", "Places", "build", "examples_of", "from_text", "to_text"]
 
@@ -61,6 +61,7 @@ class Federation:
             y=y,
             loss=self.loss,
             optimizer=self.config.optimizer.build,
+            full_batch=self.config.optimizer.full_batch,
             l1=self.config.regularization.l1,
             l2=self.config.regularization.l2,
         )
@@ -105,7 +106,7 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:  # noqa: 
         module=module.to(device),
         initial=models.get_vector(module).cpu(),
         loss=losses.LOSSES[loss],
-        metrics=tuple(config.metrics) or metrics.default(clients.meta.kind, clients.meta),
+        metrics=tuple(config.metrics) or _default_metrics(clients.meta),
         device=device,
     )
 
@@ -156,3 +157,7 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
+
+
+def _default_metrics(meta: Meta) -> tuple[str, ...]:
+    return metrics.default(meta.kind, is_language=meta.vocabulary == meta.outputs > 0)

@@ -1,0 +1,1 @@
+"""Client optimizers: torch's own, by name."""

@@ -1,0 +1,1 @@
+"""Schedules: how the client learning rate changes over rounds."""

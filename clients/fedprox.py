@@ -1,0 +1,50 @@
+"""FedProx: local training with a pull towards the global model.
+
+Li et al., "Federated optimization in heterogeneous networks", MLSys 2020, equation 2: a client
+minimizes its loss plus mu/2 |w - w_global|^2. The paper's inexactness (clients doing different
+amounts of work) is `epochs` and `steps`; mu = 0 is FedAvg's local training, bit for bit.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from torch import nn
+
+from fedsim.clients._local import train_locally
+from fedsim.core import ClientContext, Memo, Task, Update
+
+__all__ = ["FedProx"]
+
+
+@dataclass(frozen=True, slots=True)
+class FedProx:
+    """Like `sgd`, plus the gradient mu (w - w_global) in every step."""
+
+    mu: Annotated[float, Ge(0)] = 0.01
+    epochs: Annotated[int, Ge(1)] = 1
+    steps: Annotated[int, Ge(1)] | None = None
+    batch_size: Annotated[int, Ge(1)] | None = 32
+    keep_optimizer: bool = False
+
+    def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:
+        """Train on the shard; the update weighs as many as there are examples."""
+        anchor = [parameter.detach().clone() for parameter in task.module.parameters()]
+
+        @torch.no_grad()
+        def pull(parameters: list[nn.Parameter]) -> None:
+            for parameter, start in zip(parameters, anchor, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter - start, alpha=self.mu)
+
+        return train_locally(
+            task,
+            memo,
+            ctx,
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            steps=self.steps,
+            keep_optimizer=self.keep_optimizer,
+            penalty=pull if self.mu else None,
+        )

@@ -1,0 +1,40 @@
+"""Local training of FedAvg: a few epochs of the client optimizer on the client's own shard.
+
+McMahan et al., "Communication-efficient learning of deep networks from decentralized data",
+AISTATS 2017, Algorithm 1 (ClientUpdate). Which optimizer steps is a setting of its own.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
+
+from fedsim.clients._local import train_locally
+from fedsim.core import ClientContext, Memo, Task, Update
+
+__all__ = ["Sgd"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sgd:
+    """`epochs` passes in batches of `batch_size`, or exactly `steps` batches where that is set.
+
+    `keep_optimizer`: the client's optimizer (momentum, second moments) lives on between rounds.
+    """
+
+    epochs: Annotated[int, Ge(1)] = 1
+    steps: Annotated[int, Ge(1)] | None = None
+    batch_size: Annotated[int, Ge(1)] | None = 32
+    keep_optimizer: bool = False
+
+    def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:
+        """Train on the shard; the update weighs as many as there are examples."""
+        return train_locally(
+            task,
+            memo,
+            ctx,
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            steps=self.steps,
+            keep_optimizer=self.keep_optimizer,
+        )

@@ -1,0 +1,398 @@
+"""The library's front door: `run`, `resume` and `plan`, used alike by the CLI and by notebooks."""
+
+import fcntl
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import IO, Any
+
+from fedsim import config as configuration
+from fedsim import data as datasets
+from fedsim import environment, models, report
+from fedsim.config.schema import RunConfig
+from fedsim.core import RoundRecord
+from fedsim.engine.blocks import Population
+from fedsim.engine.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
+from fedsim.engine.launch import OpenGrid, open_grid, worker_count
+from fedsim.errors import FedsimError, Interrupted, RunFailedError
+from fedsim.events import ClientsDone, Event, RoundDone, RunDone, RunStarted, Stage
+from fedsim.federation import Federation, Places, build, to_text
+from fedsim.rounds import ServerState, number_format, run_rounds, start_state
+from fedsim.store import RunStore, StoredRun
+
+__all__ = ["Listener", "Result", "resume", "run", "write_report"]
+
+Listener = Callable[[Event], None]
+Experiment = str | Path | Mapping[str, Any] | RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run came to. `metrics` are the last ones known, `history` one dict per round."""
+
+    run_id: str
+    status: str
+    metrics: Mapping[str, float]
+    history: Sequence[Mapping[str, Any]]
+    model_sha256: str
+    folder: Path
+    report: Path
+    stored: StoredRun
+
+    def _repr_html_(self) -> str:
+        return report.fragment(self.stored)
+
+
+def run(
+    experiment: Experiment = "digits",
+    overrides: Sequence[str] = (),
+    *,
+    runs: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    listener: Listener | None = None,
+) -> Result:
+    """Run an experiment: a TOML file, a built-in name, a mapping or a `RunConfig`.
+
+    Raises `ConfigError` for everything wrong with it, before anything starts; `RunFailedError`
+    when it cannot go on, and `Interrupted` after Ctrl-C: both leave a run that `resume` continues.
+
+    >>> import fedsim  # doctest: +SKIP
+    >>> fedsim.run("digits", ["rounds.count=3"])  # doctest: +SKIP
+    """
+    tell = listener or (lambda event: None)
+    config = _configuration(experiment, overrides)
+    store = RunStore(runs)
+    places = _places(store, data_dir, experiment)
+    federation = _open_federation(config, places, tell)
+    state = start_state(federation)
+    _preflight(store, federation, state)
+    facts = _facts(federation, places)
+    run_id = store.create(
+        config.name,
+        configuration.to_dict(config),
+        environment.describe(places.code),
+        datasets.summarize(federation.clients),
+        facts,
+    )
+    folder = store.folder(run_id)
+    write_atomically(folder / "config.toml", configuration.dump_toml(config).encode())
+    return _Session(store, run_id, folder, federation, places, tell).go(state, {})
+
+
+def resume(
+    run_id: str,
+    *,
+    runs: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    listener: Listener | None = None,
+) -> Result:
+    """Go on with a run after its last checkpoint; the result is that of an uninterrupted run.
+
+    Raises `UnknownRunError`, and `RunFailedError` where the run is finished, is still going on in
+    another process, or where its data are not what they were.
+    """
+    tell = listener or (lambda event: None)
+    store = RunStore(runs)
+    stored = store.get(run_id)
+    if stored.status == "finished":
+        raise RunFailedError(f"run {stored.id} is finished: there is nothing to resume")
+    config = configuration.from_dict(stored.config)
+    code = tuple(stored.facts.get("code", ()))
+    places = replace(_places(store, data_dir, None), code=code)
+    federation = _open_federation(config, places, tell)
+    if federation.clients.meta.sha256 != stored.facts["data_sha256"]:
+        raise RunFailedError(
+            f"the data of run {stored.id} have changed since it began (sha256 "
+            f"{federation.clients.meta.sha256[:12]}, was {stored.facts['data_sha256'][:12]}): its "
+            "remaining rounds would not belong to its first ones. Start a new run instead"
+        )
+    session = _Session(store, stored.id, store.folder(stored.id), federation, places, tell)
+    with _only_one(session.folder, stored.id):
+        found = load_checkpoint(session.folder / "checkpoint.safetensors")
+        done = found.round if found else 0
+        store.truncate(stored.id, done)
+        session.log(f"resumed after round {done}")
+    if found is None:
+        return session.go(start_state(federation), {})
+    return session.go(ServerState(found.round, found.state), dict(found.memos))
+
+
+def write_report(store: RunStore, run_id: str) -> Path:
+    """Write a run's report (HTML and JSON) into its folder; return the path of the HTML."""
+    stored = store.get(run_id)
+    rounds = [entry["round"] for entry in stored.rounds if _has_spread(entry["metrics"])]
+    last = store.clients(stored.id, round=rounds[-1], phase="evaluate") if rounds else []
+    return report.write(stored, [*last, *store.lost_clients(stored.id)], stored.folder)[0]
+
+
+@dataclass(slots=True)
+class _Session:
+    """One stretch of a run, from a state to its end, a failure or an interruption."""
+
+    store: RunStore
+    run_id: str
+    folder: Path
+    federation: Federation
+    places: Places
+    tell: Listener
+
+    def go(self, state: ServerState, memos: Mapping[int, Any]) -> Result:
+        config = self.federation.config
+        clients = self.federation.clients.clients
+        self.tell(
+            RunStarted(
+                self.run_id, config, self.folder, state.round + 1, config.rounds.count, clients
+            )
+        )
+        text = to_text(_unresolved(self.store, self.run_id), self.places)
+        population = Population(clients, {"experiment": text})
+        with _only_one(self.folder, self.run_id), _Interruption(self.tell) as interruption:
+            try:
+                self._set_status("running", state)
+                cpus = environment.cpu_limit()
+                kind = "Ray workers" if config.engine.grid == "ray" else "clients in this process"
+                self.tell(Stage(f"starting {kind}"))
+                with open_grid(
+                    config.engine, population, cpus=cpus, code=self.places.code
+                ) as opened:
+                    state = self._rounds(opened, state, memos, interruption)
+            except KeyboardInterrupt:
+                self._end("interrupted", state)
+                raise Interrupted(self._hint("stopped at once")) from None
+            except FedsimError as error:
+                self._lost(getattr(error, "records", ()), "?")
+                self.log(f"failed: {error}")
+                self._end("failed", state)
+                raise
+            except BaseException as error:
+                self.log(f"failed: {error!r}")
+                self._end("failed", state)
+                raise
+            if interruption.is_asked and state.round < config.rounds.count:
+                self._end("interrupted", state)
+                raise Interrupted(self._hint(f"stopped after round {state.round}"))
+            return self._end("finished", state)
+
+    def log(self, text: str) -> None:
+        """Append to the run's log; a log that cannot be written must not end a run."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        try:
+            with (self.folder / "run.log").open("a", encoding="utf-8") as file:
+                file.write(f"{now} {text}\n")
+        except OSError as error:
+            self.tell(Stage(f"cannot write the log: {error}"))
+
+    def _rounds(
+        self,
+        opened: OpenGrid,
+        state: ServerState,
+        memos: Mapping[int, Any],
+        interruption: "_Interruption",
+    ) -> ServerState:
+        grid = opened.grid
+        grid.states.update(memos)
+        number = state.round + 1
+        grid.on_progress = lambda done, asked: self.tell(ClientsDone(number, done, asked))
+        nodes = grid.population.nodes
+        for record, state in run_rounds(grid, nodes, self.federation, state):  # noqa: B020
+            started = perf_counter()
+            self._lost(record.clients, str(record.round))
+            self._incidents(opened)
+            # The rows first: a crash between the two leaves rows that resume drops again.
+            self.store.append(self.run_id, record)
+            self._checkpoint(state, grid.states)
+            number = record.round + 1
+            spent = perf_counter() - started
+            self.tell(RoundDone(_with_stage(record, "checkpoint", spent)))
+            if interruption.is_asked:
+                break
+        self._incidents(opened)
+        return state
+
+    def _checkpoint(self, state: ServerState, memos: Mapping[int, Any]) -> None:
+        checkpoint = Checkpoint(state.round, state.strategy, memos)
+        save_checkpoint(self.folder / "checkpoint.safetensors", checkpoint)
+
+    def _lost(self, records: Sequence[Any], number: str) -> None:
+        for client in records:
+            if client.lost:
+                self.log(
+                    f"round {number}: client {client.client} (node {client.client + 1}) lost in "
+                    f"{client.phase}: {client.lost}\n{client.traceback}"
+                )
+
+    def _incidents(self, opened: OpenGrid) -> None:
+        while opened.incidents:
+            text = opened.incidents.pop(0)
+            self.log(f"worker: {text}")
+            self.tell(Stage(f"a worker was replaced: {text}"))
+
+    def _set_status(self, status: str, state: ServerState) -> None:
+        self.store.set_status(self.run_id, status)
+        self.log(f"{status} from round {state.round + 1}")
+
+    def _end(self, status: str, state: ServerState) -> Result:
+        """Record how the run ended, save the model, write the report."""
+        vector = state.strategy["model"].float()
+        named = models.named(self.federation.module, vector)
+        from safetensors.torch import save
+
+        own = {name: tensor.contiguous().clone() for name, tensor in named.items()}
+        write_atomically(self.folder / "model.safetensors", save(own))
+        self.store.finish(self.run_id, status, _summary(self.store.get(self.run_id)))
+        self.log(status)
+        path = write_report(self.store, self.run_id)
+        stored = self.store.get(self.run_id)
+        result = Result(
+            run_id=self.run_id,
+            status=status,
+            metrics=stored.summary["metrics"],
+            history=stored.rounds,
+            model_sha256=stored.summary["model_sha256"],
+            folder=self.folder,
+            report=path,
+            stored=stored,
+        )
+        self.tell(RunDone(result))
+        return result
+
+    def _hint(self, what: str) -> str:
+        return f"{what}; go on with: fedsim resume {self.run_id}"
+
+
+class _Interruption:
+    """Ctrl-C (and SIGTERM): once, the round is finished; twice, `KeyboardInterrupt` at once.
+
+    Only in the main thread, where Python allows it; elsewhere the caller's handling stays.
+    """
+
+    def __init__(self, tell: Listener) -> None:
+        self.is_asked = False
+        self._tell = tell
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Interruption":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._asked)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _asked(self, *_: object) -> None:
+        if self.is_asked:
+            raise KeyboardInterrupt
+        self.is_asked = True
+        self._tell(Stage("finishing the round; Ctrl-C again stops at once"))
+
+
+def _configuration(experiment: Experiment, overrides: Sequence[str]) -> RunConfig:
+    if isinstance(experiment, RunConfig):
+        if overrides:
+            return configuration.load(configuration.to_dict(experiment), overrides)
+        configuration.check(experiment)
+        return experiment
+    return configuration.load(experiment, overrides)
+
+
+def _places(
+    store: RunStore, data_dir: str | Path | None, experiment: Experiment | None
+) -> Places:
+    """Where data, cache and the user's code are: beside the experiment file and where we run."""
+    code = [str(Path.cwd())]
+    if isinstance(experiment, (str, Path)) and Path(experiment).is_file():
+        code.insert(0, str(Path(experiment).resolve().parent))
+    return Places(
+        data_dir=str(Path(data_dir).resolve()) if data_dir else datasets.default_data_dir(),
+        cache_dir=str(store.root / "cache"),
+        code=tuple(dict.fromkeys(code)),
+    )
+
+
+def _open_federation(config: RunConfig, places: Places, tell: Listener) -> Federation:
+    tell(Stage("loading data"))
+    federation = build(config, places)
+    number_format(federation)  # refuses a run whose sums could overflow
+    return federation
+
+
+def _preflight(store: RunStore, federation: Federation, state: ServerState) -> None:
+    """Refuse a run whose checkpoints and rows would not fit on the disk."""
+    tensors = [value for value in state.strategy.values() if hasattr(value, "nbytes")]
+    checkpoint = sum(int(tensor.nbytes) for tensor in tensors)
+    rounds = federation.config.rounds
+    clients = min(rounds.cohort or federation.clients.clients, federation.clients.clients)
+    store.preflight(3 * checkpoint + 300 * clients * rounds.count + 2**20)
+
+
+def _facts(federation: Federation, places: Places) -> dict[str, Any]:
+    config, form = federation.config, number_format(federation)
+    clients = federation.clients
+    return {
+        "mode": config.mode,
+        "grid": config.engine.grid,
+        "workers": worker_count(config.engine, environment.cpu_limit(), clients.clients),
+        "device": str(federation.device),
+        "dimension": form.dimension,
+        "fraction_bits": form.fraction_bits,
+        "max_abs_update": form.max_abs,
+        "data_sha256": clients.meta.sha256,
+        "data_source": clients.meta.source,
+        "kind": clients.meta.kind,
+        "metrics": list(federation.metrics),
+        "clients": clients.clients,
+        "code": list(places.code),
+    }
+
+
+def _summary(stored: StoredRun) -> dict[str, Any]:
+    """Reduce the rounds to what a list of runs shows."""
+    latest: dict[str, float] = {}
+    for entry in stored.rounds:
+        latest |= entry["metrics"]
+    totals = {
+        key: sum(entry[key] for entry in stored.rounds)
+        for key in ("bytes_down", "bytes_up", "real_seconds", "lost")
+    }
+    sha = stored.rounds[-1]["model_sha256"] if stored.rounds else ""
+    return {"metrics": latest, "rounds": len(stored.rounds), "model_sha256": sha, **totals}
+
+
+def _has_spread(values: Mapping[str, float]) -> bool:
+    return any(name.startswith("federated/") for name in values)
+
+
+def _with_stage(record: RoundRecord, stage: str, seconds: float) -> RoundRecord:
+    return replace(record, seconds={**record.seconds, stage: seconds})
+
+
+def _unresolved(store: RunStore, run_id: str) -> RunConfig:
+    """Return the configuration as the user gave it: every process applies the mode by itself."""
+    return configuration.from_dict(store.get(run_id).config)
+
+
+@contextmanager
+def _only_one(folder: Path, run_id: str) -> Iterator[None]:
+    """Hold the run's lock; a second process that wants the same run is refused."""
+    with (folder / "lock").open("w") as file:
+        _lock(file, run_id)
+        yield
+
+
+def _lock(file: IO[str], run_id: str) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise RunFailedError(f"run {run_id} is going on in another process") from None

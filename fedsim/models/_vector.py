@@ -1,0 +1,51 @@
+"""A module's floating-point parameters and buffers as one flat float32 vector, and back.
+
+Integer buffers (such as a batch counter) stay where they are: they are not learned and do not add.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["get_vector", "layout", "named", "set_vector"]
+
+
+def layout(module: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
+    """List (name, shape) in the order of the vector."""
+    return [(name, tuple(tensor.shape)) for name, tensor in _tensors(module)]
+
+
+def get_vector(module: nn.Module) -> Tensor:
+    """Return a copy of the module's numbers: flat float32, on the module's device."""
+    return torch.cat([tensor.detach().reshape(-1).float() for _, tensor in _tensors(module)])
+
+
+@torch.no_grad()
+def set_vector(module: nn.Module, vector: Tensor) -> None:
+    """Set the module's numbers from a vector that `get_vector` could have returned.
+
+    Raises `ValueError` when the vector has another length.
+    """
+    tensors = [tensor for _, tensor in _tensors(module)]
+    size = sum(tensor.numel() for tensor in tensors)
+    if vector.shape != (size,):
+        raise ValueError(f"vector of shape {tuple(vector.shape)} for a model of {size} numbers")
+    parts = vector.to(tensors[0].device).split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def named(module: nn.Module, vector: Tensor) -> dict[str, Tensor]:
+    """Return a vector as the module's named tensors: views, not copies."""
+    shapes = layout(module)
+    sizes = [torch.Size(shape).numel() for _, shape in shapes]
+    parts = vector.split(sizes)
+    return {name: part.view(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()  # a tied parameter comes once
+    for name, buffer in module.named_buffers():
+        if buffer.is_floating_point():
+            yield name, buffer
