@@ -1,5 +1,23 @@
 """Data sets (one file each, file name = key), and what they hand over."""
 
+from fedsim.data._catalogue import describe, fetch
+from fedsim.data._clients import PooledClients, deal, open_clients, tensors
+from fedsim.data._source import default_data_dir
+from fedsim.data._summary import summarize
 from fedsim.data._types import ClientData, Dataset, Examples, Meta, Partition
 
-__all__ = ["ClientData", "Dataset", "Examples", "Meta", "Partition"]
+__all__ = [
+    "ClientData",
+    "Dataset",
+    "Examples",
+    "Meta",
+    "Partition",
+    "PooledClients",
+    "deal",
+    "default_data_dir",
+    "describe",
+    "fetch",
+    "open_clients",
+    "summarize",
+    "tensors",
+]

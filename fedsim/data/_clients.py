@@ -1,0 +1,262 @@
+"""From a data set and a partition to clients: validated, dealt out once, opened everywhere.
+
+A pooled data set is written once as `.npy` files to a cache folder keyed by everything that
+determines it, and then memory-mapped: any number of worker processes share one copy of it, and the
+partition is computed once however many there are.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedsim import rng
+from fedsim.data._contents import check
+from fedsim.data._types import ClientData, Dataset, Examples, Meta, Partition
+from fedsim.data.synthetic import Synthetic
+from fedsim.data.table import Table
+from fedsim.errors import DataError, SetupError
+
+__all__ = ["PooledClients", "deal", "open_clients", "tensors"]
+
+_FORMAT = 2  # of the cache; a change makes old folders unused
+
+
+@dataclass(frozen=True, slots=True)
+class PooledClients:
+    """Clients of a pooled data set: `train_part` deals out training indices, `held_part` held-out ones."""
+
+    meta: Meta
+    data: Dataset
+    train_part: Partition
+    held_part: Partition
+    held_is_test: bool
+
+    @property
+    def clients(self) -> int:
+        """Return the number of clients."""
+        return self.train_part.clients
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Return the number of training examples of every client."""
+        return np.diff(self.train_part.offsets)
+
+    def train(self, client: int) -> Examples:
+        """Return one client's training examples."""
+        return _take(self.data.train, self.train_part.shard(client))
+
+    def held_out(self, client: int) -> Examples:
+        """Return the examples one client is evaluated on."""
+        source = self.data.test if self.held_is_test else self.data.train
+        return _take(source, self.held_part.shard(client))
+
+    def test(self) -> Examples:
+        """Return the server's test set."""
+        return self.data.test
+
+
+def open_clients(
+    data: Any,
+    partition: Any,
+    *,
+    seed: int,
+    holdout: float,
+    mode: str = "federated",
+    data_dir: Path | None = None,
+    cache_dir: Path | None = None,
+) -> ClientData:
+    """Return the clients of an experiment, from the cache where they have been dealt out before.
+
+    `mode` "pooled" makes one client that has everything. Raises `ConfigError`, `DataError`,
+    `MissingDataError` or `NetworkError` for whatever could not be trained on.
+    """
+    if isinstance(data, Synthetic):
+        if mode == "pooled":
+            return _pool(data.open(seed, 0.0))
+        return data.open(seed, holdout)
+    if isinstance(data, Table) and (by := getattr(partition, "by", None)):
+        data = replace(data, client=by)
+    if cache_dir is None:
+        return deal(data.load(data_dir), partition, seed=seed, holdout=holdout, mode=mode)
+    folder = cache_dir / _key(data, partition, seed, holdout, mode)
+    if not folder.is_dir():
+        clients = deal(data.load(data_dir), partition, seed=seed, holdout=holdout, mode=mode)
+        _save(clients, folder)
+    return _load(folder)
+
+
+def deal(
+    dataset: Dataset, partition: Any, *, seed: int, holdout: float, mode: str = "federated"
+) -> PooledClients:
+    """Check a data set and deal it out to clients.
+
+    Raises `DataError` for contents that cannot be trained on or a client without examples.
+    """
+    check(dataset)
+    count = len(dataset.train.y)
+    if mode == "pooled":
+        everything = Partition(np.array([0, count]), np.arange(count, dtype=np.int64))
+        nothing = Partition(np.array([0, 0]), np.zeros(0, dtype=np.int64))
+        return PooledClients(dataset.meta, dataset, everything, nothing, held_is_test=False)
+    stream = rng.stream(seed, "partition")
+    part = partition.assign(dataset.train.y, dataset.train.group, stream)
+    _check_partition(part, count)
+    if partition.needs_groups and dataset.test.group is not None:
+        # The test part knows its clients: nobody has to hold anything out.
+        held = partition.assign(dataset.test.y, dataset.test.group, stream)
+        if held.clients == part.clients:
+            return PooledClients(dataset.meta, dataset, part, held, held_is_test=True)
+    train, held = _hold_out(part, holdout, seed)
+    return PooledClients(dataset.meta, dataset, train, held, held_is_test=False)
+
+
+def tensors(examples: Examples, meta: Meta) -> tuple[Tensor, Tensor]:
+    """Return examples as torch tensors: inputs ready for a model, targets for a loss."""
+    x = torch.from_numpy(np.array(examples.x))
+    y = torch.from_numpy(np.array(examples.y))
+    if x.dtype == torch.uint8:
+        x = (x.float() / 255 - meta.mean) / meta.std
+    return x, y.float() if meta.kind == "regression" else y
+
+
+def _take(examples: Examples, index: NDArray[np.int64]) -> Examples:
+    group = None if examples.group is None else examples.group[index]
+    return Examples(examples.x[index], examples.y[index], group)
+
+
+def _hold_out(part: Partition, holdout: float, seed: int) -> tuple[Partition, Partition]:
+    """Split every shard; at least one example stays in training. Each client draws for itself."""
+    sizes = np.diff(part.offsets)
+    held = np.minimum((sizes * holdout).astype(np.int64), sizes - 1)
+    if not held.any():
+        empty = np.zeros(len(part.offsets), dtype=np.int64)
+        return part, Partition(empty, np.zeros(0, dtype=np.int64))
+    train_parts, held_parts = [], []
+    for client in range(part.clients):
+        shard, number = part.shard(client), int(held[client])
+        if number:
+            shard = shard[rng.stream(seed, "holdout", client=client).permutation(len(shard))]
+        train_parts.append(np.sort(shard[number:]))
+        held_parts.append(np.sort(shard[:number]))
+    return (
+        Partition(_offsets(sizes - held), np.concatenate(train_parts), part.facts),
+        Partition(_offsets(held), np.concatenate(held_parts)),
+    )
+
+
+def _offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def _check_partition(part: Partition, examples: int) -> None:
+    sizes = np.diff(part.offsets)
+    empty = np.flatnonzero(sizes == 0)
+    if len(empty):
+        names = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
+        raise DataError(
+            f"{len(empty)} of {part.clients} clients have no training examples (clients {names}): "
+            "use fewer partition.clients, a larger partition.min_size or a weaker skew"
+        )
+    if len(part.indices) and (part.indices.min() < 0 or part.indices.max() >= examples):
+        raise DataError("the partition names examples that do not exist")
+    if len(np.unique(part.indices)) != len(part.indices):
+        raise DataError("the partition gives an example to two clients")
+
+
+def _pool(clients: ClientData) -> PooledClients:
+    """Put the examples of born-federated clients together."""
+    shards = [clients.train(i) for i in range(clients.clients)]
+    train = Examples(np.concatenate([s.x for s in shards]), np.concatenate([s.y for s in shards]))
+    dataset = Dataset(clients.meta, train, clients.test())
+    return deal(dataset, None, seed=0, holdout=0.0, mode="pooled")
+
+
+def _key(data: Any, partition: Any, seed: int, holdout: float, mode: str) -> str:
+    """Name what determines the contents; a user's own file counts with its size and time."""
+    facts: dict[str, Any] = {
+        "format": _FORMAT,
+        "data": [type(data).__name__, asdict(data)],
+        "partition": [type(partition).__name__, asdict(partition)],
+        "seed": seed,
+        "holdout": holdout,
+        "mode": mode,
+    }
+    if isinstance(data, Table) and Path(data.path).is_file():
+        stat = Path(data.path).stat()
+        facts["file"] = [str(Path(data.path).resolve()), stat.st_size, stat.st_mtime_ns]
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return f"{type(data).__name__.lower()}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+
+def _save(clients: PooledClients, folder: Path) -> None:
+    """Write the cache folder; it appears complete or not at all."""
+    arrays: dict[str, NDArray[Any] | None] = {
+        "train_x": clients.data.train.x,
+        "train_y": clients.data.train.y,
+        "train_group": clients.data.train.group,
+        "test_x": clients.data.test.x,
+        "test_y": clients.data.test.y,
+        "test_group": clients.data.test.group,
+        "offsets": clients.train_part.offsets,
+        "indices": clients.train_part.indices,
+        "held_offsets": clients.held_part.offsets,
+        "held_indices": clients.held_part.indices,
+    }
+    facts = {
+        "meta": asdict(clients.meta),
+        "facts": dict(clients.train_part.facts),
+        "held_is_test": clients.held_is_test,
+    }
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+    except OSError as error:
+        raise SetupError(f"cannot write to {folder.parent}: {error.strerror}") from error
+    try:
+        for name, array in arrays.items():
+            if array is not None:
+                np.save(temporary / f"{name}.npy", array)
+        (temporary / "facts.json").write_text(json.dumps(facts))
+        os.replace(temporary, folder)  # noqa: PTH105 - Path.replace of a folder reads worse
+    except OSError as error:
+        # Another process may have finished the same folder first: then all is well.
+        if not folder.is_dir():
+            raise SetupError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _load(folder: Path) -> PooledClients:
+    def array(name: str) -> NDArray[Any]:
+        mapped: NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="r")
+        return mapped
+
+    def group(name: str) -> NDArray[Any] | None:
+        return array(name) if (folder / f"{name}.npy").exists() else None
+
+    facts: Mapping[str, Any] = json.loads((folder / "facts.json").read_text())
+    lists = ("input_shape", "class_names", "group_names")
+    meta = Meta(**facts["meta"] | {name: tuple(facts["meta"][name]) for name in lists})
+    return PooledClients(
+        meta,
+        Dataset(
+            meta,
+            Examples(array("train_x"), array("train_y"), group("train_group")),
+            Examples(array("test_x"), array("test_y"), group("test_group")),
+        ),
+        Partition(array("offsets"), array("indices"), facts["facts"]),
+        Partition(array("held_offsets"), array("held_indices")),
+        held_is_test=facts["held_is_test"],
+    )
+
+

@@ -1,0 +1,86 @@
+"""What a partition looks like in numbers: sizes, classes per client, how far from IID."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.data._types import ClientData
+
+__all__ = ["summarize"]
+
+_SHOWN = 100  # clients in the table; the numbers cover up to `_MEASURED`
+_MEASURED = 100_000
+
+
+def summarize(clients: ClientData) -> dict[str, Any]:
+    """Summarize a partition as JSON.
+
+    `heterogeneity` is the mean total variation distance, weighted by shard size, between a client's
+    class distribution and that of all clients: 0 is IID, near 1 is disjoint classes. For regression
+    the classes are the target's deciles. Populations whose data are made on demand are measured on
+    the first 100 clients; so is the table.
+    """
+    sizes = clients.sizes()
+    quantiles = np.quantile(sizes, [0, 0.1, 0.25, 0.5, 0.75, 0.9, 1])
+    counts, edges = np.histogram(sizes, bins=min(20, len(np.unique(sizes)) + 1))
+    summary: dict[str, Any] = {
+        "clients": len(sizes),
+        "examples": int(sizes.sum()),
+        "sizes": {
+            "min": int(sizes.min()),
+            "median": float(quantiles[3]),
+            "max": int(sizes.max()),
+            "mean": float(sizes.mean()),
+            "quantiles": [float(q) for q in quantiles],
+            "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
+        },
+        "client_names": list(clients.meta.group_names[:_SHOWN]),
+    }
+    table = _class_table(clients, len(sizes))
+    if table is None:
+        return summary | {"classes": [], "table": [], "heterogeneity": None}
+    names = list(clients.meta.class_names) or [str(i) for i in range(table.shape[1])]
+    if clients.meta.kind == "regression":
+        names = [f"decile {i + 1}" for i in range(table.shape[1])]
+    return summary | {
+        "classes": names[: table.shape[1]],
+        "table": table[:_SHOWN].tolist(),
+        "heterogeneity": _distance(table),
+        "measured_clients": len(table),
+    }
+
+
+def _class_table(clients: ClientData, count: int) -> NDArray[np.int64] | None:
+    """Count examples by client and class; None where there is no label per example."""
+    from fedsim.data._clients import PooledClients
+
+    if isinstance(clients, PooledClients):
+        y, part = np.asarray(clients.data.train.y), clients.train_part
+        if y.ndim != 1:
+            return None
+        measured = min(count, _MEASURED)
+        index = part.indices[: part.offsets[measured]]
+        owner = np.repeat(np.arange(measured), np.diff(part.offsets[: measured + 1]))
+        values = y[index]
+    else:
+        measured = min(count, _SHOWN)
+        shards = [clients.train(i).y for i in range(measured)]
+        owner = np.repeat(np.arange(measured), [len(shard) for shard in shards])
+        values = np.concatenate(shards)
+    if clients.meta.kind == "regression":
+        values = np.searchsorted(np.quantile(values, np.linspace(0, 1, 11)[1:-1]), values)
+    classes = int(values.max()) + 1 if clients.meta.kind == "regression" else clients.meta.outputs
+    classes = max(classes, 2)
+    flat = np.bincount(owner * classes + values.astype(np.int64), minlength=measured * classes)
+    return flat.reshape(measured, classes)
+
+
+def _distance(table: NDArray[np.int64]) -> float:
+    sizes = table.sum(axis=1)
+    own = table / np.maximum(sizes, 1)[:, None]
+    pooled = table.sum(axis=0) / table.sum()
+    distances = np.abs(own - pooled).sum(axis=1) / 2
+    return float((distances * sizes).sum() / sizes.sum())
+
+
