@@ -23,6 +23,7 @@ from torch import Tensor
 from fedsim import rng
 from fedsim.data._contents import check
 from fedsim.data._types import ClientData, Dataset, Examples, Meta, Partition
+from fedsim.data.partition.natural import Natural
 from fedsim.data.synthetic import Synthetic
 from fedsim.data.table import Table
 from fedsim.errors import DataError, SetupError
@@ -111,7 +112,7 @@ def deal(
     stream = rng.stream(seed, "partition")
     part = partition.assign(dataset.train.y, dataset.train.group, stream)
     _check_partition(part, count)
-    if partition.needs_groups and dataset.test.group is not None:
+    if isinstance(partition, Natural) and dataset.test.group is not None:
         # The test part knows its clients: nobody has to hold anything out.
         held = partition.assign(dataset.test.y, dataset.test.group, stream)
         if held.clients == part.clients:
