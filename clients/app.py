@@ -7,7 +7,7 @@ it remembers between rounds from `Context.state`.
 
 from time import perf_counter
 
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim import messages
@@ -18,6 +18,13 @@ from fedsim.federation import from_text
 __all__ = ["app"]
 
 app = ClientApp()
+
+
+@app.query()
+def identify(message: Message, context: Context) -> Message:
+    """Say which client this node is: Flower's own node ids are random."""
+    client = {"partition-id": int(context.node_config["partition-id"])}
+    return Message(RecordDict({"client": ConfigRecord(client)}), reply_to=message)
 
 
 @app.train()
@@ -57,4 +64,3 @@ def evaluate(message: Message, context: Context) -> Message:
         statistics, client=client, examples=len(examples.y), seconds=perf_counter() - started
     )
     return Message(content, reply_to=message)
-

@@ -1,0 +1,1 @@
+"""A fedsim experiment as a Flower app."""
