@@ -16,7 +16,7 @@ def train_locally(
     memo: Memo,
     ctx: ClientContext,
     *,
-    batch_size: int | None,
+    batch_size: int,
     epochs: int,
     steps: int | None,
     keep_optimizer: bool,
@@ -28,7 +28,7 @@ def train_locally(
         training.restore_optimizer(optimizer, memo)
     order = training.batches(
         len(task.y),
-        batch_size=None if task.full_batch else batch_size,
+        batch_size=0 if task.full_batch else batch_size,
         epochs=epochs,
         steps=steps,
         stream=ctx.rng("batches"),

@@ -25,7 +25,7 @@ class FedProx:
     mu: Annotated[float, Ge(0)] = 0.01
     epochs: Annotated[int, Ge(1)] = 1
     steps: Annotated[int, Ge(1)] | None = None
-    batch_size: Annotated[int, Ge(1)] | None = 32
+    batch_size: Annotated[int, Ge(0)] = 32
     keep_optimizer: bool = False
 
     def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:

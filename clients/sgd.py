@@ -19,12 +19,13 @@ __all__ = ["Sgd"]
 class Sgd:
     """`epochs` passes in batches of `batch_size`, or exactly `steps` batches where that is set.
 
+    `batch_size` 0 takes the whole shard at once.
     `keep_optimizer`: the client's optimizer (momentum, second moments) lives on between rounds.
     """
 
     epochs: Annotated[int, Ge(1)] = 1
     steps: Annotated[int, Ge(1)] | None = None
-    batch_size: Annotated[int, Ge(1)] | None = 32
+    batch_size: Annotated[int, Ge(0)] = 32
     keep_optimizer: bool = False
 
     def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:

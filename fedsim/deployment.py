@@ -65,7 +65,8 @@ def make_client_app() -> ClientApp:
     """Return the ClientApp: fedsim's own, with the experiment in place of Flower's run config."""
 
     def with_experiment(message: Message, context: Context, call: Any) -> Message:
-        context.run_config = {"experiment": experiment_text(context.run_config)}
+        if "overrides" in context.run_config:
+            context.run_config = {"experiment": experiment_text(context.run_config)}
         reply: Message = call(message, context)
         return reply
 

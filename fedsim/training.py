@@ -17,14 +17,14 @@ _OPTIMIZER = "optimizer"
 def batches(
     examples: int,
     *,
-    batch_size: int | None,
+    batch_size: int,
     epochs: int,
     steps: int | None,
     stream: np.random.Generator,
 ) -> Iterator[Tensor]:
     """Yield index tensors: `epochs` shuffled passes, or exactly `steps` batches over such passes.
 
-    The last batch of a pass may be smaller. `batch_size` None takes all examples at once.
+    The last batch of a pass may be smaller. `batch_size` 0 takes all examples at once.
 
     >>> import numpy as np
     >>> [len(b) for b in batches(5, batch_size=2, epochs=1, steps=None, stream=np.random.default_rng(0))]
