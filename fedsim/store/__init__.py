@@ -1,0 +1,7 @@
+"""The run store: every run, round and client, on SQLite or PostgreSQL."""
+
+from fedsim.store._compare import compare
+from fedsim.store._export import export
+from fedsim.store._runs import RunStore, StoredRun
+
+__all__ = ["RunStore", "StoredRun", "compare", "export"]

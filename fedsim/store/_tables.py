@@ -1,0 +1,74 @@
+"""The tables: one row per run, per round, and per client in each phase of a round."""
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+__all__ = ["SCHEMA_VERSION", "Base", "ClientRow", "RoundRow", "RunRow", "VersionRow"]
+
+SCHEMA_VERSION = 1
+
+_Large = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Base(DeclarativeBase):
+    """All tables."""
+
+
+class VersionRow(Base):
+    """The version of these tables that a database has."""
+
+    __tablename__ = "fedsim_schema"
+    version: Mapped[int] = mapped_column(primary_key=True)
+
+
+class RunRow(Base):
+    """One run: what was asked, on what, and what came out."""
+
+    __tablename__ = "runs"
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Text, index=True)
+    status: Mapped[str] = mapped_column(Text)
+    created: Mapped[str] = mapped_column(Text, index=True)
+    finished: Mapped[str] = mapped_column(Text, default="")
+    config: Mapped[dict[str, Any]] = mapped_column(JSON)
+    environment: Mapped[dict[str, Any]] = mapped_column(JSON)
+    partition: Mapped[dict[str, Any]] = mapped_column(JSON)
+    facts: Mapped[dict[str, Any]] = mapped_column(JSON)
+    summary: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+
+
+class RoundRow(Base):
+    """One round."""
+
+    __tablename__ = "rounds"
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    metrics: Mapped[dict[str, Any]] = mapped_column(JSON)
+    seconds: Mapped[dict[str, Any]] = mapped_column(JSON)
+    real_seconds: Mapped[float]
+    cohort: Mapped[int]
+    results: Mapped[int]
+    lost: Mapped[int]
+    bytes_down: Mapped[int] = mapped_column(_Large)
+    bytes_up: Mapped[int] = mapped_column(_Large)
+    model_sha256: Mapped[str] = mapped_column(Text)
+
+
+class ClientRow(Base):
+    """One client in one phase of a round; tracebacks are in the run's log, not here."""
+
+    __tablename__ = "clients"
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    phase: Mapped[str] = mapped_column(Text, primary_key=True)
+    client: Mapped[int] = mapped_column(_Large, primary_key=True)
+    weight: Mapped[float]
+    metrics: Mapped[dict[str, Any]] = mapped_column(JSON)
+    real_seconds: Mapped[float]
+    bytes_down: Mapped[int] = mapped_column(_Large)
+    bytes_up: Mapped[int] = mapped_column(_Large)
+    lost: Mapped[str] = mapped_column(Text, default="")
+
+    __table_args__ = (Index("lost_clients", "run_id", "lost"),)
