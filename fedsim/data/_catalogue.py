@@ -1,5 +1,6 @@
 """The data sets there are, and whether their files are at hand."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def describe(name: str, data_dir: Path | None = None) -> dict[str, Any]:
         place = str(paths[0].parent)
     else:
         place = "not here: fetch it"
-    summary = (part.__module__ and __import__(part.__module__, fromlist=["x"]).__doc__) or ""
+    summary = importlib.import_module(part.__module__).__doc__ or name
     return {
         "name": name,
         "summary": summary.strip().splitlines()[0],

@@ -11,7 +11,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,23 @@ from torch import Tensor
 
 from fedsim import rng
 from fedsim.data._contents import check
-from fedsim.data._types import ClientData, Dataset, Examples, Meta, Partition
+from fedsim.data._types import BornFederated, ClientData, Dataset, Examples, Meta, Partition
 from fedsim.data.partition.natural import Natural
-from fedsim.data.synthetic import Synthetic
-from fedsim.data.table import Table
-from fedsim.errors import DataError, SetupError
+from fedsim.errors import ConfigError, DataError, Problem, SetupError
 
 __all__ = ["PooledClients", "deal", "open_clients", "tensors"]
 
-_FORMAT = 2  # of the cache; a change makes old folders unused
+_FORMAT = 3  # of the cache; a change makes old folders unused
+_MAKERS = ("fedsim", "numpy", "pandas", "scikit-learn")  # a new version may make other contents
+_MOST_POOLED_BYTES = 8 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class PooledClients:
-    """Clients of a pooled data set: `train_part` deals out training indices, `held_part` held-out ones."""
+    """Clients of a pooled data set: parts deal out indices, of training and of held-out examples.
+
+    `held_is_test`: held-out examples are in the test part, else in the training part.
+    """
 
     meta: Meta
     data: Dataset
@@ -78,15 +82,13 @@ def open_clients(
 ) -> ClientData:
     """Return the clients of an experiment, from the cache where they have been dealt out before.
 
-    `mode` "pooled" makes one client that has everything. Raises `ConfigError`, `DataError`,
+    `mode` "pooled" makes one client that has everything. Data that are born federated come with
+    their clients, so `partition` says nothing about them. Raises `ConfigError`, `DataError`,
     `MissingDataError` or `NetworkError` for whatever could not be trained on.
     """
-    if isinstance(data, Synthetic):
-        if mode == "pooled":
-            return _pool(data.open(seed, 0.0))
-        return data.open(seed, holdout)
-    if isinstance(data, Table) and (by := getattr(partition, "by", None)):
-        data = replace(data, client=by)
+    if isinstance(data, BornFederated):
+        return _pool(data.open(seed, 0.0)) if mode == "pooled" else data.open(seed, holdout)
+    data = _with_client_column(data, partition)
     if cache_dir is None:
         return deal(data.load(data_dir), partition, seed=seed, holdout=holdout, mode=mode)
     folder = cache_dir / _key(data, partition, seed, holdout, mode)
@@ -112,11 +114,11 @@ def deal(
     stream = rng.stream(seed, "partition")
     part = partition.assign(dataset.train.y, dataset.train.group, stream)
     _check_partition(part, count)
-    if isinstance(partition, Natural) and dataset.test.group is not None:
+    groups = dataset.train.group, dataset.test.group
+    if isinstance(partition, Natural) and groups[0] is not None and groups[1] is not None:
         # The test part knows its clients: nobody has to hold anything out.
-        held = partition.assign(dataset.test.y, dataset.test.group, stream)
-        if held.clients == part.clients:
-            return PooledClients(dataset.meta, dataset, part, held, held_is_test=True)
+        held = _test_parts(np.unique(groups[0]), groups[1])
+        return PooledClients(dataset.meta, dataset, part, held, held_is_test=True)
     train, held = _hold_out(part, holdout, seed)
     return PooledClients(dataset.meta, dataset, train, held, held_is_test=False)
 
@@ -128,6 +130,25 @@ def tensors(examples: Examples, meta: Meta) -> tuple[Tensor, Tensor]:
     if x.dtype == torch.uint8:
         x = (x.float() / 255 - meta.mean) / meta.std
     return x, y.float() if meta.kind == "regression" else y
+
+
+def _with_client_column(data: Any, partition: Any) -> Any:
+    """Tell data that let one choose it which column is the client (`partition.by`)."""
+    by = partition.by if isinstance(partition, Natural) else None
+    if by is None:
+        return data
+    if "client" not in {field.name for field in fields(data)}:
+        accepted = f"unset: data set {type(data).__name__.lower()!r} has no columns to choose from"
+        raise ConfigError([Problem("partition.by", by, accepted)])
+    return replace(data, client=by)
+
+
+def _test_parts(ids: NDArray[np.int64], group: NDArray[np.int64]) -> Partition:
+    """Give every natural client of the training part its own test examples, perhaps none."""
+    place = np.minimum(np.searchsorted(ids, group), len(ids) - 1)
+    known = np.flatnonzero(ids[place] == group)
+    order = known[np.argsort(place[known], kind="stable")]
+    return Partition(_offsets(np.bincount(place[known], minlength=len(ids))), order)
 
 
 def _take(examples: Examples, index: NDArray[np.int64]) -> Examples:
@@ -175,7 +196,14 @@ def _check_partition(part: Partition, examples: int) -> None:
 
 
 def _pool(clients: ClientData) -> PooledClients:
-    """Put the examples of born-federated clients together."""
+    """Put the examples of born-federated clients together, where memory can hold them."""
+    first = clients.train(0)
+    size_bytes = int(clients.sizes().sum()) * first.x[0].nbytes
+    if size_bytes > _MOST_POOLED_BYTES:
+        raise DataError(
+            f"mode = 'pooled' needs all {clients.clients} clients' examples in memory, "
+            f"{size_bytes >> 30} GiB: use fewer clients for this baseline"
+        )
     shards = [clients.train(i) for i in range(clients.clients)]
     train = Examples(np.concatenate([s.x for s in shards]), np.concatenate([s.y for s in shards]))
     dataset = Dataset(clients.meta, train, clients.test())
@@ -183,20 +211,30 @@ def _pool(clients: ClientData) -> PooledClients:
 
 
 def _key(data: Any, partition: Any, seed: int, holdout: float, mode: str) -> str:
-    """Name what determines the contents; a user's own file counts with its size and time."""
+    """Name what determines the contents.
+
+    Files of known data sets are pinned by hash, so the part stands for them; a user's own file or
+    folder counts with sizes and times.
+    """
     facts: dict[str, Any] = {
         "format": _FORMAT,
-        "data": [type(data).__name__, asdict(data)],
-        "partition": [type(partition).__name__, asdict(partition)],
+        "made_by": {name: version(name) for name in _MAKERS},
+        "data": [type(data).__module__, type(data).__name__, asdict(data)],
+        "partition": [type(partition).__module__, type(partition).__name__, asdict(partition)],
+        "own_files": [_stamp(Path(v)) for v in asdict(data).values() if v and isinstance(v, str)],
         "seed": seed,
         "holdout": holdout,
         "mode": mode,
     }
-    if isinstance(data, Table) and Path(data.path).is_file():
-        stat = Path(data.path).stat()
-        facts["file"] = [str(Path(data.path).resolve()), stat.st_size, stat.st_mtime_ns]
     text = json.dumps(facts, sort_keys=True, default=str)
     return f"{type(data).__name__.lower()}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+
+def _stamp(path: Path) -> list[Any]:
+    """Return path, size and time of a file, or of every file of a folder; else nothing."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(str(file.resolve()), file.stat()) for file in files if file.is_file()]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
 def _save(clients: PooledClients, folder: Path) -> None:
@@ -259,5 +297,3 @@ def _load(folder: Path) -> PooledClients:
         Partition(array("held_offsets"), array("held_indices")),
         held_is_test=facts["held_is_test"],
     )
-
-

@@ -43,9 +43,7 @@ def load_images(
 ) -> Dataset:
     """Load (train images, train labels, test images, test labels) as a data set."""
     arrays = [read_idx(path) for path in locate(name, files, data_dir)]
-    train, test = (
-        Examples(arrays[i][:, None], arrays[i + 1].astype(np.int64)) for i in (0, 2)
-    )
+    train, test = (Examples(arrays[i][:, None], arrays[i + 1].astype(np.int64)) for i in (0, 2))
     meta = Meta(
         name=name,
         kind="classification",

@@ -1,6 +1,7 @@
 """Files of a data set: found in the data directory, or downloaded, and always verified."""
 
 import hashlib
+import http.client
 import os
 import tempfile
 import urllib.error
@@ -102,7 +103,7 @@ def _stream(
 ) -> str:
     digest, size = hashlib.sha256(), 0
     try:
-        with urllib.request.urlopen(file.url, timeout=_TIMEOUT_S) as reply:  # noqa: S310
+        with urllib.request.urlopen(file.url, timeout=_TIMEOUT_S) as reply:
             expected = reply.headers.get("Content-Length")
             while chunk := reply.read(_CHUNK):
                 write(chunk)
@@ -111,7 +112,7 @@ def _stream(
                 progress(file.path, size)
     except urllib.error.HTTPError as error:
         raise NetworkError(f"{file.url} answered {error.code} {error.reason}") from error
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise NetworkError(f"{file.url} cannot be reached: {error}") from error
     if expected is not None and size != int(expected):
         raise NetworkError(f"{file.url} broke off after {size} of {expected} bytes")

@@ -16,10 +16,12 @@ _MEASURED = 100_000
 def summarize(clients: ClientData) -> dict[str, Any]:
     """Summarize a partition as JSON.
 
-    `heterogeneity` is the mean total variation distance, weighted by shard size, between a client's
-    class distribution and that of all clients: 0 is IID, near 1 is disjoint classes. For regression
-    the classes are the target's deciles. Populations whose data are made on demand are measured on
-    the first 100 clients; so is the table.
+    `label_divergence` is the mean total variation distance, weighted by shard size, between the
+    class distribution of a client and that of all: 0 is IID, near 1 is disjoint classes; few
+    examples per client alone raise it. For regression the classes are the target's deciles,
+    for sequences the targets at all positions. Populations whose data are made on demand are
+    measured on the first 100 clients; the table always has the first 100. `effective_clients` is
+    how many clients of equal size would weigh the same, (sum of sizes)^2 / sum of squares.
     """
     sizes = clients.sizes()
     quantiles = np.quantile(sizes, [0, 0.1, 0.25, 0.5, 0.75, 0.9, 1])
@@ -35,30 +37,27 @@ def summarize(clients: ClientData) -> dict[str, Any]:
             "quantiles": [float(q) for q in quantiles],
             "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
         },
+        "effective_clients": float(sizes.sum() ** 2.0 / (sizes.astype(np.float64) ** 2).sum()),
         "client_names": list(clients.meta.group_names[:_SHOWN]),
     }
     table = _class_table(clients, len(sizes))
-    if table is None:
-        return summary | {"classes": [], "table": [], "heterogeneity": None}
     names = list(clients.meta.class_names) or [str(i) for i in range(table.shape[1])]
     if clients.meta.kind == "regression":
         names = [f"decile {i + 1}" for i in range(table.shape[1])]
     return summary | {
         "classes": names[: table.shape[1]],
         "table": table[:_SHOWN].tolist(),
-        "heterogeneity": _distance(table),
+        "label_divergence": _distance(table),
         "measured_clients": len(table),
     }
 
 
-def _class_table(clients: ClientData, count: int) -> NDArray[np.int64] | None:
-    """Count examples by client and class; None where there is no label per example."""
+def _class_table(clients: ClientData, count: int) -> NDArray[np.int64]:
+    """Count the targets of the first clients by client and class."""
     from fedsim.data._clients import PooledClients
 
     if isinstance(clients, PooledClients):
         y, part = np.asarray(clients.data.train.y), clients.train_part
-        if y.ndim != 1:
-            return None
         measured = min(count, _MEASURED)
         index = part.indices[: part.offsets[measured]]
         owner = np.repeat(np.arange(measured), np.diff(part.offsets[: measured + 1]))
@@ -68,10 +67,11 @@ def _class_table(clients: ClientData, count: int) -> NDArray[np.int64] | None:
         shards = [clients.train(i).y for i in range(measured)]
         owner = np.repeat(np.arange(measured), [len(shard) for shard in shards])
         values = np.concatenate(shards)
+    if values.ndim > 1:
+        owner, values = np.repeat(owner, values[0].size), values.ravel()
     if clients.meta.kind == "regression":
         values = np.searchsorted(np.quantile(values, np.linspace(0, 1, 11)[1:-1]), values)
-    classes = int(values.max()) + 1 if clients.meta.kind == "regression" else clients.meta.outputs
-    classes = max(classes, 2)
+    classes = 10 if clients.meta.kind == "regression" else max(clients.meta.outputs, 2)
     flat = np.bincount(owner * classes + values.astype(np.int64), minlength=measured * classes)
     return flat.reshape(measured, classes)
 
@@ -82,5 +82,3 @@ def _distance(table: NDArray[np.int64]) -> float:
     pooled = table.sum(axis=0) / table.sum()
     distances = np.abs(own - pooled).sum(axis=1) / 2
     return float((distances * sizes).sum() / sizes.sum())
-
-

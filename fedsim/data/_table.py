@@ -1,4 +1,4 @@
-"""Tables of numbers and categories as features: standardized, one-hot, described by the train part."""
+"""Tables of numbers and categories as features: standardized and one-hot, by the training part."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fedsim.data._contents import standardize
 from fedsim.data._types import Examples
-from fedsim.errors import ConfigError, Problem
+from fedsim.errors import ConfigError, DataError, Problem
 from fedsim.registry import suggest
 
 __all__ = ["EncodedTable", "encode_table"]
@@ -41,6 +41,8 @@ def encode_table(
             raise ConfigError([Problem(key, column, accepted, hint)])
     left_out = {target} | (set() if keep_client or client is None else {client})
     features = [column for column in train.columns if column not in left_out]
+    if not features:
+        raise DataError(f"there is no column to learn from beside {', '.join(sorted(left_out))}")
     x_train, x_test, names = _features(train, test, features)
     group_names: tuple[str, ...] = ()
     groups: list[NDArray[np.int64] | None] = [None, None]
@@ -87,4 +89,5 @@ def _features(
 
 def _one_hot(column: Any, values: list[str]) -> NDArray[np.float32]:
     text = column.astype(str).to_numpy().astype(str)
-    return (text[:, None] == np.array(values)[None, :]).astype(np.float32)
+    hot: NDArray[np.float32] = (text[:, None] == np.array(values)[None, :]).astype(np.float32)
+    return hot

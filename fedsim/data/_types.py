@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ClientData", "Dataset", "Examples", "Meta", "Partition"]
+__all__ = ["BornFederated", "ClientData", "Dataset", "Examples", "Meta", "Partition"]
 
 #: classification: y int64 class ids, shape [n] or [n, length] (one target per position).
 #: binary: y int64 0/1, one model output. regression: y float32, one model output.
@@ -78,8 +78,15 @@ class Partition:
 class ClientData(Protocol):
     """The data of a population: every client's examples, made or read only when asked for."""
 
-    meta: Meta
-    clients: int
+    @property
+    def meta(self) -> Meta:
+        """Describe the data."""
+        ...
+
+    @property
+    def clients(self) -> int:
+        """Return the number of clients."""
+        ...
 
     def sizes(self) -> NDArray[np.int64]:
         """Return the number of training examples of every client."""
@@ -95,4 +102,13 @@ class ClientData(Protocol):
 
     def test(self) -> Examples:
         """Return the server's test set."""
+        ...
+
+
+@runtime_checkable
+class BornFederated(Protocol):
+    """A data set that comes as clients: no partition deals it out (`synthetic`)."""
+
+    def open(self, seed: int, holdout: float) -> ClientData:
+        """Return the population; clients keep `holdout` of their examples for evaluation."""
         ...

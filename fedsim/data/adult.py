@@ -12,10 +12,23 @@ from fedsim.data._types import Dataset, Meta
 __all__ = ["Adult"]
 
 _URL = "https://archive.ics.uci.edu/ml/machine-learning-databases/adult/"
-_COLUMNS = (
-    "age workclass fnlwgt education education-num marital-status occupation relationship race sex "
-    "capital-gain capital-loss hours-per-week native-country income"
-).split()
+_COLUMNS = [
+    "age",
+    "workclass",
+    "fnlwgt",
+    "education",
+    "education-num",
+    "marital-status",
+    "occupation",
+    "relationship",
+    "race",
+    "sex",
+    "capital-gain",
+    "capital-loss",
+    "hours-per-week",
+    "native-country",
+    "income",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,16 @@ class FashionMnist:
             mean=0.2860,
             std=0.3530,
             class_names=(
-                "T-shirt", "trouser", "pullover", "dress", "coat",
-                "sandal", "shirt", "sneaker", "bag", "boot",
+                "T-shirt",
+                "trouser",
+                "pullover",
+                "dress",
+                "coat",
+                "sandal",
+                "shirt",
+                "sneaker",
+                "bag",
+                "boot",
             ),
             licence="MIT",
         )

@@ -26,7 +26,8 @@ class HeartDisease:
 
     du Terrail et al., "FLamby", NeurIPS 2022: three columns and then every row with a missing value
     are dropped, two columns are one-hot; each hospital is split (66 % train, stratified where each
-    class has over two patients, random state 43) and standardized by its own training part. Detrano et al., 1989; UCI.
+    class has over two patients, random state 43) and standardized by its own training part.
+    Detrano et al., 1989; UCI.
     """
 
     files: ClassVar = (
@@ -70,11 +71,18 @@ class HeartDisease:
             )
             x_train, x_test = standardize(x[train], x[test])
             groups = np.full(len(y), hospital, dtype=np.int64)
-            columns = (x_train, y[train], groups[: len(train)], x_test, y[test], groups[: len(test)])
+            columns = (
+                x_train,
+                y[train],
+                groups[: len(train)],
+                x_test,
+                y[test],
+                groups[: len(test)],
+            )
             for part, column in zip(parts, columns, strict=True):
                 part.append(column)
         arrays = [np.concatenate(part) for part in parts]
-        train_part, test_part = Examples(*arrays[:3]), Examples(*arrays[3:])  # type: ignore[arg-type]
+        train_part, test_part = Examples(*arrays[:3]), Examples(*arrays[3:])
         meta = Meta(
             name="heart-disease",
             kind="binary",

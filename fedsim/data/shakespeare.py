@@ -36,7 +36,11 @@ class Shakespeare:
             "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         ),
     )
-    facts: ClassVar = {"task": "classification", "examples": "1.1 MB text", "licence": "public domain"}
+    facts: ClassVar = {
+        "task": "classification",
+        "examples": "1.1 MB of text",
+        "licence": "public domain",
+    }
 
     def load(self, data_dir: Path | None) -> Dataset:
         """Return token windows x [n, length] and next tokens y [n, length]; group = role."""

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -42,10 +41,6 @@ class Synthetic:
     def open(self, seed: int, holdout: float) -> "SyntheticClients":
         """Return the population; no client's data are made yet."""
         return SyntheticClients(self, seed, holdout)
-
-    def load(self, data_dir: Path | None) -> None:
-        """Not pooled: see `open`."""
-        raise TypeError("synthetic data are never pooled; use open")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +93,8 @@ class SyntheticClients:
     def test(self) -> Examples:
         """Make the server's test set: a few examples of each of many clients never trained on."""
         each = 20
-        parts = [
-            self._make(self.part.clients + i, each) for i in range(-(-self.part.test_examples // each))
-        ]
+        strangers = range(-(-self.part.test_examples // each))
+        parts = [self._make(self.part.clients + i, each) for i in strangers]
         x, y = np.concatenate([p.x for p in parts]), np.concatenate([p.y for p in parts])
         return Examples(x[: self.part.test_examples], y[: self.part.test_examples])
 
@@ -128,8 +122,9 @@ class SyntheticClients:
 def _totals(part: Synthetic, seed: int) -> NDArray[np.int64]:
     if not part.size_skew:
         return np.full(part.clients, part.examples, dtype=np.int64)
-    factor = np.exp(part.size_skew * rng.stream(seed, "synthetic/sizes").standard_normal(part.clients))
-    return np.maximum(2, np.round(part.examples * factor)).astype(np.int64)
+    normal = rng.stream(seed, "synthetic/sizes").standard_normal(part.clients)
+    sizes = np.round(part.examples * np.exp(part.size_skew * normal))
+    return np.maximum(2, sizes).astype(np.int64)
 
 
 @lru_cache(maxsize=4)

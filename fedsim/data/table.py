@@ -6,15 +6,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Gt, Lt
+from numpy.typing import NDArray
 
 from fedsim.data._contents import content_sha256, split, standardize
 from fedsim.data._table import encode_table
 from fedsim.data._types import Dataset, Examples, Kind, Meta
 from fedsim.errors import ConfigError, DataError, MissingDataError, Problem
+from fedsim.registry import suggest
 
 __all__ = ["Table"]
 
 _FEW_CLASSES = 20
+_FEWEST = 5  # rows that can be split and dealt out at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +26,9 @@ class Table:
 
     `path`: a .csv, .tsv or .parquet file. `target`: the column to predict. `client`: the column
     that names the natural client (`partition.by` sets it); it is not a feature. `task` is read off
-    the target when unset: text or few whole numbers are classes, the rest is regression.
-    `missing`: what to do with empty cells.
+    the target when unset: text or at most 20 whole numbers are classes, the rest is regression,
+    whose target is standardized too. `missing`: what to do with empty cells; `mean` is the training
+    part's (for text the word "missing"), and rows without a target are always refused or dropped.
     """
 
     path: str = ""
@@ -39,23 +43,17 @@ class Table:
 
     def load(self, data_dir: Path | None) -> Dataset:
         """Read the file. Raises `ConfigError`, `DataError` or `MissingDataError`."""
-        frame = _fill(_read(self.path), self.missing, self.path)
-        if self.target not in frame.columns:
-            accepted = f"a column: {', '.join(map(str, frame.columns))}"
-            raise ConfigError([Problem("data.target", self.target, accepted)])
+        frame = _read(self.path)
+        _require_column("data.target", self.target, frame)
+        if self.client is not None:
+            _require_column("partition.by", self.client, frame)
+        frame = _without_holes(frame, self)
         kind = _kind(frame[self.target]) if self.task == "auto" else self.task
-        classes: tuple[str, ...] = ()
-        if kind != "regression":
-            classes = tuple(sorted({str(value) for value in frame[self.target]}, key=_natural))
-            index = {name: i for i, name in enumerate(classes)}
-            labels = [index[str(value)] for value in frame[self.target]]
-            frame[self.target] = np.array(labels, dtype=np.int64)
-        labels = frame[self.target].to_numpy()
-        smallest = 0 if kind == "regression" else int(np.bincount(labels).min())
-        train, test = split(labels, self.test, stratify=smallest > 1)
+        y, classes = _targets(frame[self.target], kind, self)
+        frame = frame.assign(**{self.target: y})
+        train, test = split(y, self.test, stratify=_can_stratify(y, classes, self.test))
         encoded = encode_table(
-            frame.iloc[train],
-            frame.iloc[test],
+            *_filled(frame.iloc[train], frame.iloc[test]),
             target=self.target,
             client=self.client,
             keep_client=False,
@@ -94,21 +92,50 @@ def _read(path: str) -> Any:
         raise DataError(f"{path} cannot be read as {kind[1:]}: {error}") from error
 
 
-def _fill(frame: Any, missing: str, path: str) -> Any:
-    holes = frame.isna().sum()
-    holes = holes[holes > 0]
-    if not len(holes):
-        return frame
-    if missing == "drop":
-        return frame.dropna().reset_index(drop=True)
-    if missing == "mean":
-        numbers = frame.mean(numeric_only=True)
-        return frame.fillna(numbers).fillna("missing")
-    where = ", ".join(f"{column} ({count} rows)" for column, count in holes.items())
-    raise DataError(
-        f"{path} has empty cells in: {where}. Set data.missing=drop to leave those rows out, or "
-        "data.missing=mean to fill in the column's mean (text: 'missing')"
-    )
+def _require_column(key: str, column: str, frame: Any) -> None:
+    if column not in frame.columns:
+        accepted = f"a column: {', '.join(map(str, frame.columns))}"
+        hint = suggest(column, frame.columns)
+        raise ConfigError([Problem(key, column, accepted, hint)])
+
+
+def _without_holes(frame: Any, part: Table) -> Any:
+    """Drop rows as `missing` allows; refuse the other empty cells, and infinite numbers."""
+    numbers = frame.select_dtypes("number")
+    infinite = np.isinf(numbers.to_numpy(dtype=np.float64, na_value=0.0))
+    if infinite.any():
+        where = _rows(dict(zip(numbers.columns, infinite.sum(axis=0), strict=True)))
+        raise DataError(f"{part.path} has infinite numbers in: {where}")
+    if part.missing == "drop":
+        frame = frame.dropna().reset_index(drop=True)
+    if len(frame) < _FEWEST:
+        raise DataError(f"{part.path} has {len(frame)} usable rows, at least {_FEWEST} are needed")
+    holes = frame.isna().sum().to_dict()
+    if part.missing == "mean":
+        holes = {part.target: holes[part.target]}
+    if any(holes.values()):
+        raise DataError(
+            f"{part.path} has empty cells in: {_rows(holes)}. Set data.missing=drop to leave those "
+            "rows out, or data.missing=mean to fill features with the column's mean (text: "
+            "'missing')"
+        )
+    return frame
+
+
+def _rows(counts: dict[str, int]) -> str:
+    return ", ".join(f"{column} ({count} rows)" for column, count in counts.items() if count)
+
+
+def _filled(train: Any, test: Any) -> tuple[Any, Any]:
+    """Fill the empty cells that are left with the training part's means, or "missing"."""
+    from pandas.api.types import is_numeric_dtype
+
+    holes = [column for column in train if train[column].isna().any() or test[column].isna().any()]
+    values = {
+        column: train[column].mean() if is_numeric_dtype(train[column]) else "missing"
+        for column in holes
+    }
+    return train.fillna(values), test.fillna(values)
 
 
 def _kind(target: Any) -> Kind:
@@ -119,6 +146,28 @@ def _kind(target: Any) -> Kind:
     if is_numeric_dtype(target) and not (is_whole and different <= _FEW_CLASSES):
         return "regression"
     return "binary" if different == 2 else "classification"
+
+
+def _targets(column: Any, kind: Kind, part: Table) -> tuple[NDArray[np.generic], tuple[str, ...]]:
+    """Return class ids and class names, or numbers and no names."""
+    if kind == "regression":
+        try:
+            return column.to_numpy(dtype=np.float64), ()
+        except ValueError as error:
+            accepted = f"'classification': {part.target!r} does not hold numbers ({error})"
+            raise ConfigError([Problem("data.task", part.task, accepted)]) from error
+    text = column.astype(str)
+    classes = tuple(sorted(set(text), key=_natural))
+    if len(classes) < 2:
+        raise DataError(f"{part.path}: the target {part.target!r} is {classes[0]!r} in every row")
+    index = {name: i for i, name in enumerate(classes)}
+    return text.map(index).to_numpy(dtype=np.int64), classes
+
+
+def _can_stratify(y: NDArray[np.generic], classes: tuple[str, ...], test: float) -> bool:
+    """Every class must have two examples, and either part as many examples as classes."""
+    fewest = len(y) * min(test, 1 - test)
+    return bool(classes) and int(np.bincount(y).min()) > 1 and fewest >= len(classes) + 1
 
 
 def _natural(text: str) -> tuple[float, str]:

@@ -8,6 +8,7 @@ from fedsim.errors import ConfigError, Problem
 
 __all__ = ["class_ids", "cut", "deal", "fill_up", "require_enough"]
 
+_QUANTILES = 10
 _OTHERS = "iid, quantity, or natural where the data set has natural clients"
 
 
@@ -39,11 +40,15 @@ def cut(proportions: NDArray[np.float64], total: int) -> NDArray[np.int64]:
 def class_ids(y: NDArray[np.generic], partition: str) -> NDArray[np.int64]:
     """Return the class of every example as 0..classes-1, of the classes that occur.
 
-    Raises `ConfigError` where examples have no single class: regression, one target per position.
+    A real-valued target is cut into ten quantiles. Raises `ConfigError` for sequences: they have
+    one target per position and no single class.
     """
-    if y.ndim != 1 or y.dtype.kind not in "iub":
-        accepted = f"needs one class label per example, which this data has not; use {_OTHERS}"
+    if y.ndim != 1:
+        accepted = f"{_OTHERS}: these examples are sequences without one label"
         raise ConfigError([Problem("partition.name", partition, accepted)])
+    if y.dtype.kind == "f":
+        edges = np.quantile(y.astype(np.float64), np.linspace(0, 1, _QUANTILES + 1)[1:-1])
+        y = np.searchsorted(edges, y.astype(np.float64))
     return np.asarray(np.unique(y, return_inverse=True)[1], dtype=np.int64)
 
 
