@@ -197,7 +197,7 @@ class RunStore:
             )
             return self._stored(row, [_columns(entry) for entry in rounds])
 
-    def list(self) -> list[StoredRun]:
+    def all(self) -> list[StoredRun]:
         """Return all runs, oldest first, without their rounds."""
         with self._errors(), Session(self._engine) as session:
             rows = session.scalars(select(RunRow).order_by(RunRow.created, RunRow.id))

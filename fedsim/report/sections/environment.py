@@ -1,0 +1,38 @@
+"""Where it ran, and exactly what: environment and configuration."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tomli_w
+
+from fedsim.report.section import Section, Table, bytes_text
+
+__all__ = ["section"]
+
+
+def section(run: Any, clients: Sequence[dict[str, Any]]) -> Section:
+    """Return versions, hardware, data hashes and the whole configuration."""
+    env, facts = run.environment, run.facts
+    git = env.get("git") or {}
+    rows = [
+        ["run", run.id],
+        ["started / ended", f"{run.created} / {run.finished or '-'}"],
+        ["engine", f"{facts['grid']}, {facts['workers']} worker(s), {facts['device']}"],
+        ["processor", f"{env.get('processor', '-')}, {env.get('cpus', '-')} core(s) usable"],
+        ["memory", bytes_text(env.get("memory_bytes", 0))],
+        ["GPUs", ", ".join(env.get("gpus") or []) or "none"],
+        ["platform", env.get("platform", "-")],
+        ["Python", env.get("python", "-")],
+        *([name, version] for name, version in env.get("versions", {}).items()),
+        ["git", f"{git['commit'][:12]}{' + changes' if git['is_dirty'] else ''}" if git else "none"],
+        ["data", f"{facts.get('data_source', '')} sha256 {facts['data_sha256'][:16]}"],
+        ["model sha256", (run.summary or {}).get("model_sha256", "-")[:16] or "-"],
+    ]
+    return Section(
+        "environment",
+        "Environment and configuration",
+        {"environment": env, "facts": facts, "configuration": run.config},
+        text="Save this as experiment.toml and `fedsim run experiment.toml` repeats the run.",
+        tables=[Table("Environment", ["", ""], rows)],
+        code=tomli_w.dumps(run.config),
+    )
