@@ -76,16 +76,18 @@ class Huggingface:
             accepted = "the name of a data set on the hub, or a folder written by save_to_disk"
             raise ConfigError([Problem("data.dataset", self.dataset, accepted)])
         splits = _from_disk(self.dataset) if Path(self.dataset).is_dir() else self._from_hub()
-        if self.train not in splits:
-            accepted = f"a split: {', '.join(splits)}"
-            raise ConfigError([Problem("data.train", self.train, accepted)])
+        self._check_splits(list(splits))
         if self.test in splits:
             return splits[self.train], splits[self.test]
-        if self.test != "test":
-            accepted = f"a split: {', '.join(splits)}"
-            raise ConfigError([Problem("data.test", self.test, accepted)])
         train, test = split(np.arange(len(splits[self.train])), 0.2, stratify=False)
         return splits[self.train].select(train), splits[self.train].select(test)
+
+    def _check_splits(self, names: list[str]) -> None:
+        accepted = f"a split: {', '.join(names)}"
+        if self.train not in names:
+            raise ConfigError([Problem("data.train", self.train, accepted)])
+        if self.test not in names and self.test != "test":
+            raise ConfigError([Problem("data.test", self.test, accepted)])
 
     def _from_hub(self) -> dict[str, Any]:
         os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -95,6 +97,7 @@ class Huggingface:
         try:
             with _without_retries():
                 names = get_dataset_split_names(self.dataset, self.subset)
+                self._check_splits(names)
                 hub = FederatedDataset(dataset=self.dataset, subset=self.subset, partitioners={})
                 return {
                     name: hub.load_split(name) for name in (self.train, self.test) if name in names

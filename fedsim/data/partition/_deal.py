@@ -52,17 +52,20 @@ def class_ids(y: NDArray[np.generic], partition: str) -> NDArray[np.int64]:
     return np.asarray(np.unique(y, return_inverse=True)[1], dtype=np.int64)
 
 
-def require_enough(clients: int, examples: int, min_size: int = 1) -> None:
-    """Refuse more clients than there are examples for, `min_size` each (`ConfigError`)."""
-    if clients * min_size <= examples:
+def require_enough(clients: int, examples: int, least: int = 1, field: str = "min_size") -> None:
+    """Refuse more clients than there are examples for (`ConfigError`).
+
+    `least`: what each client needs; `field` is the name of the field that says so.
+    """
+    if clients * least <= examples:
         return
-    most = examples // min_size
+    most = examples // least
     problems = [
         Problem(
             "partition.clients",
             clients,
-            f"at most {most} clients can have {min_size} of the {examples} training examples each",
-            "Ask for fewer clients" + (" or lower partition.min_size." if min_size > 1 else "."),
+            f"at most {most} clients can have {least} of the {examples} training examples each",
+            "Ask for fewer clients" + (f" or lower partition.{field}." if least > 1 else "."),
         )
     ]
     raise ConfigError(problems)

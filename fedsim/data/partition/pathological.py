@@ -44,8 +44,8 @@ class Pathological:
         """
         classes = class_ids(y, "pathological")
         counts = np.bincount(classes)
-        require_enough(self.clients, len(y), self.classes_per_client)
         self._require_cover(len(counts))
+        require_enough(self.clients, len(y), self.classes_per_client, "classes_per_client")
         held = _cover(self._draw(len(counts), rng), len(counts), rng)
         holders = np.bincount(held.ravel(), minlength=len(counts))
         self._require_examples(counts, holders)

@@ -35,7 +35,7 @@ class Shards:
     ) -> Partition:
         """Deal out the examples. Raises `ConfigError` for more blocks than examples."""
         classes = class_ids(y, "shards")
-        require_enough(self.clients, len(y), self.per_client)
+        require_enough(self.clients, len(y), self.per_client, "per_client")
         order = rng.permutation(len(y))
         order = order[np.argsort(classes[order], kind="stable")]
         blocks = self.clients * self.per_client
