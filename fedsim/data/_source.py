@@ -111,6 +111,7 @@ def _stream(
                 size += len(chunk)
                 progress(file.path, size)
     except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
         raise NetworkError(f"{file.url} answered {error.code} {error.reason}") from error
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise NetworkError(f"{file.url} cannot be reached: {error}") from error
