@@ -11,11 +11,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import IO, Any
 
+from torch import Tensor
+
 from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim import environment, models, report
 from fedsim.config.schema import RunConfig
-from fedsim.core import RoundRecord
+from fedsim.core import ClientContext, RoundRecord
 from fedsim.engine.blocks import Population
 from fedsim.engine.checkpoint import (
     Checkpoint,
@@ -30,7 +32,7 @@ from fedsim.federation import Federation, Places, build, to_text
 from fedsim.rounds import ServerState, number_format, run_rounds, start_state
 from fedsim.store import RunStore, StoredRun
 
-__all__ = ["Listener", "Result", "resume", "run", "write_report"]
+__all__ = ["Listener", "Result", "plan", "resume", "run", "write_report"]
 
 Listener = Callable[[Event], None]
 Experiment = str | Path | Mapping[str, Any] | RunConfig
@@ -125,6 +127,51 @@ def resume(
     if found is None:
         return session.go(start_state(federation), {})
     return session.go(ServerState(found.round, found.state), dict(found.memos))
+
+
+def plan(
+    experiment: Experiment = "digits",
+    overrides: Sequence[str] = (),
+    *,
+    data_dir: str | Path | None = None,
+) -> dict[str, Any]:
+    """Say what an experiment would do and cost. Trains nothing that is kept, writes nothing.
+
+    The time is extrapolated from one client of median size, trained once and thrown away; memory
+    is this process's, per worker. Raises what `run` would raise before its first round.
+    """
+    config = _configuration(experiment, overrides)
+    code = _code_folders(experiment)
+    folder = str(Path(data_dir).resolve()) if data_dir else datasets.default_data_dir()
+    federation = build(config, Places(data_dir=folder, code=code))
+    config, form = federation.config, number_format(federation)
+    sizes, rounds = federation.clients.sizes(), config.rounds
+    cohort = min(rounds.cohort or len(sizes), len(sizes))
+    workers = worker_count(config.engine, environment.cpu_limit(), len(sizes))
+    state = start_state(federation)
+    seconds, memory = _probe(federation, state)
+    model_bytes = 4 * form.dimension
+    return {
+        "name": config.name,
+        "clients": len(sizes),
+        "cohort": cohort,
+        "rounds": rounds.count,
+        "examples": int(sizes.sum()),
+        "smallest": int(sizes.min()),
+        "largest": int(sizes.max()),
+        "parameters": form.dimension,
+        "model_bytes": model_bytes,
+        "bytes_down": model_bytes * cohort * rounds.count,
+        "bytes_up": (model_bytes + 64) * cohort * rounds.count,
+        "grid": config.engine.grid,
+        "device": str(federation.device),
+        "workers": workers,
+        "memory_bytes": memory * (workers + 1 if config.engine.grid == "ray" else 1),
+        "checkpoint_bytes": _state_bytes(state),
+        "fraction_bits": form.fraction_bits,
+        "client_seconds": seconds,
+        "estimated_seconds": seconds * cohort * rounds.count / workers,
+    }
 
 
 def write_report(store: RunStore, run_id: str) -> Path:
@@ -310,15 +357,39 @@ def _configuration(experiment: Experiment, overrides: Sequence[str]) -> RunConfi
 def _places(
     store: RunStore, data_dir: str | Path | None, experiment: Experiment | None
 ) -> Places:
-    """Where data, cache and the user's code are: beside the experiment file and where we run."""
-    code = [str(Path.cwd())]
-    if isinstance(experiment, (str, Path)) and Path(experiment).is_file():
-        code.insert(0, str(Path(experiment).resolve().parent))
+    """Say where data, the cache and the user's code are."""
     return Places(
         data_dir=str(Path(data_dir).resolve()) if data_dir else datasets.default_data_dir(),
         cache_dir=str(store.root / "cache"),
-        code=tuple(dict.fromkeys(code)),
+        code=_code_folders(experiment),
     )
+
+
+def _code_folders(experiment: Experiment | None) -> tuple[str, ...]:
+    """Return where a user's model may be: beside the experiment file, and where we run."""
+    code = [str(Path.cwd())]
+    if isinstance(experiment, (str, Path)) and Path(experiment).is_file():
+        code.insert(0, str(Path(experiment).resolve().parent))
+    return tuple(dict.fromkeys(code))
+
+
+def _probe(federation: Federation, state: ServerState) -> tuple[float, int]:
+    """Train a client of median size twice, in memory; return (seconds of the second, memory)."""
+    import psutil
+
+    sizes = federation.clients.sizes()
+    client = int(sizes.argsort()[len(sizes) // 2])
+    seconds = 0.0
+    for _ in range(2):  # the first pays for what is loaded on first use
+        started = perf_counter()
+        task = federation.task(state.strategy["model"].float(), federation.clients.train(client))
+        federation.config.local.train(task, {}, ClientContext(federation.config.seed, 1, client))
+        seconds = perf_counter() - started
+    return seconds, int(psutil.Process().memory_info().rss)
+
+
+def _state_bytes(state: ServerState) -> int:
+    return sum(int(v.nbytes) for v in state.strategy.values() if isinstance(v, Tensor))
 
 
 def _open_federation(config: RunConfig, places: Places, tell: Listener) -> Federation:
@@ -330,11 +401,9 @@ def _open_federation(config: RunConfig, places: Places, tell: Listener) -> Feder
 
 def _preflight(store: RunStore, federation: Federation, state: ServerState) -> None:
     """Refuse a run whose checkpoints and rows would not fit on the disk."""
-    tensors = [value for value in state.strategy.values() if hasattr(value, "nbytes")]
-    checkpoint = sum(int(tensor.nbytes) for tensor in tensors)
     rounds = federation.config.rounds
     clients = min(rounds.cohort or federation.clients.clients, federation.clients.clients)
-    store.preflight(3 * checkpoint + 300 * clients * rounds.count + 2**20)
+    store.preflight(3 * _state_bytes(state) + 300 * clients * rounds.count + 2**20)
 
 
 def _facts(federation: Federation, places: Places) -> dict[str, Any]:

@@ -1,0 +1,140 @@
+"""Progress on stderr: a bar on a terminal, one line per round (at most one a second) elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fedsim.events import ClientsDone, Event, RoundDone, RunDone, RunStarted, Stage
+from fedsim.report.section import bytes_text, number, seconds_text
+
+__all__ = ["progress"]
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[Event], None]]:
+    """Show a run's events as long as the block lasts."""
+    if sys.stderr.isatty():
+        with _bar() as listener:
+            yield listener
+    else:
+        yield _Lines()
+
+
+class _Count:
+    """Running totals: what both forms of progress show."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.first = self.rounds = 1
+        self.clients = self.down = self.up = self.lost = 0
+        self.metrics: dict[str, float] = {}
+
+    def begin(self, event: RunStarted) -> None:
+        self.first, self.rounds = event.first_round, event.rounds
+        self.started = time.monotonic()
+
+    def add(self, event: RoundDone) -> None:
+        record = event.record
+        self.clients += record.cohort
+        self.down += record.bytes_down
+        self.up += record.bytes_up
+        self.lost += record.lost
+        self.metrics |= record.metrics
+
+    def metric(self) -> str:
+        """Return the first of the metrics a person follows, by how telling it is."""
+        for part in ("test", "federated", "train"):
+            names = [n for n in self.metrics if n.startswith(f"{part}/") and n.count("/") == 1]
+            best = [n for n in names if not n.endswith("/loss")] or names
+            if best:
+                return f"{best[0]} {number(self.metrics[best[0]])}"
+        return ""
+
+    def text(self, done: int) -> str:
+        spent = max(time.monotonic() - self.started, 1e-9)
+        rate = self.clients / spent
+        parts = [self.metric(), f"{rate:.0f} clients/s" if rate >= 10 else f"{rate:.1f} clients/s"]
+        parts.append(f"{bytes_text(self.down)} down {bytes_text(self.up)} up")
+        if self.lost:
+            parts.append(f"{self.lost} lost")
+        return ", ".join(part for part in parts if part)
+
+    def left_s(self, done: int) -> float:
+        finished = done - self.first + 1
+        spent = time.monotonic() - self.started
+        return spent / finished * (self.rounds - done) if finished > 0 else 0.0
+
+
+class _Lines:
+    """Plain lines for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._count = _Count()
+        self._last = 0.0
+
+    def __call__(self, event: Event) -> None:
+        count = self._count
+        if isinstance(event, Stage):
+            self._say(event.text)
+        elif isinstance(event, RunStarted):
+            count.begin(event)
+            span = f"rounds {event.first_round} to {event.rounds}"
+            self._say(f"run {event.run_id}: {span}, {event.clients:,} clients")
+        elif isinstance(event, RoundDone):
+            count.add(event)
+            done = event.record.round
+            now = time.monotonic()
+            is_end = done in (count.first, count.rounds)
+            if is_end or now - self._last >= 1.0:
+                self._last = now
+                left = f", {seconds_text(count.left_s(done))} left" if done < count.rounds else ""
+                self._say(f"round {done}/{count.rounds}: {count.text(done)}{left}")
+        elif isinstance(event, RunDone):
+            self._say(f"{event.result.status}: {event.result.run_id}")
+
+    def _say(self, text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Event], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    count = _Count()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
+    )
+    with Progress(*columns, console=console, transient=False) as bar:
+        task = bar.add_task("starting", total=None, detail="")
+
+        def listen(event: Event) -> None:
+            if isinstance(event, Stage):
+                console.print(event.text, style="dim", markup=False, highlight=False)
+            elif isinstance(event, RunStarted):
+                count.begin(event)
+                console.print(f"run {event.run_id}", style="bold", markup=False, highlight=False)
+                done = event.first_round - 1
+                title = f"round {done}/{event.rounds}"
+                bar.reset(task, total=event.rounds, completed=done, description=title, detail="")
+            elif isinstance(event, ClientsDone):
+                whole = event.round - 1 + 0.99 * event.done / max(event.asked, 1)
+                detail = f"client {event.done}/{event.asked} {count.metric()}"
+                bar.update(task, completed=max(whole, event.round - 1), detail=detail)
+            elif isinstance(event, RoundDone):
+                count.add(event)
+                done = event.record.round
+                title = f"round {done}/{count.rounds}"
+                bar.update(task, completed=done, description=title, detail=count.text(done))
+
+        yield listen
+
+

@@ -1,0 +1,43 @@
+"""`fedsim plan`: what an experiment would do and cost, without training."""
+
+from typing import Annotated
+
+import typer
+
+from fedsim.cli._complete import experiment_names
+from fedsim.cli._output import DataDir, Json, print_json, print_table
+
+__all__ = ["plan"]
+
+
+def plan(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[EXPERIMENT] [key=value ...]", autocompletion=experiment_names),
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Say what an experiment would do: clients, bytes, memory, time from a short probe."""
+    from fedsim import api
+    from fedsim.cli.run import split
+    from fedsim.report.section import bytes_text, seconds_text
+
+    experiment, overrides = split(arguments or [])
+    found = api.plan(experiment, overrides, data_dir=data_dir)
+    if as_json:
+        print_json({"status": "ok", "exit_code": 0, **found})
+        return
+    rows = [
+        ["clients", f"{found['clients']:,}, {found['cohort']:,} asked each of {found['rounds']} rounds"],
+        ["training examples", f"{found['examples']:,} ({found['smallest']} to {found['largest']} each)"],
+        ["model", f"{found['parameters']:,} numbers, {bytes_text(found['model_bytes'])}"],
+        ["sent down", f"{bytes_text(found['bytes_down'])} in all"],
+        ["sent up", f"{bytes_text(found['bytes_up'])} in all"],
+        ["workers", f"{found['workers']} ({found['grid']}, {found['device']})"],
+        ["memory", f"about {bytes_text(found['memory_bytes'])} on this machine"],
+        ["checkpoints", bytes_text(found["checkpoint_bytes"])],
+        ["precision of sums", f"2^-{found['fraction_bits']} per weighted coordinate"],
+        ["estimated time", f"{seconds_text(found['estimated_seconds'])} (from one client's probe)"],
+    ]
+    print_table([f"{found['name']}: nothing was trained", ""], rows)
