@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 
 from fedsim.errors import ConfigError, Problem
 
-__all__ = ["GROUPS", "load", "names", "suggest"]
+__all__ = ["GROUPS", "load", "name_of", "names", "suggest"]
 
 #: group -> the package whose files are its parts
 GROUPS = {
@@ -67,6 +67,22 @@ def load(group: str, name: str) -> type:
         if key.lower() == wanted and inspect.isclass(value):
             return value
     raise TypeError(f"{module.__name__} must define a class named like its file: {wanted!r}")
+
+
+def name_of(group: str, part: object) -> str:
+    """Return the name that `load` knows a part's class by.
+
+    >>> from fedsim.strategies.fedadam import FedAdam
+    >>> name_of("strategies", FedAdam())
+    'fedadam'
+    """
+    module, kind = type(part).__module__, type(part).__qualname__
+    if module.startswith(f"{GROUPS[group]}."):
+        return module.rsplit(".", 1)[-1].replace("_", "-")
+    for point in entry_points(group=f"fedsim.{group}"):
+        if point.value == f"{module}:{kind}":
+            return point.name
+    raise LookupError(f"{module}.{kind} is not registered as a part of {group!r}")
 
 
 def suggest(word: str, accepted: object) -> str:

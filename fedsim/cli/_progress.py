@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,8 @@ from fedsim.events import ClientsDone, Event, RoundDone, RunDone, RunStarted, St
 from fedsim.report.section import bytes_text, number, seconds_text
 
 __all__ = ["progress"]
+
+_RECENT = 10  # rounds that the speed and the time left are taken from
 
 
 @contextmanager
@@ -25,18 +28,19 @@ class _Count:
     """Running totals: what both forms of progress show."""
 
     def __init__(self) -> None:
-        self.started = time.monotonic()
         self.first = self.rounds = 1
-        self.clients = self.down = self.up = self.lost = 0
+        self.down = self.up = self.lost = 0
         self.metrics: dict[str, float] = {}
+        self.recent: deque[tuple[float, int]] = deque(maxlen=_RECENT)
 
     def begin(self, event: RunStarted) -> None:
         self.first, self.rounds = event.first_round, event.rounds
-        self.started = time.monotonic()
 
     def add(self, event: RoundDone) -> None:
         record = event.record
-        self.clients += record.cohort
+        if record.round == self.first + 1:
+            self.recent.clear()  # the first round waited for workers to start: not typical
+        self.recent.append((record.real_seconds, record.cohort))
         self.down += record.bytes_down
         self.up += record.bytes_up
         self.lost += record.lost
@@ -51,9 +55,9 @@ class _Count:
                 return f"{best[0]} {number(self.metrics[best[0]])}"
         return ""
 
-    def text(self, done: int) -> str:
-        spent = max(time.monotonic() - self.started, 1e-9)
-        rate = self.clients / spent
+    def text(self) -> str:
+        spent = max(sum(seconds for seconds, _ in self.recent), 1e-9)
+        rate = sum(clients for _, clients in self.recent) / spent
         parts = [self.metric(), f"{rate:.0f} clients/s" if rate >= 10 else f"{rate:.1f} clients/s"]
         parts.append(f"{bytes_text(self.down)} down {bytes_text(self.up)} up")
         if self.lost:
@@ -61,9 +65,8 @@ class _Count:
         return ", ".join(part for part in parts if part)
 
     def left_s(self, done: int) -> float:
-        finished = done - self.first + 1
-        spent = time.monotonic() - self.started
-        return spent / finished * (self.rounds - done) if finished > 0 else 0.0
+        spent = sum(seconds for seconds, _ in self.recent)
+        return spent / len(self.recent) * (self.rounds - done) if self.recent else 0.0
 
 
 class _Lines:
@@ -89,7 +92,7 @@ class _Lines:
             if is_end or now - self._last >= 1.0:
                 self._last = now
                 left = f", {seconds_text(count.left_s(done))} left" if done < count.rounds else ""
-                self._say(f"round {done}/{count.rounds}: {count.text(done)}{left}")
+                self._say(f"round {done}/{count.rounds}: {count.text()}{left}")
         elif isinstance(event, RunDone):
             self._say(f"{event.result.status}: {event.result.run_id}")
 
@@ -101,7 +104,7 @@ class _Lines:
 @contextmanager
 def _bar() -> Iterator[Callable[[Event], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     count = _Count()
@@ -109,12 +112,11 @@ def _bar() -> Iterator[Callable[[Event], None]]:
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}", style="cyan", markup=False),
         TextColumn("{task.fields[detail]}", markup=False),
     )
     with Progress(*columns, console=console, transient=False) as bar:
-        task = bar.add_task("starting", total=None, detail="")
+        task = bar.add_task("starting", total=None, detail="", left="")
 
         def listen(event: Event) -> None:
             if isinstance(event, Stage):
@@ -133,7 +135,8 @@ def _bar() -> Iterator[Callable[[Event], None]]:
                 count.add(event)
                 done = event.record.round
                 title = f"round {done}/{count.rounds}"
-                bar.update(task, completed=done, description=title, detail=count.text(done))
+                left = f"ETA {seconds_text(count.left_s(done))}" if done < count.rounds else ""
+                bar.update(task, completed=done, description=title, detail=count.text(), left=left)
 
         yield listen
 

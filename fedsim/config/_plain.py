@@ -6,6 +6,7 @@ from typing import Any
 
 import tomli_w
 
+from fedsim import registry
 from fedsim.config._build import build
 from fedsim.config.schema import PARTS, RunConfig
 from fedsim.models import UserModel
@@ -19,7 +20,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in PARTS:
-            content[field.name] = _named(value)
+            content[field.name] = _named(PARTS[field.name][0], value)
         elif dataclasses.is_dataclass(value):
             content[field.name] = _fields(value)
         else:
@@ -37,11 +38,10 @@ def dump_toml(config: RunConfig) -> str:
     return tomli_w.dumps(to_dict(config))
 
 
-def _named(part: Any) -> dict[str, Any]:
+def _named(group: str, part: Any) -> dict[str, Any]:
     if isinstance(part, UserModel):
         return _fields(part)
-    module = type(part).__module__.rsplit(".", 1)[-1]
-    return {"name": module.replace("_", "-"), **_fields(part)}
+    return {"name": registry.name_of(group, part), **_fields(part)}
 
 
 def _fields(value: Any) -> dict[str, Any]:

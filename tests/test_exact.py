@@ -1,0 +1,106 @@
+"""Exact sums against big-integer and float oracles."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsim import exact
+from fedsim.core import Update
+from fedsim.errors import ConfigError
+
+DIMENSION = 5
+FORM = exact.fixed_point(DIMENSION, max_abs=64.0, max_weight=100.0, cohort=50)
+
+vectors = st.lists(st.floats(-64, 64, width=32), min_size=DIMENSION, max_size=DIMENSION)
+updates = st.builds(
+    lambda v, w: Update(torch.tensor(v, dtype=torch.float32), float(w)), vectors, st.integers(1, 100)
+)
+
+
+@given(st.lists(updates, min_size=1, max_size=50))
+def test_a_sum_is_within_half_a_step_per_client_of_the_rational_one(many):
+    total = exact.decode(exact.add(exact.encode(u, FORM) for u in many), FORM)
+    for i in range(DIMENSION):
+        oracle = sum(Fraction(u.vector[i].item()) * Fraction(u.weight) for u in many)
+        bound = Fraction(len(many), 2 ** (FORM.fraction_bits + 1))
+        # decode rounds once to float64: half a unit in the last place of the sum
+        ulp = Fraction(float(np.spacing(abs(float(oracle)) + 1e-300)))
+        assert abs(Fraction(total.vector[i].item()) - oracle) <= bound + ulp
+    assert total.weight == sum(u.weight for u in many)
+    assert total.count == len(many)
+
+
+@given(st.lists(updates, min_size=2, max_size=20), st.randoms())
+def test_order_and_grouping_change_no_bit(many, random):
+    straight = exact.add(exact.encode(u, FORM) for u in many)
+    shuffled = list(many)
+    random.shuffle(shuffled)
+    cut = random.randrange(1, len(many))
+    halves = [exact.add(exact.encode(u, FORM) for u in part) for part in (shuffled[:cut], shuffled[cut:])]
+    assert torch.equal(exact.add(halves).vector, straight.vector)
+    assert exact.add(halves).weight == straight.weight
+
+
+def test_a_float_sum_does_depend_on_the_order():
+    """What exact sums are for: the same numbers, two orders, two float results."""
+    values = torch.tensor([1e8, 1.0, -1e8], dtype=torch.float32)
+    assert values[0] + values[1] + values[2] != values[0] + values[2] + values[1]
+
+
+def test_the_largest_sum_there_can_be_does_not_overflow():
+    largest = Update(torch.full((DIMENSION,), 64.0), 100.0)
+    total = exact.decode(exact.add(exact.encode(largest, FORM) for _ in range(50)), FORM)
+    assert torch.equal(total.vector, torch.full((DIMENSION,), 64.0 * 100 * 50, dtype=torch.float64))
+
+
+@given(st.floats(1e-3, 1e6), st.floats(1, 1e6), st.integers(1, 10**6))
+def test_every_format_has_room_for_its_worst_cohort(max_abs, max_weight, cohort):
+    try:
+        form = exact.fixed_point(1, max_abs=max_abs, max_weight=max_weight, cohort=cohort)
+    except ConfigError:
+        return
+    worst = cohort * (Fraction(max_abs) * Fraction(max_weight) * 2**form.fraction_bits + Fraction(1, 2))
+    assert worst < 2**63
+    assert form.fraction_bits >= 16
+
+
+def test_a_format_without_precision_is_refused():
+    with pytest.raises(ConfigError, match="rounds.max_abs_update = 1e.12: at most"):
+        exact.fixed_point(1, max_abs=1e12, max_weight=1e5, cohort=100)
+
+
+@pytest.mark.parametrize(
+    ("vector", "weight", "reason"),
+    [
+        ([0, 0, float("nan"), 0, 0], 1, "NaN or infinity"),
+        ([0, 0, float("inf"), 0, 0], 1, "NaN or infinity"),
+        ([0, -65.0, 0, 0, 0], 1, "diverged"),
+        ([0, 0, 0], 1, "shape"),
+        ([[0, 0, 0, 0, 0]], 1, "shape"),
+        ([0, 0, 0, 0, 0], 0, "weight"),
+        ([0, 0, 0, 0, 0], -3, "weight"),
+        ([0, 0, 0, 0, 0], float("nan"), "weight"),
+        ([0, 0, 0, 0, 0], float("inf"), "weight"),
+        ([0, 0, 0, 0, 0], 101, "weight"),
+    ],
+)
+def test_hostile_updates_are_refused(vector, weight, reason):
+    with pytest.raises(exact.InvalidUpdateError, match=reason):
+        exact.encode(Update(torch.tensor(vector, dtype=torch.float32), weight), FORM)
+
+
+def test_lanes_are_summed_unweighted():
+    many = [Update(torch.ones(DIMENSION), 3.0, lanes={"c": torch.full((2,), float(i))}) for i in range(4)]
+    total = exact.decode(exact.add(exact.encode(u, FORM) for u in many), FORM)
+    assert total.lanes["c"].tolist() == [6.0, 6.0]
+    assert total.mean().tolist() == [1.0] * DIMENSION
+
+
+def test_different_lanes_cannot_be_added():
+    parts = [exact.encode(Update(torch.ones(DIMENSION), 1.0, lanes={n: torch.ones(1)}), FORM) for n in "ab"]
+    with pytest.raises(exact.InvalidUpdateError, match="lanes"):
+        exact.add(parts)
