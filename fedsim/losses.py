@@ -1,7 +1,8 @@
 """Losses: `loss(output, target)`, the mean over a batch.
 
-Models give one output per class, [n, classes] or [n, length, classes]; for a single number (binary,
-regression) they give [n, 1].
+The convention of the whole platform: models give one output per class, [n, classes] or
+[n, length, classes]; for a single number (binary, regression) they give [n, 1]. Targets are [n] or
+[n, length]. A user's model that gives [n] instead of [n, 1] works too.
 """
 
 from collections.abc import Callable
@@ -19,17 +20,17 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
 
 def binary(output: Tensor, target: Tensor) -> Tensor:
     """Logistic loss of one output per example; target 0 or 1."""
-    return functional.binary_cross_entropy_with_logits(output.flatten(), target.float())
+    return functional.binary_cross_entropy_with_logits(output.flatten(), target.flatten().float())
 
 
 def mse(output: Tensor, target: Tensor) -> Tensor:
     """Mean squared error."""
-    return functional.mse_loss(output.flatten(), target)
+    return functional.mse_loss(output.flatten(), target.flatten())
 
 
 def mae(output: Tensor, target: Tensor) -> Tensor:
     """Mean absolute error."""
-    return functional.l1_loss(output.flatten(), target)
+    return functional.l1_loss(output.flatten(), target.flatten())
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -22,12 +22,17 @@ __all__ = [
     "values",
 ]
 
-_BINS = 4096  # of the AUC histogram; exact but for scores that share a bin
+#: Of the AUC histogram: exact but for pairs of scores that share a bin. On 1,000 points within 1e-3
+#: of the exact area even for logits in the hundreds (tests compare with scikit-learn).
+_BINS = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """`statistics(output, target)` -> float64 sums [k]; `value(sums)` -> the metric."""
+    """`statistics(output, target)` -> float64 sums [k]; `value(sums)` -> the metric.
+
+    Sums of no examples are zeros and their value is NaN; NaN outputs never count as right.
+    """
 
     statistics: Callable[[Tensor, Tensor], Tensor]
     value: Callable[[Tensor], float]
@@ -51,6 +56,7 @@ def evaluate(
         for start in range(0, max(len(y), 1), batch_size):
             target = y[start : start + batch_size]
             output = module(x[start : start + batch_size]) if len(target) else _nothing(module, x)
+            output = output.unsqueeze(-1) if output.dim() == 1 else output
             batch = {"loss": _loss_statistics(loss, output, target)}
             batch |= {name: METRICS[name].statistics(output, target) for name in names}
             for name, sums in batch.items():
@@ -91,7 +97,7 @@ def default(kind: str, *, is_language: bool = False) -> tuple[str, ...]:
 
 
 def _nothing(module: nn.Module, x: Tensor) -> Tensor:
-    """Outputs for no examples: those of one blank example, cut to none."""
+    """Return the outputs for no examples: those of one blank example, cut to none."""
     blank = torch.zeros(1, *x.shape[1:], dtype=x.dtype, device=x.device)
     empty: Tensor = module(blank)[:0]
     return empty
@@ -110,10 +116,16 @@ def _ratio(sums: Tensor) -> float:
 
 
 def _classes(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return predicted and true classes, flat; one output per example is a binary logit."""
+    """Return predicted and true classes, flat; one output per example is a binary logit.
+
+    NaN predicts a class of its own, beyond all others: a broken model is never right by chance.
+    """
     if output.shape[-1] == 1:
-        return (output.flatten() > 0).long(), target.flatten().long()
-    return output.argmax(dim=-1).flatten(), target.flatten()
+        predicted, beyond = (output.flatten() > 0).long(), 2
+    else:
+        predicted, beyond = output.argmax(dim=-1).flatten(), output.shape[-1]
+    is_broken = output.isnan().any(dim=-1).flatten()
+    return predicted.masked_fill(is_broken, beyond), target.flatten().long()
 
 
 def _accuracy(output: Tensor, target: Tensor) -> Tensor:
@@ -122,37 +134,47 @@ def _accuracy(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _confusion(output: Tensor, target: Tensor) -> Tensor:
-    """Per class: true positives, predicted, actual; flat [3 x classes]."""
-    classes = max(output.shape[-1], 2)
+    """Count per class: true positives, predicted, actual; flat [3 x classes].
+
+    Binary data have one class that counts, the positive one.
+    """
     predicted, true = _classes(output, target)
-    hits = torch.bincount(true[predicted == true], minlength=classes)
-    counts = [hits, torch.bincount(predicted, minlength=classes), torch.bincount(true, minlength=classes)]
+    chosen = slice(1, 2) if output.shape[-1] == 1 else slice(output.shape[-1])
+    counts = [
+        torch.bincount(ids, minlength=output.shape[-1] + 2)[chosen]
+        for ids in (true[predicted == true], predicted, true)
+    ]
     return torch.cat(counts).double()
 
 
 def _f1(sums: Tensor) -> float:
-    """Binary: F1 of class 1. Else the mean over the classes that occur or are predicted (macro)."""
+    """Return the mean F1 of the classes that occur or are predicted (macro); NaN without any."""
     hits, predicted, actual = sums.view(3, -1)
     seen = predicted + actual > 0
-    if not bool(seen.any()):
-        return math.nan
-    scores = 2 * hits / (predicted + actual).clamp(min=1)
-    return float(scores[1]) if len(scores) == 2 else float(scores[seen].mean())
+    return float((2 * hits / (predicted + actual))[seen].mean())
 
 
 def _score_histogram(output: Tensor, target: Tensor) -> Tensor:
-    """Per class a histogram of its probability among its examples and among all others.
+    """Count per class how its logit is spread among its examples and among all others.
 
-    Shape [classes x 2 x bins], flat; one class for binary data. Bins are even in probability.
+    Shape [classes x 2 x bins], flat; one class for binary data. Bins are even in z / (1 + |z|) of
+    the logit z: even in probability, they would lump the scores of a confident model together.
     """
-    if output.shape[-1] == 1:
-        probabilities = torch.sigmoid(output.double())
+    classes = output.shape[-1]
+    scores = output.double().reshape(-1, classes)
+    positive = target.reshape(-1, 1) == torch.arange(classes, device=output.device)
+    if classes == 1:
         positive = target.reshape(-1, 1) == 1
     else:
-        probabilities = output.double().softmax(dim=-1).flatten(0, -2)
-        positive = torch.nn.functional.one_hot(target.flatten(), output.shape[-1]).bool()
-    bins = (probabilities * _BINS).long().clamp(max=_BINS - 1)
-    classes = probabilities.shape[-1]
+        # log p / (1 - p); p = 1 to the last bit has the largest logit there is, not infinity
+        log_p = scores.log_softmax(dim=-1).clamp(max=-1e-300)
+        scores = log_p - (-torch.expm1(log_p)).log()
+    if bool(scores.isnan().any()):  # stays NaN in every sum: no area without scores
+        return torch.full(
+            (classes * 2 * _BINS,), math.nan, dtype=torch.float64, device=output.device
+        )
+    scores = scores.clamp(-1e300, 1e300)
+    bins = ((scores / (1 + scores.abs()) + 1) * (_BINS / 2)).long().clamp(max=_BINS - 1)
     offsets = torch.arange(classes, device=output.device) * 2 * _BINS
     index = offsets + torch.where(positive, 0, _BINS) + bins
     return torch.bincount(index.flatten(), minlength=classes * 2 * _BINS).double()
@@ -170,12 +192,12 @@ def _auc(sums: Tensor) -> float:
 
 
 def _squared_error(output: Tensor, target: Tensor) -> Tensor:
-    error = (output.flatten().double() - target.double()) ** 2
+    error = (output.flatten().double() - target.flatten().double()) ** 2
     return torch.tensor([float(error.sum()), target.numel()], dtype=torch.float64)
 
 
 def _absolute_error(output: Tensor, target: Tensor) -> Tensor:
-    error = (output.flatten().double() - target.double()).abs()
+    error = (output.flatten().double() - target.flatten().double()).abs()
     return torch.tensor([float(error.sum()), target.numel()], dtype=torch.float64)
 
 
@@ -191,7 +213,7 @@ def _root(sums: Tensor) -> float:
 
 def _perplexity(sums: Tensor) -> float:
     nats = _ratio(sums)
-    return math.exp(nats) if nats < 700 else math.inf
+    return math.inf if nats >= 700 else math.exp(nats)  # NaN stays NaN
 
 
 METRICS = {

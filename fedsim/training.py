@@ -26,8 +26,8 @@ def batches(
 
     The last batch of a pass may be smaller. `batch_size` 0 takes all examples at once.
 
-    >>> import numpy as np
-    >>> [len(b) for b in batches(5, batch_size=2, epochs=1, steps=None, stream=np.random.default_rng(0))]
+    >>> stream = np.random.default_rng(0)
+    >>> [len(b) for b in batches(5, batch_size=2, epochs=1, steps=None, stream=stream)]
     [2, 2, 1]
     """
     size = batch_size or examples
@@ -35,7 +35,7 @@ def batches(
     def endless() -> Iterator[Tensor]:
         while True:
             order = torch.from_numpy(stream.permutation(examples))
-            yield from order.split(size)
+            yield from torch.split(order, size)
 
     return islice(endless(), steps or epochs * -(-examples // size))
 
@@ -95,7 +95,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, memo: Memo) -> None:
             index, name = rest
             parameter = parameters[int(index)]
             # Step counters stay on the CPU, as torch keeps them; the rest goes with its parameter.
-            own = tensor.clone() if tensor.dim() == 0 else tensor.to(parameter.device, copy=True)
+            device = tensor.device if name == "step" else parameter.device
+            own = tensor.to(device, copy=True)
             optimizer.state[parameter][name] = own
 
 
@@ -111,4 +112,5 @@ def _shrink(optimizer: torch.optim.Optimizer, l1: float) -> None:
     for group in optimizer.param_groups:
         threshold = group["lr"] * l1
         for parameter in group["params"]:
-            parameter.copy_(parameter.sign() * (parameter.abs() - threshold).clamp(min=0))
+            if parameter.grad is not None:  # what is frozen is not shrunk either
+                parameter.copy_(parameter.sign() * (parameter.abs() - threshold).clamp(min=0))

@@ -1,6 +1,6 @@
 """Flower's own strategies, as one of ours.
 
-Any strategy of `flwr.serverapp.strategy` that aggregates train replies runs unchanged: it is given
+Any strategy of `flwr.serverapp.strategy` that aggregates client models runs unchanged: it is given
 the replies it expects (each client's model and `num-examples`) and asked for `aggregate_train`.
 Its moments live in our state between rounds, so a run with it can be resumed like any other.
 """
@@ -21,14 +21,20 @@ __all__ = ["Flower"]
 
 _KEY = "vector"
 _PREFIX = "flower/"
+_NOT_OURS = {
+    "FedProx": "On the server it is FedAvg; its proximal term is local.name = 'fedprox'.",
+    "FedXgbBagging": "It aggregates trees, not vectors.",
+    "FedXgbCyclic": "It aggregates trees, not vectors.",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Flower:
     """`strategy`: its class name in `flwr.serverapp.strategy`; `options`: its arguments.
 
-    `qfedavg` and others that weigh by the loss find each client's numbers under their own names
-    (`train_loss_key = "loss"`).
+    Who takes part and how many must answer is up to `rounds`, so Flower's own `fraction_*` and
+    `min_*` options change nothing. `QFedAvg` finds each client's loss with `train_loss_key =
+    "loss"`. Wrappers around other strategies (Flower's DP ones) and tree strategies are refused.
     """
 
     strategy: str = "FedAvg"
@@ -45,18 +51,26 @@ class Flower:
         return {"model": model}
 
     def step(self, state: State, total: Sequence[Update], ctx: RoundContext) -> State:
-        """Hand the updates to Flower's `aggregate_train` as replies; take the model it returns."""
+        """Hand the updates to Flower's `aggregate_train` as replies; take the model it returns.
+
+        Raises `RunFailedError` where the strategy refuses the replies or returns no model.
+        """
         from flwr.app import Array, ArrayRecord, ConfigRecord
+        from flwr.serverapp.exception import AppExitException
 
         strategy = self._make()
         _restore(strategy, state)
         model = state["model"].float().numpy()
-        # configure_train is where strategies note the current model; its messages are not sent.
+        # configure_train is where strategies note the current model. With a fraction of 0 it asks
+        # no grid for nodes and draws nothing.
+        strategy.fraction_train = 0.0
         arrays = ArrayRecord({_KEY: Array(model)})
-        nodes = _Nodes(max(len(total), 2))
-        list(strategy.configure_train(ctx.round, arrays, ConfigRecord(), nodes))
+        strategy.configure_train(ctx.round, arrays, ConfigRecord(), None)
         replies = [_reply(model, update, node) for node, update in enumerate(total, start=1)]
-        aggregated, _ = strategy.aggregate_train(ctx.round, replies)
+        try:
+            aggregated, _ = strategy.aggregate_train(ctx.round, replies)
+        except AppExitException as error:
+            raise RunFailedError(f"Flower's {self.strategy}, round {ctx.round}: {error}") from error
         if aggregated is None:
             raise RunFailedError(f"Flower's {self.strategy} gave no model in round {ctx.round}")
         new = torch.from_numpy(np.array(aggregated[_KEY].numpy())).double()
@@ -65,26 +79,21 @@ class Flower:
     def _make(self) -> Any:
         from flwr.serverapp import strategy as flower
 
-        known = [name for name in flower.__all__ if name not in ("Result", "Strategy")]
+        known = [
+            name
+            for name in flower.__all__
+            if name not in {"Result", "Strategy", *_NOT_OURS} and not name.startswith("Diff")
+        ]
         if self.strategy not in known:
-            hint = suggest(self.strategy, known)
+            hint = _NOT_OURS.get(self.strategy) or suggest(self.strategy, known)
             accepted = f"one of {', '.join(known)}"
             raise ConfigError([Problem("strategy.strategy", self.strategy, accepted, hint)])
         try:
             return getattr(flower, self.strategy)(**self.options)
         except (TypeError, ValueError) as error:
             accepted = f"arguments that Flower's {self.strategy} takes ({error})"
-            raise ConfigError([Problem("strategy.options", dict(self.options), accepted)]) from error
-
-
-class _Nodes:
-    """The only thing a Flower strategy asks a grid for while it configures a round."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def get_node_ids(self) -> range:
-        return range(1, self.count + 1)
+            problem = Problem("strategy.options", dict(self.options), accepted)
+            raise ConfigError([problem]) from error
 
 
 def _reply(model: Any, update: Update, node: int) -> Any:
@@ -128,18 +137,18 @@ def _moments(strategy: Any) -> dict[str, Tensor]:
 
 
 def _restore(strategy: Any, state: State) -> None:
-    """Put back what `_moments` read."""
+    """Put back what `_moments` read. Copies: a strategy may change its arrays in place."""
     from flwr.app import Array, ArrayRecord
 
+    held: dict[tuple[str, str], dict[str, Any]] = {}
     for key, tensor in state.items():
-        if not key.startswith(_PREFIX):
-            continue
-        name, kind, inner = key.removeprefix(_PREFIX).split("/", 2)
-        array = tensor.numpy()
-        held = getattr(strategy, name)
+        if key.startswith(_PREFIX):
+            name, kind, inner = key.removeprefix(_PREFIX).split("/", 2)
+            held.setdefault((name, kind), {})[inner] = tensor.numpy().copy()
+    for (name, kind), arrays in held.items():
+        value: Any = arrays
         if kind == "list":
-            setattr(strategy, name, [*(held or []), array])
-        elif kind == "dict":
-            setattr(strategy, name, {**(held or {}), inner: array})
-        else:
-            setattr(strategy, name, ArrayRecord({**(held or {}), inner: Array(array)}))
+            value = [arrays[str(i)] for i in range(len(arrays))]
+        elif kind == "arrays":
+            value = ArrayRecord({inner: Array(array) for inner, array in arrays.items()})
+        setattr(strategy, name, value)

@@ -6,12 +6,20 @@ from torch import nn
 
 from fedsim import rng
 from fedsim.data import Meta
+from fedsim.errors import ConfigError, Problem
+from fedsim.models._vector import layout
 
 __all__ = ["build"]
 
 
 def build(part: Any, meta: Meta, seed: int) -> nn.Module:
-    """Build a model part for a data set; its initial weights depend on `seed` alone."""
+    """Build a model part for a data set; its initial weights depend on `seed` alone.
+
+    Raises `ConfigError` for a model that does not fit the data or has nothing to learn.
+    """
     with rng.torch_stream(seed, "init"):
         module: nn.Module = part.build(meta)
+    if not layout(module):
+        name = getattr(part, "name", type(part).__name__.lower())
+        raise ConfigError([Problem("model.name", name, "a model with parameters; this has none")])
     return module

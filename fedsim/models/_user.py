@@ -2,9 +2,9 @@
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -19,7 +19,8 @@ class UserModel:
     """A function of the user's that returns an `nn.Module`.
 
     `name` is "module:function", importable from the experiment's folder or the working directory.
-    The function is called with `args`, and with `meta` (the data's shape) if it has such a parameter.
+    It is called with `args`, and with `meta` (what the data look like) if it has such a parameter.
+    A class works as well as a function: `torch.nn:Linear`.
     """
 
     name: str
@@ -30,19 +31,36 @@ class UserModel:
 
         Raises `ConfigError` where that fails or gives something else than an `nn.Module`.
         """
-        module_name, _, function_name = self.name.partition(":")
+        function = self._function()
+        signature = inspect.signature(function)
+        given = {"meta": meta} if "meta" in signature.parameters else {}
         try:
-            function = getattr(importlib.import_module(module_name), function_name)
-        except (ImportError, AttributeError) as error:
-            raise self._problem(f"an importable module:function ({error})") from error
-        takes_meta = "meta" in inspect.signature(function).parameters
-        try:
-            model = function(**({"meta": meta} if takes_meta else {}), **self.args)
+            signature.bind(**given, **self.args)
         except TypeError as error:
             raise self._problem(f"a function that accepts model.args ({error})") from error
+        try:
+            model = function(**given, **self.args)
+        except Exception as error:
+            raised = f"calling it raised {type(error).__name__}: {error}"
+            raise self._problem(f"a function that builds a model; {raised}") from error
         if not isinstance(model, nn.Module):
             raise self._problem(f"a function that returns an nn.Module, not {type(model).__name__}")
         return model
+
+    def _function(self) -> Callable[..., object]:
+        module_name, _, function_name = self.name.partition(":")
+        if not module_name or not function_name:
+            raise self._problem("module:function, both named")
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as error:  # the user's module may raise anything
+            raised = f"importing {module_name} raised {type(error).__name__}: {error}"
+            raise self._problem(f"an importable module:function; {raised}") from error
+        function: Any = getattr(module, function_name, None)
+        if not callable(function):
+            found = "has no" if function is None else "has, but not to be called,"
+            raise self._problem(f"a function; {module_name} {found} {function_name!r}")
+        return cast(Callable[..., object], function)
 
     def _problem(self, accepted: str) -> ConfigError:
         return ConfigError([Problem("model.name", self.name, accepted)])

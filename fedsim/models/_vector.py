@@ -1,6 +1,8 @@
 """A module's floating-point parameters and buffers as one flat float32 vector, and back.
 
-Integer buffers (such as a batch counter) stay where they are: they are not learned and do not add.
+The order is that of the module's definition: parameters first, then buffers. A tensor that the
+module holds under several names (tied weights) counts once, under its first name. Integer buffers (such
+as a batch counter) stay where they are: they are not learned and do not add.
 """
 
 from collections.abc import Iterator
@@ -31,7 +33,8 @@ def set_vector(module: nn.Module, vector: Tensor) -> None:
     size = sum(tensor.numel() for tensor in tensors)
     if vector.shape != (size,):
         raise ValueError(f"vector of shape {tuple(vector.shape)} for a model of {size} numbers")
-    parts = vector.to(tensors[0].device).split([tensor.numel() for tensor in tensors])
+    sizes = [tensor.numel() for tensor in tensors]
+    parts = torch.split(vector.to(tensors[0].device), sizes)
     for tensor, part in zip(tensors, parts, strict=True):
         tensor.copy_(part.view_as(tensor))
 
@@ -40,7 +43,7 @@ def named(module: nn.Module, vector: Tensor) -> dict[str, Tensor]:
     """Return a vector as the module's named tensors: views, not copies."""
     shapes = layout(module)
     sizes = [torch.Size(shape).numel() for _, shape in shapes]
-    parts = vector.split(sizes)
+    parts = torch.split(vector, sizes)
     return {name: part.view(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
 
 

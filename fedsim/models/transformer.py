@@ -69,7 +69,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop(self.project(self._attend(self.norm1(x))))
-        return x + self.drop(self.narrow(functional.gelu(self.wide(self.norm2(x)))))
+        result: Tensor = x + self.drop(self.narrow(functional.gelu(self.wide(self.norm2(x)))))
+        return result
 
     def _attend(self, x: Tensor) -> Tensor:
         n, length, size = x.shape
@@ -80,4 +81,5 @@ class _Block(nn.Module):
         scores = q @ k.transpose(-2, -1) / math.sqrt(size // self.heads)
         future = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
         weights = scores.masked_fill(future, float("-inf")).softmax(dim=-1)
-        return (weights @ v).transpose(1, 2).reshape(n, length, size)
+        heads: Tensor = weights @ v
+        return heads.transpose(1, 2).reshape(n, length, size)

@@ -13,7 +13,7 @@ __all__ = ["Adam"]
 
 @dataclass(frozen=True, slots=True)
 class Adam:
-    """Adam with bias correction. Its state starts anew every round unless `local.keep_optimizer`."""
+    """Adam with bias correction; its state lives one round unless `local.keep_optimizer`."""
 
     lr: Annotated[float, Gt(0)] = 0.001
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9

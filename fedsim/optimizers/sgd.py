@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from torch import nn
 
 from fedsim.errors import ConfigError, Problem
@@ -15,19 +15,23 @@ __all__ = ["Sgd"]
 
 @dataclass(frozen=True, slots=True)
 class Sgd:
-    """SGD; `momentum` is heavy-ball (buffer = momentum x buffer + gradient), `nesterov` looks ahead.
+    """Steps along the negative gradient of a batch.
+
+    `momentum` is heavy-ball: buffer = momentum x buffer + (1 - dampening) x gradient; `nesterov`
+    looks ahead (Sutskever et al., ICML 2013, in torch's form).
     """
 
     lr: Annotated[float, Gt(0)] = 0.1
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.0
+    dampening: Annotated[float, Ge(0), Le(1)] = 0.0
     nesterov: bool = False
 
     full_batch: ClassVar = False
 
     def __post_init__(self) -> None:
-        """Refuse Nesterov's look-ahead without momentum."""
-        if self.nesterov and self.momentum == 0:
-            accepted = "false, or true together with optimizer.momentum above 0"
+        """Refuse Nesterov's look-ahead without momentum or with dampening."""
+        if self.nesterov and (self.momentum == 0 or self.dampening):
+            accepted = "false, or true with optimizer.momentum above 0 and optimizer.dampening 0"
             raise ConfigError([Problem("optimizer.nesterov", self.nesterov, accepted)])
 
     def build(
@@ -38,5 +42,6 @@ class Sgd:
             parameters,
             lr=self.lr * lr_factor,
             momentum=self.momentum,
+            dampening=self.dampening,
             nesterov=self.nesterov,
         )

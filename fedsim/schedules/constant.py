@@ -9,7 +9,6 @@ __all__ = ["Constant"]
 class Constant:
     """Factor 1."""
 
-
     def factor(self, round: int, rounds: int) -> float:
         """Return what the learning rate is multiplied by in `round` (from 1) of `rounds`."""
         return 1.0

@@ -11,7 +11,7 @@ __all__ = ["Cosine"]
 
 @dataclass(frozen=True, slots=True)
 class Cosine:
-    """From 1 in the first round down to `least` in the last, after `warmup` linearly rising rounds."""
+    """From 1 down to `least` in the last round, after `warmup` linearly rising rounds."""
 
     least: Annotated[float, Ge(0), Le(1)] = 0.0
     warmup: Annotated[int, Ge(0)] = 0

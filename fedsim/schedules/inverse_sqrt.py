@@ -10,7 +10,6 @@ __all__ = ["InverseSqrt"]
 class InverseSqrt:
     """1 / sqrt(round): the rate that stochastic convex analysis asks for."""
 
-
     def factor(self, round: int, rounds: int) -> float:
         """Return what the learning rate is multiplied by in `round` (from 1) of `rounds`."""
         return 1.0 / sqrt(round)
