@@ -2,6 +2,8 @@
 
 Reddi et al., "Adaptive federated optimization", ICLR 2021, Algorithm 2. As in the paper there is
 no bias correction and v starts at tau^2; `tau` bounds the step where a coordinate has hardly moved.
+Deviation: the mean weighs clients by their examples, the algorithm's weighs them alike. `beta1` is
+0 by default, as in their experiments with Adagrad.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 Hsu, Qi and Brown, "Measuring the effects of non-identical data distribution for federated visual
 classification", 2019, section 4.3: v <- beta v + mean update, w <- w + lr v (heavy ball, not
-Nesterov).
+Nesterov). The paper has lr = 1.
 """
 
 from dataclasses import dataclass

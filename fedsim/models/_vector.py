@@ -1,8 +1,8 @@
 """A module's floating-point parameters and buffers as one flat float32 vector, and back.
 
 The order is that of the module's definition: parameters first, then buffers. A tensor that the
-module holds under several names (tied weights) counts once, under its first name. Integer buffers (such
-as a batch counter) stay where they are: they are not learned and do not add.
+module holds under several names (tied weights) counts once, under its first name. Integer buffers
+(such as a batch counter) stay where they are: they are not learned and do not add.
 """
 
 from collections.abc import Iterator
