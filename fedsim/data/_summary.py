@@ -16,7 +16,7 @@ _MEASURED = 100_000
 def summarize(clients: ClientData) -> dict[str, Any]:
     """Summarize a partition as JSON.
 
-    `label_divergence` is the mean total variation distance, weighted by shard size, between the
+    `heterogeneity` is the mean total variation distance, weighted by shard size, between the
     class distribution of a client and that of all: 0 is IID, near 1 is disjoint classes; few
     examples per client alone raise it. For regression the classes are the target's deciles,
     for sequences the targets at all positions. Populations whose data are made on demand are
@@ -47,7 +47,7 @@ def summarize(clients: ClientData) -> dict[str, Any]:
     return summary | {
         "classes": names[: table.shape[1]],
         "table": table[:_SHOWN].tolist(),
-        "label_divergence": _distance(table),
+        "heterogeneity": _distance(table),
         "measured_clients": len(table),
     }
 

@@ -31,7 +31,7 @@ def test_by_hand() -> None:
     assert summary["clients"] == 2
     assert summary["examples"] == 8
     assert summary["table"] == [[3, 1], [0, 4]]
-    assert summary["label_divergence"] == pytest.approx(3 / 8)
+    assert summary["heterogeneity"] == pytest.approx(3 / 8)
     assert summary["effective_clients"] == pytest.approx(2)
     assert summary["client_names"] == ["north", "south"]
     assert summary["sizes"]["min"] == summary["sizes"]["max"] == summary["sizes"]["median"] == 4
@@ -46,7 +46,7 @@ def test_effective_clients_of_uneven_sizes() -> None:
 
 def test_more_skew_is_a_larger_number() -> None:
     numbers = [
-        summarize(open_clients(Digits(), part, seed=0, holdout=0.0))["label_divergence"]
+        summarize(open_clients(Digits(), part, seed=0, holdout=0.0))["heterogeneity"]
         for part in (Iid(10), Dirichlet(10, 1.0), Dirichlet(10, 0.1))
     ]
     assert numbers == sorted(numbers)
@@ -61,7 +61,7 @@ def test_every_kind_of_target_is_json(data_dir: Path) -> None:
     assert text["clients"] == 141
     assert len(text["table"]) == 100
     assert len(text["classes"]) == 65
-    assert 0.02 < text["label_divergence"] < 0.3  # roles use much the same letters
+    assert 0.02 < text["heterogeneity"] < 0.3  # roles use much the same letters
     for summary in (regression, text):
         assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
