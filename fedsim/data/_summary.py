@@ -38,7 +38,7 @@ def summarize(clients: ClientData) -> dict[str, Any]:
             "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
         },
         "effective_clients": float(sizes.sum() ** 2.0 / (sizes.astype(np.float64) ** 2).sum()),
-        "client_names": list(clients.meta.group_names[:_SHOWN]),
+        "client_names": _client_names(clients),
     }
     table = _class_table(clients, len(sizes))
     names = list(clients.meta.class_names) or [str(i) for i in range(table.shape[1])]
@@ -50,6 +50,21 @@ def summarize(clients: ClientData) -> dict[str, Any]:
         "heterogeneity": _distance(table),
         "measured_clients": len(table),
     }
+
+
+def _client_names(clients: ClientData) -> list[str]:
+    """Name the first clients by their natural ids, if each client is one of those."""
+    from fedsim.data._clients import PooledClients
+
+    if not isinstance(clients, PooledClients) or clients.data.train.group is None:
+        return []
+    part = clients.train_part
+    groups = np.asarray(clients.data.train.group)[part.indices]
+    first = groups[part.offsets[:-1]]
+    is_natural = len(np.unique(first)) == len(first)
+    if not is_natural or (groups != np.repeat(first, np.diff(part.offsets))).any():
+        return []
+    return [clients.meta.group_names[i] for i in first[:_SHOWN]]
 
 
 def _class_table(clients: ClientData, count: int) -> NDArray[np.int64]:

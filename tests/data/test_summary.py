@@ -38,6 +38,14 @@ def test_by_hand() -> None:
     assert sum(summary["sizes"]["histogram"]["counts"]) == 2
 
 
+def test_clients_are_named_only_where_they_are_natural() -> None:
+    """Client 0 is group 1 here, as group 0 has no training examples; dealt out IID, nobody is."""
+    dataset = made([0, 1] * 6, [1] * 12, 2)
+    assert summarize(deal(dataset, Natural(), seed=0, holdout=0.2))["client_names"] == ["south"]
+    mixed = made([0, 1] * 6, [0, 1] * 6, 2)
+    assert summarize(deal(mixed, Iid(3), seed=0, holdout=0))["client_names"] == []
+
+
 def test_effective_clients_of_uneven_sizes() -> None:
     """Sizes 6 and 2: 8^2 / (36 + 4)."""
     clients = deal(made([0] * 8, [0] * 6 + [1] * 2, 2), Natural(), seed=0, holdout=0)
