@@ -5,23 +5,33 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 __all__ = ["cpu_limit", "describe", "memory_limit_bytes"]
 
 _PACKAGES = ("fedsim", "torch", "flwr", "ray", "numpy", "flwr-datasets", "scikit-learn")
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+_GIT_TIMEOUT_S = 20
+_DEEP = 3  # levels of folders below a user's code folder that are hashed
+_MOST = 500  # files, folders: a run started in a home directory must not read all of it
 
 
 def describe(code: Sequence[str] = ()) -> dict[str, Any]:
-    """Describe the machine, the installed versions and the code in `code`'s folders."""
+    """Describe the machine, the installed versions, and the user's code in the folders `code`.
+
+    `git` is the state of the working directory's repository: commit, whether tracked files have
+    changes, their hash; empty without one. `code` has, by folder, a hash of its Python files.
+    """
     import psutil
     import torch
 
     has_cuda = torch.cuda.is_available()
+    count = torch.cuda.device_count() if has_cuda else 0
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -30,36 +40,78 @@ def describe(code: Sequence[str] = ()) -> dict[str, Any]:
         "cpus_of_machine": os.cpu_count() or 1,
         "processor": _processor(),
         "memory_bytes": min(memory_limit_bytes(), psutil.virtual_memory().total),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if has_cuda
-        else [],
+        "gpus": [torch.cuda.get_device_name(i) for i in range(count)],
         "git": _git(Path.cwd()),
-        "code": {Path(folder).name: _code_sha256(Path(folder)) for folder in code},
+        "code": _code([Path(folder) for folder in code]),
     }
 
 
-def cpu_limit(cgroup: Path = _CGROUP) -> int:
-    """Return how many cores this process may use: affinity, and the cgroup's quota rounded down."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota = _cpu_quota(cgroup)
-    return max(1, min(available or 1, int(quota) if quota else sys.maxsize))
+def cpu_limit(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int:
+    """Return how many cores this process may use: affinity, and the cgroup's quota rounded down.
+
+    The quotas of all cgroups above this process's count too; both versions of cgroups are read.
+    """
+    quotas = [
+        quota
+        for folder in _cgroups("cpu", cgroups, membership)
+        for quota in (_quota_v2(folder), _quota_v1(folder))
+        if quota is not None
+    ]
+    return max(1, int(min([_affinity(), *quotas])))
 
 
-def memory_limit_bytes(cgroup: Path = _CGROUP) -> int:
-    """Return the cgroup's memory limit; a huge number where there is none."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        text = _read(cgroup / name)
-        if text.isdigit():
-            return int(text)
-    return sys.maxsize
+def memory_limit_bytes(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int:
+    """Return the least memory limit of this process's cgroups; a huge number where there is none.
+
+    Version 1 writes a huge number where there is no limit, version 2 the word "max".
+    """
+    limits = [
+        int(text)
+        for folder in _cgroups("memory", cgroups, membership)
+        for text in (_read(folder / "memory.max"), _read(folder / "memory.limit_in_bytes"))
+        if text.isdigit()
+    ]
+    return min(limits, default=sys.maxsize)
 
 
-def _cpu_quota(cgroup: Path) -> float | None:
-    second = _read(cgroup / "cpu.max").split()  # version 2: "quota period" or "max period"
-    if len(second) == 2 and second[0].isdigit():
-        return int(second[0]) / int(second[1])
-    quota = _read(cgroup / "cpu/cpu.cfs_quota_us")  # version 1
-    period = _read(cgroup / "cpu/cpu.cfs_period_us")
+def _affinity() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
+
+
+def _cgroups(controller: str, root: Path, membership: Path) -> Iterator[Path]:
+    """List the folders of the cgroups this process is in, each followed by those above it.
+
+    A line of `membership` is ID:CONTROLLERS:PATH; version 2 has no controllers. In a container
+    PATH may be as the host sees it, while `root` is already the container's own: then only the
+    root exists here.
+    """
+    yield root
+    yield root / controller
+    for line in _read(membership).splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers and controller not in controllers.split(","):
+            continue
+        mounts = {controllers, controller} if controllers else {"", "unified"}
+        for mount in sorted(mounts):
+            inside = Path(path.lstrip("/"))
+            for folder in (inside, *inside.parents):
+                yield root / mount / folder
+
+
+def _quota_v2(folder: Path) -> float | None:
+    """Return the cores of `cpu.max`: "QUOTA PERIOD", or "max PERIOD" without a limit."""
+    words = _read(folder / "cpu.max").split()
+    if len(words) == 2 and words[0].isdigit():
+        return int(words[0]) / int(words[1])
+    return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    """Return the cores of `cpu.cfs_quota_us`, which is -1 without a limit."""
+    quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
     if quota.isdigit() and period.isdigit():
         return int(quota) / int(period)
     return None
@@ -89,23 +141,55 @@ def _processor() -> str:
 def _git(folder: Path) -> dict[str, Any]:
     """Describe the repository around a folder; empty where there is none or no git."""
 
-    def ask(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+    def ask(*arguments: str) -> bytes:
+        # No optional locks: a commit that the user makes meanwhile must not fail because of us.
+        command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+        done = subprocess.run(command, capture_output=True, check=True, timeout=_GIT_TIMEOUT_S)
+        return done.stdout
 
     try:
-        commit = ask("rev-parse", "HEAD").strip()
-        changes = ask("status", "--porcelain", "--untracked-files=no")
-        difference = ask("diff", "HEAD") if changes else ""
+        commit = ask("rev-parse", "HEAD").decode().strip()
+        # As bytes, and as git itself makes it: files need not be UTF-8, users configure their own.
+        difference = ask("diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv", "--no-color")
     except (OSError, subprocess.SubprocessError):
         return {}
-    digest = hashlib.sha256(difference.encode()).hexdigest()[:16] if changes else ""
-    return {"commit": commit, "is_dirty": bool(changes), "diff_sha256": digest}
+    digest = hashlib.sha256(difference).hexdigest()[:16] if difference else ""
+    return {"commit": commit, "is_dirty": bool(difference), "diff_sha256": digest}
 
 
-def _code_sha256(folder: Path, most: int = 200) -> str:
-    """Hash the Python files directly in a folder: where the user's model lives."""
+def _code(folders: Sequence[Path]) -> dict[str, str]:
+    """Hash each folder that has Python files, by its name, so that machines can be compared."""
+    hashes: dict[str, str] = {}
+    for folder in folders:
+        if digest := _code_sha256(folder):
+            name = folder.name or str(folder)
+            hashes[name if name not in hashes else str(folder)] = digest
+    return hashes
+
+
+def _code_sha256(folder: Path) -> str:
+    """Hash the Python files in a folder and near below it; empty where there are none."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py"))[:most]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
+    paths = list(islice(_python_files(folder), _MOST))
+    for path in paths:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            content = f"unreadable: {error.strerror}".encode()
+        name = path.relative_to(folder).as_posix()
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:16] if paths else ""
+
+
+def _python_files(folder: Path) -> Iterator[Path]:
+    """List Python files in order; hidden folders, installed packages and caches are not code."""
+    for where, below, names in islice(os.walk(folder), _MOST):
+        inside = Path(where).relative_to(folder)
+        below[:] = sorted(
+            name
+            for name in below
+            if len(inside.parts) < _DEEP
+            and not name.startswith(".")
+            and name not in ("__pycache__", "node_modules", "site-packages", "runs", "venv")
+        )
+        yield from (Path(where) / name for name in sorted(names) if name.endswith(".py"))

@@ -1,7 +1,9 @@
 """What differs between two runs: configuration, code, data, machine, results."""
 
+import hashlib
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from fedsim.store._runs import StoredRun
 
@@ -9,7 +11,11 @@ __all__ = ["compare"]
 
 
 def compare(a: StoredRun, b: StoredRun) -> dict[str, Any]:
-    """Return, by topic, each key that differs with both values; `results` has all, with b - a."""
+    """Return, by topic, each key that differs with both values; `results` has all, with b - a.
+
+    Keys are dotted (`optimizer.lr`). Both runs come from `RunStore.get`: `results` has the best
+    value of every evaluated metric too (`best.test/accuracy`) and its round (`best_round...`).
+    """
     return {
         "runs": [a.id, b.id],
         "configuration": _different(_flat(a.config), _flat(b.config)),
@@ -21,13 +27,19 @@ def compare(a: StoredRun, b: StoredRun) -> dict[str, Any]:
 
 
 def _code(run: StoredRun) -> dict[str, Any]:
-    return {key: run.environment.get(key, {}) for key in ("versions", "git", "code", "python")}
+    return {key: run.environment.get(key) for key in ("versions", "git", "code", "python")}
 
 
 def _data(run: StoredRun) -> dict[str, Any]:
-    keys = ("clients", "examples", "heterogeneity")
-    partition = {f"partition.{key}": run.partition.get(key) for key in keys}
-    return {"data_sha256": run.facts.get("data_sha256"), **partition}
+    """Return what says whether two runs trained on the same examples, dealt out the same way."""
+    keys = ("clients", "examples", "label_divergence", "effective_clients")
+    partition = {key: run.partition.get(key) for key in keys}
+    sizes = run.partition.get("sizes") or {}
+    partition["sizes"] = {key: sizes.get(key) for key in ("min", "median", "max")}
+    canonical = json.dumps(run.partition, sort_keys=True).encode()
+    partition["summary_sha256"] = hashlib.sha256(canonical).hexdigest()[:16]
+    facts = {key: run.facts.get(key) for key in ("data_sha256", "data_source")}
+    return {**facts, "partition": partition}
 
 
 def _machine(run: StoredRun) -> dict[str, Any]:
@@ -37,15 +49,36 @@ def _machine(run: StoredRun) -> dict[str, Any]:
 
 
 def _results(a: StoredRun, b: StoredRun) -> dict[str, Any]:
-    values = [_flat(run.summary | {"status": run.status}) for run in (a, b)]
+    values = [_flat({**run.summary, **_best(run), "status": run.status}) for run in (a, b)]
     rows: dict[str, Any] = {}
     for key in sorted(values[0].keys() | values[1].keys()):
         first, second = values[0].get(key), values[1].get(key)
         row = {"a": first, "b": second}
-        if isinstance(first, (int, float)) and isinstance(second, (int, float)):
+        if _is_number(first) and _is_number(second):
             row["difference"] = second - first
         rows[key] = row
     return rows
+
+
+def _best(run: StoredRun) -> dict[str, dict[str, Any]]:
+    """Return the best value of each evaluated metric, and the first round that reached it."""
+    from fedsim.metrics import METRICS
+
+    best: dict[str, float] = {}
+    rounds: dict[str, int] = {}
+    for entry in run.rounds:
+        for key, value in entry["metrics"].items():
+            group, _, name = key.partition("/")
+            if group not in ("test", "federated") or "/" in name or value is None:
+                continue
+            sign = 1 if name in METRICS and METRICS[name].larger_is_better else -1
+            if key not in best or sign * value > sign * best[key]:
+                best[key], rounds[key] = value, entry["round"]
+    return {"best": best, "best_round": rounds}
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _different(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -1,42 +1,44 @@
-"""Runs written and read: the only module that talks to the database."""
+"""Runs written and read: rows in a database, files in a folder."""
 
-import dataclasses
-import math
+import fcntl
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, create_engine, delete, event, insert, inspect, select, update
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy import URL, Select, delete, insert, inspect, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from fedsim.core import RoundRecord
-from fedsim.errors import SetupError, UnknownRunError
+from fedsim.errors import RunFailedError, SetupError, UnknownRunError
 from fedsim.registry import suggest
-from fedsim.store._tables import (
-    SCHEMA_VERSION,
-    Base,
-    ClientRow,
-    RoundRow,
-    RunRow,
-    VersionRow,
-)
+from fedsim.store._database import explained, open_engine, prepare, shown
+from fedsim.store._plain import finite, plain, text
+from fedsim.store._tables import Base, ClientRow, RoundRow, RunRow
+
+if TYPE_CHECKING:  # core imports torch, and listing runs should not take seconds
+    from fedsim.core import ClientRecord, RoundRecord
 
 __all__ = ["RunStore", "StoredRun"]
 
 _BATCH = 5000  # client rows per statement
+_CLIENTS = Base.metadata.tables["clients"]  # the table, not the class: no objects in between
+_CLIENT_COLUMNS = [column for column in _CLIENTS.columns if column.name != "run_id"]
+_CLIENT_ORDER = (ClientRow.round, ClientRow.phase.desc(), ClientRow.client)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A run as stored. `rounds` has one dict per round; clients are read by `RunStore.clients`."""
+    """A run as stored. `rounds` has one dict per round; clients are read by `RunStore.clients`.
+
+    `status`: "running", "finished", "failed" or "interrupted". A run whose process was killed
+    stays "running" until it is resumed.
+    """
 
     id: str
     name: str
@@ -53,50 +55,44 @@ class StoredRun:
 
 
 class RunStore:
-    """Runs in a folder with a SQLite file, or in the database of a URL with files in that folder.
+    """Runs in a folder with a SQLite file, or in the database of a URL with files in a folder.
 
     `place`: a folder, a SQLAlchemy URL, or None for `FEDSIM_RUNS` or `runs`. With a URL the runs'
-    files (models, checkpoints, reports, logs) are in `FEDSIM_RUN_FILES` or `runs`.
+    files (models, checkpoints, reports, logs) are in `FEDSIM_RUN_FILES` or `runs`. Any number of
+    processes may write different runs to one store at once.
     """
 
     def __init__(self, place: str | Path | None = None) -> None:
         """Open the store; makes the folder and the tables where they are missing.
 
-        Raises `SetupError` when it cannot be opened or belongs to a newer fedsim.
+        Raises `SetupError` when it cannot be opened or belongs to another version of fedsim.
         """
-        text = str(place or os.environ.get("FEDSIM_RUNS") or "runs")
-        is_url = "://" in text
-        self.root = Path(os.environ.get("FEDSIM_RUN_FILES", "runs") if is_url else text).absolute()
-        self.url = text if is_url else f"sqlite:///{self.root / 'fedsim.db'}"
-        try:
+        given = str(place or os.environ.get("FEDSIM_RUNS") or "runs")
+        is_url = "://" in given
+        folder = os.environ.get("FEDSIM_RUN_FILES", "runs") if is_url else given
+        self.root = Path(folder).expanduser().absolute()
+        file = str(self.root / "fedsim.db")
+        self.url: str | URL = given if is_url else URL.create("sqlite", database=file)
+        with self._files():
             self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SetupError(
-                f"cannot make the runs folder {self.root}: {error.strerror}. Choose another with "
-                "--runs or FEDSIM_RUNS"
-            ) from error
-        if not is_url:
-            self.preflight(0)  # SQLite's own message for a read-only folder says nothing
-        self._engine = _engine(self.url)
-        with self._errors():
-            self._prepare()
+            if not is_url:
+                # SQLite's own message for a read-only folder says nothing. Nothing is written
+                # into the file: runs can be listed and deleted when the disk is full.
+                self._probe(b"")
+        self._engine = open_engine(self.url)
+        with explained(self.url):
+            prepare(self._engine)
 
     def preflight(self, size_bytes: int) -> None:
         """Raise `SetupError` unless the folder can be written and has room for a run's files."""
-        probe = self.root / f".write-test-{os.getpid()}"
-        try:
-            probe.write_bytes(b"fedsim")
-            probe.unlink()
-        except OSError as error:
-            raise SetupError(
-                f"cannot write to {self.root}: {error.strerror}. Make it writable, free some space, "
-                "or choose another folder with --runs or FEDSIM_RUNS"
-            ) from error
+        with self._files():
+            self._probe(b"fedsim")
         free = shutil.disk_usage(self.root).free
         if free < size_bytes:
             raise SetupError(
                 f"{self.root} has {free / 2**20:.0f} MiB free; this run needs about "
-                f"{size_bytes / 2**20:.0f} MiB for its checkpoints and records"
+                f"{size_bytes / 2**20:.0f} MiB for its checkpoints and records. Free some space "
+                "(fedsim runs delete RUN), or choose another folder with --runs or FEDSIM_RUNS"
             )
 
     def folder(self, run_id: str) -> Path:
@@ -111,85 +107,72 @@ class RunStore:
         partition: Mapping[str, Any],
         facts: Mapping[str, Any],
     ) -> str:
-        """Begin a run; return its id: sortable by time, short, never used before."""
+        """Begin a run and make its folder; return its id: sortable by time, never used before."""
         now = datetime.now(UTC)
-        safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[:40] or "run"
+        safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in text(name))[:40] or "run"
         run_id = f"{now:%Y%m%d-%H%M%S}-{safe}-{secrets.token_hex(2)}"
-        values = {"config": config, "environment": environment, "partition": partition}
-        row = {key: _json(value) for key, value in {**values, "facts": facts}.items()}
-        with self._errors():
-            self.folder(run_id).mkdir()
-            with Session(self._engine) as session, session.begin():
-                created = now.isoformat(timespec="seconds")
-                session.add(
-                    RunRow(id=run_id, name=name, status="running", created=created, **row)
-                )
+        row = RunRow(
+            id=run_id,
+            name=text(name),
+            status="running",
+            created=now.isoformat(timespec="microseconds"),
+            config=plain(config),
+            environment=plain(environment),
+            partition=plain(partition),
+            facts=plain(facts),
+        )
+        with self._write() as session:
+            session.add(row)
+            session.flush()
+            with self._files():
+                self.folder(run_id).mkdir()
         return run_id
 
-    def append(self, run_id: str, record: RoundRecord) -> None:
-        """Write a round and its clients in one transaction: all of it, or nothing."""
-        done = [c for c in record.clients if c.phase == "train" and not c.lost]
-        lost = [c for c in record.clients if c.lost]
-        clients = [
-            {
-                "run_id": run_id,
-                "round": record.round,
-                "phase": client.phase,
-                "client": client.client,
-                "weight": client.weight,
-                "metrics": _json(client.metrics),
-                "real_seconds": client.real_seconds,
-                "bytes_down": client.bytes_down,
-                "bytes_up": client.bytes_up,
-                "lost": client.lost,
-            }
-            for client in record.clients
-        ]
-        with self._errors(), Session(self._engine) as session, session.begin():
-            session.add(
-                RoundRow(
-                    run_id=run_id,
-                    round=record.round,
-                    metrics=_json(record.metrics),
-                    seconds=_json(record.seconds),
-                    real_seconds=record.real_seconds,
-                    cohort=record.cohort,
-                    results=len(done),
-                    lost=len(lost),
-                    bytes_down=record.bytes_down,
-                    bytes_up=record.bytes_up,
-                    model_sha256=record.model_sha256,
-                )
-            )
-            for start in range(0, len(clients), _BATCH):
-                session.execute(insert(ClientRow), clients[start : start + _BATCH])
+    def append(self, run_id: str, record: "RoundRecord") -> None:
+        """Write a round and its clients in one transaction: all of it, or nothing.
+
+        Raises `UnknownRunError`, and `RunFailedError` when the round is there already.
+        """
+        clients = [_client_row(run_id, record.round, client) for client in record.clients]
+        with self._write() as session:
+            try:
+                session.add(_round_row(run_id, record))
+                session.flush()
+                for start in range(0, len(clients), _BATCH):
+                    batch = clients[start : start + _BATCH]
+                    session.connection().execute(insert(_CLIENTS), batch)
+            except IntegrityError as error:
+                self._must_exist(run_id)
+                raise RunFailedError(
+                    f"round {record.round} of run {run_id} cannot be stored "
+                    f"({_reason(error)}): it is there already. Is another process writing the "
+                    "same run?"
+                ) from error
 
     def truncate(self, run_id: str, after_round: int) -> None:
-        """Drop the rounds after one: those that no checkpoint covers."""
-        with self._errors(), Session(self._engine) as session, session.begin():
+        """Drop the rounds after one: those that no checkpoint covers. Raises `UnknownRunError`."""
+        self._must_exist(run_id)
+        with self._write() as session:
             for table in (ClientRow, RoundRow):
                 session.execute(
                     delete(table).where(table.run_id == run_id, table.round > after_round)
                 )
 
     def set_status(self, run_id: str, status: str) -> None:
-        """Set a run's status."""
-        with self._errors(), Session(self._engine) as session, session.begin():
-            session.execute(update(RunRow).where(RunRow.id == run_id).values(status=status))
+        """Set a run's status. Raises `UnknownRunError`."""
+        self._change(run_id, {"status": status})
 
     def finish(self, run_id: str, status: str, summary: Mapping[str, Any]) -> None:
-        """Record how a run ended and what it came to."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        values = {"status": status, "finished": now, "summary": _json(summary)}
-        with self._errors(), Session(self._engine) as session, session.begin():
-            session.execute(update(RunRow).where(RunRow.id == run_id).values(**values))
+        """Record how a run ended and what it came to. Raises `UnknownRunError`."""
+        now = datetime.now(UTC).isoformat(timespec="microseconds")
+        self._change(run_id, {"status": status, "finished": now, "summary": plain(summary)})
 
     def get(self, run: str) -> StoredRun:
-        """Return a run by id, by the beginning of its id, by name (its latest), or "last".
+        """Return a run by id, by name (its latest), by the beginning of its id, or "last".
 
         Raises `UnknownRunError`.
         """
-        with self._errors(), Session(self._engine) as session:
+        with self._read() as session:
             row = session.get(RunRow, self._identify(session, run))
             assert row is not None
             rounds = session.scalars(
@@ -199,7 +182,7 @@ class RunStore:
 
     def all(self) -> list[StoredRun]:
         """Return all runs, oldest first, without their rounds."""
-        with self._errors(), Session(self._engine) as session:
+        with self._read() as session:
             rows = session.scalars(select(RunRow).order_by(RunRow.created, RunRow.id))
             return [self._stored(row, []) for row in rows]
 
@@ -207,128 +190,166 @@ class RunStore:
         self, run_id: str, *, round: int | None = None, phase: str | None = None
     ) -> list[dict[str, Any]]:
         """Return client rows, of one round or phase or of all, in order."""
-        query = select(ClientRow).where(ClientRow.run_id == run_id)
+        return [row for batch in self.client_batches(run_id, round, phase) for row in batch]
+
+    def client_batches(
+        self, run_id: str, round: int | None = None, phase: str | None = None
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Return the rows of `clients` in lists of a few thousand, for runs that fill memory."""
+        query = select(*_CLIENT_COLUMNS).where(ClientRow.run_id == run_id)
         if round is not None:
             query = query.where(ClientRow.round == round)
         if phase is not None:
             query = query.where(ClientRow.phase == phase)
-        return self._clients(query)
+        return self._batches(query.order_by(*_CLIENT_ORDER))
 
     def lost_clients(self, run_id: str, most: int = 1000) -> list[dict[str, Any]]:
         """Return the rows of lost clients, earliest first."""
-        query = select(ClientRow).where(ClientRow.run_id == run_id, ClientRow.lost != "")
-        return self._clients(query.limit(most))
+        query = select(*_CLIENT_COLUMNS).where(ClientRow.run_id == run_id, ClientRow.lost != "")
+        ordered = query.order_by(*_CLIENT_ORDER).limit(most)
+        return [row for batch in self._batches(ordered) for row in batch]
 
     def delete(self, run_id: str) -> None:
-        """Delete a run, its rows and its files."""
-        with self._errors(), Session(self._engine) as session, session.begin():
+        """Delete a run, its rows and its files.
+
+        Raises `UnknownRunError`, `RunFailedError` while it is going on in another process.
+        """
+        self._must_exist(run_id)
+        folder = self.folder(run_id)
+        _refuse_if_running(folder, run_id)
+        with self._write() as session:
             for table in (ClientRow, RoundRow):
                 session.execute(delete(table).where(table.run_id == run_id))
             session.execute(delete(RunRow).where(RunRow.id == run_id))
-        shutil.rmtree(self.folder(run_id), ignore_errors=True)
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:
+            return  # deleted by hand before
+        except OSError as error:
+            raise SetupError(
+                f"run {run_id} is deleted, but not its folder {folder}: {error.strerror or error}. "
+                "Delete that by hand"
+            ) from error
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
 
-    def _clients(self, query: Any) -> list[dict[str, Any]]:
-        order = query.order_by(ClientRow.round, ClientRow.phase.desc(), ClientRow.client)
-        with self._errors(), Session(self._engine) as session:
-            return [_columns(row) for row in session.scalars(order)]
+    @contextmanager
+    def _read(self) -> Iterator[Session]:
+        with explained(self.url), Session(self._engine) as session:
+            yield session
+
+    @contextmanager
+    def _write(self) -> Iterator[Session]:
+        with explained(self.url), Session(self._engine) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def _files(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SetupError(
+                f"cannot write to {self.root}: {error.strerror or error}. Make it writable, free "
+                "some space, or choose another folder with --runs or FEDSIM_RUNS"
+            ) from error
+
+    def _probe(self, content: bytes) -> None:
+        probe = self.root / f".write-test-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            probe.write_bytes(content)
+        finally:
+            probe.unlink(missing_ok=True)
+
+    def _change(self, run_id: str, values: dict[str, Any]) -> None:
+        self._must_exist(run_id)
+        with self._write() as session:
+            session.execute(update(RunRow).where(RunRow.id == run_id).values(**values))
+
+    def _must_exist(self, run_id: str) -> None:
+        with self._read() as session:
+            if session.get(RunRow, run_id) is None:
+                raise UnknownRunError(f"no run {run_id!r} in {shown(self.url)}")
+
+    def _batches(self, query: Select[Any]) -> Iterator[list[dict[str, Any]]]:
+        with self._read() as session:
+            options = {"yield_per": _BATCH}
+            found = session.connection().execute(query, execution_options=options)
+            for part in found.mappings().partitions():
+                yield [dict(row) for row in part]
 
     def _identify(self, session: Session, run: str) -> str:
-        newest = select(RunRow.id).order_by(RunRow.created.desc(), RunRow.id.desc())
-        ids = list(session.scalars(newest))
+        newest = select(RunRow.id, RunRow.name).order_by(RunRow.created.desc(), RunRow.id.desc())
+        found: list[tuple[str, str]] = [(row.id, row.name) for row in session.execute(newest)]
+        ids = [run_id for run_id, _ in found]
         if run == "last" and ids:
             return ids[0]
         if run in ids:
             return run
-        matching = [i for i in ids if i.startswith(run)] if run else []
+        for run_id, name in found:
+            if name == run:
+                return run_id
+        matching = [run_id for run_id in ids if run and run_id.startswith(run)]
         if len(matching) == 1:
             return matching[0]
-        named = session.scalars(newest.where(RunRow.name == run)).first()
-        if named:
-            return named
-        if len(matching) > 1:
+        if matching:
             raise UnknownRunError(f"{run!r} begins {len(matching)} runs: {', '.join(matching[:5])}")
-        names = [*ids, *session.scalars(select(RunRow.name).distinct())]
-        hint = suggest(run, names)
+        hint = suggest(run, {word for pair in found for word in pair})
         raise UnknownRunError(
-            f"no run {run!r} in {self.root}. {hint or 'List them with: fedsim runs list'}"
+            f"no run {run!r} in {shown(self.url)}. {hint or 'List them with: fedsim runs list'}"
         )
 
     def _stored(self, row: RunRow, rounds: list[dict[str, Any]]) -> StoredRun:
-        columns = _columns(row)
-        return StoredRun(**columns, folder=self.folder(row.id), rounds=rounds)
+        return StoredRun(**_columns(row), folder=self.folder(row.id), rounds=rounds)
 
-    def _prepare(self) -> None:
-        """Make the tables; two processes may do so at once."""
-        for attempt in range(5):
-            try:
-                if not inspect(self._engine).has_table(VersionRow.__tablename__):
-                    Base.metadata.create_all(self._engine)
-                with Session(self._engine) as session, session.begin():
-                    found = session.scalars(select(VersionRow.version)).first()
-                    if found is None:
-                        session.add(VersionRow(version=SCHEMA_VERSION))
-                break
-            except (IntegrityError, DBAPIError):
-                if attempt == 4:
-                    raise
-                time.sleep(0.2 * (attempt + 1))
-        if found is not None and found > SCHEMA_VERSION:
-            raise SetupError(
-                f"the run store {self.url} has version {found}, this fedsim reads up to "
-                f"{SCHEMA_VERSION}: use a newer fedsim or another store"
-            )
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn what a database or a disk says into what a user can act on."""
+def _refuse_if_running(folder: Path, run_id: str) -> None:
+    """Raise when the process that runs it holds the lock in its folder."""
+    with suppress(FileNotFoundError), (folder / "lock").open("r") as file:
         try:
-            yield
-        except SQLAlchemyError as error:
-            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-            raise SetupError(
-                f"the run store {_shown(self.url)} failed: {reason}. If its disk is full or "
-                "read-only, mend that and resume the run; nothing already stored is lost"
-            ) from error
-        except OSError as error:
-            raise SetupError(f"cannot write to {self.root}: {error.strerror or error}") from error
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFailedError(
+                f"run {run_id} is going on in another process: stop that first (Ctrl-C)"
+            ) from None
 
 
-def _engine(url: str) -> Engine:
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
+def _round_row(run_id: str, record: "RoundRecord") -> RoundRow:
+    done = sum(1 for client in record.clients if client.phase == "train" and not client.lost)
+    return RoundRow(
+        run_id=run_id,
+        round=int(record.round),
+        metrics=plain(record.metrics),
+        seconds=plain(record.seconds),
+        real_seconds=finite(record.real_seconds),
+        cohort=int(record.cohort),
+        results=done,
+        lost=record.lost,
+        bytes_down=int(record.bytes_down),
+        bytes_up=int(record.bytes_up),
+        model_sha256=record.model_sha256,
+    )
 
-        @event.listens_for(engine, "connect")
-        def configure(connection: Any, _: Any) -> None:
-            # Write-ahead: readers never wait. Synchronous NORMAL with WAL never corrupts, and a
-            # round lost to a power cut is one that resume drops and runs again.
-            for setting in ("journal_mode=WAL", "busy_timeout=30000", "foreign_keys=ON"):
-                connection.execute(f"PRAGMA {setting}")
 
-    return engine
+def _client_row(run_id: str, round: int, client: "ClientRecord") -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "round": int(round),
+        "phase": client.phase,
+        "client": int(client.client),
+        "weight": finite(client.weight),
+        "metrics": plain(client.metrics),
+        "real_seconds": finite(client.real_seconds),
+        "bytes_down": int(client.bytes_down),
+        "bytes_up": int(client.bytes_up),
+        "lost": text(client.lost),
+    }
 
 
-def _shown(url: str) -> str:
-    """Return a URL without its password."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if "@" in rest else url
+def _reason(error: IntegrityError) -> str:
+    return str(error.orig).splitlines()[0]
 
 
 def _columns(row: Any) -> dict[str, Any]:
     return {column.key: getattr(row, column.key) for column in inspect(type(row)).columns}
-
-
-def _json(value: Any) -> Any:
-    """Make a value JSON-able: NaN and infinity become null, tuples become lists."""
-    if isinstance(value, Mapping):
-        return {str(key): _json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _json(dataclasses.asdict(value))
-    return value

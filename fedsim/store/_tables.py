@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, Text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 __all__ = ["SCHEMA_VERSION", "Base", "ClientRow", "RoundRow", "RunRow", "VersionRow"]
@@ -10,6 +10,9 @@ __all__ = ["SCHEMA_VERSION", "Base", "ClientRow", "RoundRow", "RunRow", "Version
 SCHEMA_VERSION = 1
 
 _Large = BigInteger().with_variant(Integer, "sqlite")
+_OF_RUN = "runs.id"
+# SQLite: rows live in their primary key's tree, instead of beside a second copy of their key.
+_CLUSTERED = {"sqlite_with_rowid": False}
 
 
 class Base(DeclarativeBase):
@@ -20,7 +23,7 @@ class VersionRow(Base):
     """The version of these tables that a database has."""
 
     __tablename__ = "fedsim_schema"
-    version: Mapped[int] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
 
 
 class RunRow(Base):
@@ -43,11 +46,11 @@ class RoundRow(Base):
     """One round."""
 
     __tablename__ = "rounds"
-    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey(_OF_RUN, ondelete="CASCADE"), primary_key=True)
     round: Mapped[int] = mapped_column(primary_key=True)
     metrics: Mapped[dict[str, Any]] = mapped_column(JSON)
     seconds: Mapped[dict[str, Any]] = mapped_column(JSON)
-    real_seconds: Mapped[float]
+    real_seconds: Mapped[float | None]
     cohort: Mapped[int]
     results: Mapped[int]
     lost: Mapped[int]
@@ -60,15 +63,24 @@ class ClientRow(Base):
     """One client in one phase of a round; tracebacks are in the run's log, not here."""
 
     __tablename__ = "clients"
-    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey(_OF_RUN, ondelete="CASCADE"), primary_key=True)
     round: Mapped[int] = mapped_column(primary_key=True)
     phase: Mapped[str] = mapped_column(Text, primary_key=True)
     client: Mapped[int] = mapped_column(_Large, primary_key=True)
-    weight: Mapped[float]
+    weight: Mapped[float | None]
     metrics: Mapped[dict[str, Any]] = mapped_column(JSON)
-    real_seconds: Mapped[float]
+    real_seconds: Mapped[float | None]
     bytes_down: Mapped[int] = mapped_column(_Large)
     bytes_up: Mapped[int] = mapped_column(_Large)
     lost: Mapped[str] = mapped_column(Text, default="")
 
-    __table_args__ = (Index("lost_clients", "run_id", "lost"),)
+    __table_args__ = (
+        # Partial: a healthy run pays nothing for it.
+        Index(
+            "lost_clients",
+            "run_id",
+            sqlite_where=text("lost <> ''"),
+            postgresql_where=text("lost <> ''"),
+        ),
+        _CLUSTERED,
+    )
