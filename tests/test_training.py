@@ -1,0 +1,177 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import Lasso, Ridge
+from torch import nn
+
+from fedsim import losses, registry
+from fedsim.core import Task
+from fedsim.models import get_vector
+from fedsim.training import batches, fit, restore_optimizer, save_optimizer
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 5)).astype(np.float32)
+Y = (X @ np.array([2.0, -1.0, 0.0, 0.0, 0.5]) + 0.1 * RNG.normal(size=60)).astype(np.float32)
+
+
+def stream(seed=0):
+    return np.random.default_rng(seed)
+
+
+def task_of(module, **options):
+    x, y = torch.from_numpy(X), torch.from_numpy(Y)
+    return Task(
+        module=module,
+        model=get_vector(module),
+        x=x,
+        y=y,
+        loss=losses.LOSSES["mse"],
+        optimizer=lambda parameters, factor: torch.optim.SGD(parameters, lr=0.1 * factor),
+        **options,
+    )
+
+
+def linear():
+    module = nn.Linear(5, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    return module
+
+
+def descend(task, steps, lr=0.1):
+    order = batches(60, batch_size=0, epochs=1, steps=steps, stream=stream())
+    return fit(task, order, torch.optim.SGD(task.module.parameters(), lr=lr))
+
+
+def test_one_full_batch_step_is_the_closed_form():
+    module = linear()
+    loss = descend(task_of(module), 1)
+    gradient = -2 / 60 * X.T.astype(np.float64) @ Y
+    np.testing.assert_allclose(module.weight.detach().numpy()[0], -0.1 * gradient, rtol=1e-5)
+    assert loss == pytest.approx(np.mean(Y.astype(np.float64) ** 2), rel=1e-6)  # before the step
+
+
+def test_full_batch_descent_finds_least_squares():
+    module = linear()
+    descend(task_of(module), 600)
+    expected, *_ = np.linalg.lstsq(X.astype(np.float64), Y.astype(np.float64))
+    np.testing.assert_allclose(module.weight.detach().numpy()[0], expected, atol=1e-5)
+
+
+def test_l2_finds_scikit_learns_ridge():
+    # mse + l2/2 |w|^2 here; |y - Xw|^2 + alpha |w|^2 there: alpha = n l2 / 2.
+    module = linear()
+    descend(task_of(module, l2=0.3), 600)
+    expected = Ridge(alpha=60 * 0.3 / 2, fit_intercept=False).fit(X, Y).coef_
+    np.testing.assert_allclose(module.weight.detach().numpy()[0], expected, atol=1e-5)
+
+
+def test_l1_finds_scikit_learns_lasso_with_its_exact_zeros():
+    # mse + l1 |w|_1 here; |y - Xw|^2 / 2n + alpha |w|_1 there: alpha = l1 / 2.
+    module = linear()
+    descend(task_of(module, l1=0.8), 600)
+    expected = Lasso(alpha=0.4, fit_intercept=False, tol=1e-10).fit(X.astype(np.float64), Y).coef_
+    weight = module.weight.detach().numpy()[0]
+    np.testing.assert_allclose(weight, expected, atol=1e-5)
+    assert (weight == 0).tolist() == (expected == 0).tolist()
+    assert (weight == 0).sum() >= 2
+
+
+def test_penalties_leave_frozen_parameters_alone():
+    module = nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 1))
+    module[0].requires_grad_(False)
+    before = module[0].weight.clone()
+    descend(task_of(module, l1=0.5, l2=0.5), 3)
+    assert torch.equal(module[0].weight, before)
+
+
+def test_the_loss_is_the_mean_over_examples_seen():
+    module = linear()
+    module.weight.requires_grad_(True)
+    order = batches(60, batch_size=7, epochs=2, steps=None, stream=stream())
+    still = torch.optim.SGD(module.parameters(), lr=0.0)
+    loss = fit(task_of(module), order, still)
+    assert loss == pytest.approx(np.mean(Y.astype(np.float64) ** 2), rel=1e-6)
+
+
+def test_an_extra_gradient_is_added_before_the_step():
+    module = linear()
+
+    def pull(parameters):
+        parameters[0].grad.add_(1.0)
+
+    order = batches(60, batch_size=0, epochs=1, steps=1, stream=stream())
+    fit(task_of(module), order, torch.optim.SGD(module.parameters(), lr=0.1), pull)
+    plain = linear()
+    descend(task_of(plain), 1)
+    torch.testing.assert_close(module.weight, plain.weight - 0.1)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 50), st.integers(0, 60), st.integers(1, 3))
+def test_every_epoch_visits_every_example_once(examples, batch_size, epochs):
+    seen = list(
+        batches(examples, batch_size=batch_size, epochs=epochs, steps=None, stream=stream())
+    )
+    size = batch_size or examples
+    per_epoch = -(-examples // size)
+    assert len(seen) == epochs * per_epoch
+    for epoch in range(epochs):
+        part = torch.cat(seen[epoch * per_epoch : (epoch + 1) * per_epoch])
+        assert sorted(part.tolist()) == list(range(examples))
+    assert all(len(batch) <= size for batch in seen)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 20), st.integers(0, 25), st.integers(1, 30))
+def test_steps_give_exactly_so_many_batches_and_reshuffle(examples, batch_size, steps):
+    options = {"batch_size": batch_size, "epochs": 1}
+    seen = list(batches(examples, steps=steps, stream=stream(1), **options))
+    again = list(batches(examples, steps=steps, stream=stream(1), **options))
+    assert len(seen) == steps
+    assert all(torch.equal(a, b) for a, b in zip(seen, again, strict=True))
+    counts = torch.cat(seen).bincount(minlength=examples)
+    assert counts.max() - counts.min() <= 1  # a pass ends before the next begins
+
+
+def test_another_stream_gives_another_order():
+    options = {"batch_size": 0, "epochs": 2, "steps": None}
+    first, second = batches(50, stream=stream(0), **options)
+    (other, _) = batches(50, stream=stream(1), **options)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", registry.names("optimizers"))
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}])
+def test_an_optimizer_restored_goes_on_as_if_never_stopped(name, options):
+    part_class = registry.load("optimizers", name)
+    if not set(options) <= set(part_class.__dataclass_fields__):
+        pytest.skip(f"{name} has no momentum")
+    part = part_class(lr=0.01, **options)
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 1))
+    optimizer = part.build(module.parameters())
+    task = task_of(module)
+    fit(task, batches(60, batch_size=20, epochs=1, steps=4, stream=stream()), optimizer)
+    other = copy.deepcopy(module)
+    memo = save_optimizer(optimizer)
+    assert all(isinstance(tensor, torch.Tensor) for tensor in memo.values())
+
+    fit(task, batches(60, batch_size=20, epochs=1, steps=4, stream=stream(1)), optimizer)
+    resumed = part.build(other.parameters())
+    restore_optimizer(resumed, {**memo, "model": torch.zeros(3)})  # other memories are ignored
+    before = {key: tensor.clone() for key, tensor in memo.items()}
+    fit(task_of(other), batches(60, batch_size=20, epochs=1, steps=4, stream=stream(1)), resumed)
+    assert torch.equal(get_vector(other), get_vector(module))
+    assert all(torch.equal(memo[key], before[key]) for key in memo)  # the memo stays as it was
+
+
+def test_an_optimizer_without_state_leaves_nothing_behind():
+    module = linear()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    fit(task_of(module), batches(60, batch_size=0, epochs=1, steps=1, stream=stream()), optimizer)
+    assert save_optimizer(optimizer) == {}
