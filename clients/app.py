@@ -5,8 +5,11 @@ it is comes from `node_config["partition-id"]`, the experiment from `run_config[
 it remembers between rounds from `Context.state`.
 """
 
+from collections.abc import Mapping
 from time import perf_counter
+from typing import Any
 
+import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -15,9 +18,21 @@ from fedsim.clients import local_only
 from fedsim.core import ClientContext
 from fedsim.federation import from_text
 
-__all__ = ["app"]
+__all__ = ["app", "warm"]
 
 app = ClientApp()
+
+
+def warm(run_config: Mapping[str, Any]) -> None:
+    """Load data and model, and what torch loads on its first training step.
+
+    The first client of a worker would pay for it otherwise, and might be lost to its time limit.
+    """
+    from_text(str(run_config["experiment"]))
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    parameter.sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
 
 
 @app.query()

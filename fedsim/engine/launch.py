@@ -16,6 +16,7 @@ __all__ = ["OpenGrid", "open_grid", "worker_count"]
 
 _APP = "fedsim.clients.app:app"
 _FOLD = "fedsim.messages:fold"
+_WARM = "fedsim.clients.app:warm"
 _WORKERS_PER_GPU = 4
 
 
@@ -54,9 +55,10 @@ def open_grid(
     torch.set_num_threads(1)
     try:
         if engine.grid == "inprocess":
-            from fedsim.clients.app import app
+            from fedsim.clients.app import app, warm
             from fedsim.messages import fold
 
+            warm(population.run_config)
             yield OpenGrid(in_process_grid(app, population, fold=fold, size=engine.block_size), 1)
         else:
             yield from _open_ray(engine, population, workers, code)
@@ -77,7 +79,9 @@ def _open_ray(
     pool = None
     try:
         settings = WorkerSettings(gpus=share, code=code)
-        pool = RayWorkers(_APP, population, workers, fold=_FOLD, settings=settings)
+        pool = RayWorkers(
+            _APP, population, workers, fold=_FOLD, warm=_WARM, settings=settings
+        )
         yield OpenGrid(pool.grid(population, engine.block_size), workers, pool.incidents)
     finally:
         if is_ours:

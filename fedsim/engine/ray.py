@@ -50,29 +50,36 @@ class _Worker:
     """An actor and what it has been given, oldest first: that one runs, the others wait."""
 
     actor: Any
+    up: Any  # fulfilled when the actor has started
     jobs: deque[tuple[Any, _Job]] = field(default_factory=deque)
     since: float = 0.0  # when the oldest job became the oldest
 
 
 def start_ray(workers: int, gpus: float = 0.0) -> bool:
-    """Start Ray on this machine, on loopback only, without telemetry; False if it ran already."""
+    """Start Ray on this machine, without telemetry or dashboard; False if it ran already.
+
+    Ray's own processes listen on this machine's addresses, as Ray always does.
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     import ray
 
     if ray.is_initialized():
         return False
     ray.init(
+        address="local",
         num_cpus=workers,
         num_gpus=gpus or None,
         include_dashboard=False,
         log_to_driver=False,
         logging_level="error",
         configure_logging=False,
-        _node_ip_address="127.0.0.1",
     )
+    # Deaths of workers are dealt with and reported here; Ray would print them on stdout, which
+    # belongs to results.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     return True
 
 
@@ -86,16 +93,21 @@ class RayWorkers:
         count: int,
         *,
         fold: str | None = None,
+        warm: str | None = None,
         settings: WorkerSettings = WorkerSettings(),  # noqa: B008 - frozen
     ) -> None:
-        """`app` and `fold` are "module:name" references, imported once in each worker."""
+        """`app`, `fold` and `warm` are "module:name" references, imported once in each worker.
+
+        `warm(run_config)` loads what clients need, before the first of them is timed.
+        """
         import ray
 
         self._ray = ray
         remote = ray.remote(_Actor)
         options = {"num_cpus": settings.cpus, "num_gpus": settings.gpus, "max_restarts": 0}
-        self._make = lambda: remote.options(**options).remote(app, fold, population, settings)
-        self._workers = [_Worker(self._make()) for _ in range(count)]
+        references = app, fold, warm
+        self._make = lambda: remote.options(**options).remote(references, population, settings)
+        self._workers = [self._start() for _ in range(count)]
         self._queue: deque[_Job] = deque()
         #: What went wrong with workers, for the run's log.
         self.incidents: list[str] = []
@@ -130,6 +142,15 @@ class RayWorkers:
         finally:
             self._abandon()
 
+    def _start(self) -> _Worker:
+        actor = self._make()
+        return _Worker(actor, actor.pid.remote())
+
+    def _restart(self, worker: _Worker) -> None:
+        worker.jobs.clear()
+        worker.actor = self._make()
+        worker.up = worker.actor.pid.remote()
+
     def _feed(self, reference: Any) -> bool:
         """Give waiting jobs to workers with room, emptiest first; is any job in flight?"""
         for depth in range(_QUEUE):
@@ -159,17 +180,24 @@ class RayWorkers:
                 worker.since = time()
                 yield replies, states, len(job.block.items)
         for worker in busy:
-            if worker.jobs and time() > worker.since + _limit(worker.jobs[0][1].block):
+            if worker.up is not None and not self._is_up(worker):
+                worker.since = time()  # a client's time does not count while its worker starts
+            elif worker.jobs and time() > worker.since + _limit(worker.jobs[0][1].block):
                 self._ray.kill(worker.actor)
                 yield from self._replace(worker, "client hung beyond its time limit; worker killed")
+
+    def _is_up(self, worker: _Worker) -> bool:
+        done, _ = self._ray.wait([worker.up], timeout=0)
+        if done:
+            worker.up, worker.since = None, time()
+        return bool(done)
 
     def _replace(
         self, worker: _Worker, reason: str
     ) -> Iterator[tuple[list[Message], dict[int, RecordDict], int]]:
         """Start a new actor in place of a dead one and put its jobs back, the running one split."""
         jobs = [job for _, job in worker.jobs]
-        worker.jobs.clear()
-        worker.actor = self._make()
+        self._restart(worker)
         running, waiting = jobs[0], jobs[1:]
         nodes = [item.metadata["dst_node_id"] for item in running.block.items]
         self.incidents.append(f"{reason} (running nodes {nodes}; {len(waiting)} block(s) waiting)")
@@ -193,15 +221,17 @@ class RayWorkers:
         for worker in self._workers:
             if worker.jobs:
                 self._ray.kill(worker.actor)
-                worker.actor = self._make()
-                worker.jobs.clear()
+                self._restart(worker)
 
 
 class _Actor:
     """A worker process: imports the app once, keeps the current content, runs blocks."""
 
     def __init__(
-        self, app: str, fold: str | None, population: Population, settings: WorkerSettings
+        self,
+        references: tuple[str, str | None, str | None],
+        population: Population,
+        settings: WorkerSettings,
     ) -> None:
         import signal
         import sys
@@ -212,8 +242,11 @@ class _Actor:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         torch.set_num_threads(settings.threads)
         sys.path[:0] = [folder for folder in settings.code if folder not in sys.path]
+        app, fold, warm = references
         self._app: Callable[[Message, Context], Message] = _load(app)
         self._fold: Fold | None = _load(fold) if fold else None
+        if warm:
+            _load(warm)(population.run_config)
         self._population = population
         self._content: tuple[Any, RecordDict] | None = None
 
