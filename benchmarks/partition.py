@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+_LIMIT_S = 120
+
 OURS = {
     "iid": {},
     "dirichlet": {"alpha": 0.5},
@@ -77,7 +79,12 @@ def _arguments() -> argparse.Namespace:
 def _in_process(library: str, name: str, clients: int, examples: int) -> str:
     command = [sys.executable, __file__, "--examples", str(examples)]
     command += ["--row", library, name, str(clients)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_LIMIT_S
+        )
+    except subprocess.TimeoutExpired:
+        return f"no result in {_LIMIT_S} s"
     return done.stdout.strip() or f"failed: {done.stderr.strip().splitlines()[-1][:60]}"
 
 

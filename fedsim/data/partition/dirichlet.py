@@ -5,9 +5,9 @@ Yurochkin et al., "Bayesian nonparametric federated learning of neural networks"
 and names as flwr-datasets' `DirichletPartitioner`, which draws again until every client has
 `min_size` examples and gives up with an error after ten times. With many clients that never happens
 by chance, so here the last draw is repaired: clients below `min_size` get random examples of those
-that have more. Measured (1,000,000 examples, 100,000 clients, alpha 0.5, 2 cores;
-`benchmarks/partition.py`): 1 s here; there 12 s and 0.7 ms per client to read the result, 80 s in
-all, and no result at all with a least size of 1. Real-valued targets are skewed by decile.
+that have more. Measured (1,000,000 examples, 100,000 clients, alpha 0.5, 2 busy cores;
+`benchmarks/partition.py`): 3 s here; there 12 s and 0.7 ms per client to read the result, 80 s in
+all, and with a least size of 1 no result in ten minutes. Real-valued targets are skewed by decile.
 """
 
 from dataclasses import dataclass

@@ -3,8 +3,8 @@
 McMahan et al., "Communication-efficient learning of deep networks from decentralized data", AISTATS
 2017, section 3 (MNIST: 100 clients, 2 blocks of 300). As flwr-datasets' `ShardPartitioner`, which
 drops the examples that do not fill a block; here blocks differ by at most one example and none is
-dropped. Measured (1,000,000 examples, 100,000 clients, 2 cores; `benchmarks/partition.py`): 0.3 s
-here; there 1 s and 2 ms per client to read the result.
+dropped. Measured (1,000,000 examples, 100,000 clients, 2 cores; `benchmarks/partition.py`): 0.7 s
+here; there 1 s and 2 to 3 ms per client to read the result.
 """
 
 from dataclasses import dataclass
