@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event, func, inspect, make_url, select
+from sqlalchemy import URL, Engine, create_engine, event, func, insert, inspect, make_url, select
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
 from fedsim.errors import SetupError
 from fedsim.store._tables import SCHEMA_VERSION, Base, VersionRow
@@ -36,7 +37,8 @@ def open_engine(place: str | URL) -> Engine:
     """
     url = _url(place)
     try:
-        engine = create_engine(url)
+        # No pool: rounds can be hours apart, and a connection must not be carried into a fork.
+        engine = create_engine(url, poolclass=NullPool)
     except ModuleNotFoundError as error:
         raise SetupError(
             f"{shown(place)} needs the package {error.name!r}: pip install 'fedsim[postgresql]'"
@@ -149,4 +151,4 @@ def _create(engine: Engine) -> None:
                 f"use ({', '.join(foreign)}): give fedsim a database of its own"
             )
         Base.metadata.create_all(connection)
-        connection.execute(VersionRow.__table__.insert(), {"version": SCHEMA_VERSION})  # type: ignore[attr-defined]
+        connection.execute(insert(VersionRow).values(version=SCHEMA_VERSION))
