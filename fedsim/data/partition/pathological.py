@@ -5,7 +5,7 @@ client i has class i mod K and further random ones; a class is divided evenly am
 it. flwr-datasets' `PathologicalPartitioner` with "first-deterministic" is the same rule, but loops
 over clients x classes in Python and leaves out classes that nobody drew; here every class is given
 to somebody, so that no example is lost. Measured (1,000,000 examples, 100,000 clients, 2 cores;
-`benchmarks/partition.py`): 0.5 s here; there 11 to 23 s and 1 to 3 ms per client to read the result.
+`benchmarks/partition.py`): 0.5 s here; there 11 to 23 s and 1 to 3 ms per client to read it.
 """
 
 from dataclasses import dataclass
