@@ -1,6 +1,6 @@
 """fedsim: federated learning, simulated the way it will be deployed."""
 
-__all__ = ["Result", "__version__", "plan", "resume", "run"]  # noqa: F822 - by __getattr__
+__all__ = ["Result", "__version__", "plan", "resume", "run"]
 
 __version__ = "0.1.0"
 

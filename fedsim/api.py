@@ -354,9 +354,7 @@ def _configuration(experiment: Experiment, overrides: Sequence[str]) -> RunConfi
     return configuration.load(experiment, overrides)
 
 
-def _places(
-    store: RunStore, data_dir: str | Path | None, experiment: Experiment | None
-) -> Places:
+def _places(store: RunStore, data_dir: str | Path | None, experiment: Experiment | None) -> Places:
     """Say where data, the cache and the user's code are."""
     return Places(
         data_dir=str(Path(data_dir).resolve()) if data_dir else datasets.default_data_dir(),

@@ -79,7 +79,7 @@ class RoundContext:
 
 @dataclass(frozen=True, slots=True)
 class ClientContext:
-    """What a local algorithm may know: who it is, which round, and this round's learning-rate factor."""
+    """What a local algorithm may know: who it is, which round, the learning rate's factor."""
 
     seed: int
     round: int
@@ -120,7 +120,7 @@ class LocalAlgorithm(Protocol):
 
 
 class Strategy(Protocol):
-    """What the server does with the sum of the updates, or with every single one (`strategies/`)."""
+    """What the server does with the sum of the updates, or with each one (`strategies/`)."""
 
     #: "sum": `step` gets a `Sum`. "updates": it gets every `Update`, in client order.
     needs: ClassVar[Literal["sum", "updates"]]

@@ -52,9 +52,9 @@ def examine(runs: str | None = None) -> list[Check]:
 def python() -> Check:
     """Check the Python version."""
     found = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info >= (3, 11):
-        return Check("Python", "ok", found)
-    return Check("Python", "fail", found, "install Python 3.11 or newer")
+    is_new = tuple(sys.version_info) >= (3, 11)
+    fix = "" if is_new else "install Python 3.11 or newer"
+    return Check("Python", "ok" if is_new else "fail", found, fix)
 
 
 def package(name: str) -> Check:
@@ -80,7 +80,9 @@ def cuda() -> Check:
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         return Check("CUDA", "ok", f"{len(names)} GPU(s): {', '.join(names)}")
     if shutil.which("nvidia-smi"):
-        fix = "install a CUDA build of torch that fits the driver; CUDA_VISIBLE_DEVICES may hide GPUs"
+        fix = (
+            "install a CUDA build of torch that fits the driver; CUDA_VISIBLE_DEVICES may hide GPUs"
+        )
         return Check("CUDA", "warn", "a GPU driver, but torch sees no GPU", fix)
     return Check("CUDA", "ok", "no GPU: runs use the CPU")
 
@@ -113,12 +115,14 @@ def disk(folder: Path) -> Check:
     found = f"{free / _GIB:.1f} GiB free in {folder}"
     if free < _GIB / 5:
         return Check("disk", "fail", found, "free some space or choose another folder with --runs")
-    return Check("disk", "warn" if free < 2 * _GIB else "ok", found, "free some space" * (free < 2 * _GIB))
+    return Check(
+        "disk", "warn" if free < 2 * _GIB else "ok", found, "free some space" * (free < 2 * _GIB)
+    )
 
 
 def shared_memory() -> Check:
     """Check /dev/shm, where Ray keeps what processes share."""
-    place = Path("/dev/shm")  # noqa: S108 - the place itself is what is checked
+    place = Path("/dev/shm")
     if not place.is_dir():
         return Check("shared memory", "warn", "no /dev/shm", "Ray falls back to a slower folder")
     free = shutil.disk_usage(place).free

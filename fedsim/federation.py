@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from fedsim import config as configuration
-from fedsim import losses, metrics, models
 from fedsim import data as datasets
+from fedsim import losses, metrics, models
 from fedsim.config.schema import RunConfig
 from fedsim.core import Task
 from fedsim.data import ClientData, Examples, Meta
@@ -78,7 +78,7 @@ class Federation:
         return float(self.config.schedule.factor(round, self.config.rounds.count))
 
 
-def build(config: RunConfig, places: Places = Places()) -> Federation:  # noqa: B008 - frozen
+def build(config: RunConfig, places: Places = Places()) -> Federation:
     """Open the data, build the initial model, and check that they fit each other.
 
     Raises `DataError`, `MissingDataError` or `ConfigError` before anything is trained.
@@ -155,8 +155,6 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
 
 
 def _default_metrics(meta: Meta) -> tuple[str, ...]:

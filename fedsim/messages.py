@@ -22,8 +22,8 @@ from fedsim.exact import FixedPoint, PartialSum
 __all__ = [
     "EVALUATE",
     "LOST",
-    "Row",
     "TRAIN",
+    "Row",
     "Train",
     "error_reply",
     "evaluation_content",
@@ -109,7 +109,7 @@ def evaluation_content(
 def rows(content: RecordDict) -> list[Row]:
     """Return one row per client behind a reply."""
     table = content.metric_records["clients"]
-    columns = {name: list(values) for name, values in table.items()}  # type: ignore[arg-type]
+    columns = {name: list(values) for name, values in table.items()}
     length = len(columns["client"])
     return [
         {name: float(values[i]) for name, values in columns.items() if not np.isnan(values[i])}

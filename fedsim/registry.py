@@ -2,7 +2,8 @@
 
 `strategies/fedadam.py` holds `class FedAdam` and is the strategy `fedadam`; its dataclass fields
 are its configuration. `data/heart_disease.py` holds `class HeartDisease` and is `heart-disease`:
-keys have hyphens where file names have underscores, and either spelling is accepted. Nothing has to be registered. Files whose name starts with an underscore
+keys have hyphens where file names have underscores, and either spelling is accepted.
+Nothing has to be registered. Files whose name starts with an underscore
 hold what parts of a group share. Installed packages add parts through entry points of the group
 names below, for example `[project.entry-points."fedsim.strategies"]  mine = "pkg.mod:Mine"`.
 """
@@ -56,7 +57,14 @@ def load(group: str, name: str) -> type:
     name = name.replace("_", "-")
     if name not in names(group):
         raise ConfigError(
-            [Problem(f"{group}.name", name, f"one of {', '.join(names(group))}", suggest(name, names(group)))]
+            [
+                Problem(
+                    f"{group}.name",
+                    name,
+                    f"one of {', '.join(names(group))}",
+                    suggest(name, names(group)),
+                )
+            ]
         )
     for point in entry_points(group=f"fedsim.{group}"):
         if point.name == name:

@@ -30,9 +30,7 @@ def stream(seed: int, purpose: str, *, round: int = -1, client: int = -1) -> np.
 
 
 @contextmanager
-def torch_stream(
-    seed: int, purpose: str, *, round: int = -1, client: int = -1
-) -> Iterator[None]:
+def torch_stream(seed: int, purpose: str, *, round: int = -1, client: int = -1) -> Iterator[None]:
     """Seed torch's global generators inside the block and restore them after it.
 
     Dropout and weight initialization draw from the global generators; this confines them.

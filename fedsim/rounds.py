@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -94,11 +95,10 @@ def run_rounds(
         values = _training_metrics(answers)
         tested = _Answers()
         if _is_due(federation.config.evaluation.central_every, number, federation):
-            values |= _timed(seconds, "test", lambda m=model: _central(federation, m))
+            values |= _timed(seconds, "test", partial(_central, federation, model))
         if _is_due(federation.config.evaluation.federated_every, number, federation):
-            tested = _timed(
-                seconds, "evaluate", lambda n=number, m=model: _ask(grid, nodes, federation, n, m)
-            )
+            work = partial(_ask, grid, nodes, federation, number, model)
+            tested = _timed(seconds, "evaluate", work)
             values |= _federated_metrics(tested)
         clients = [r for a in (answers, tested) for _, r in sorted(a.records.items())]
         yield (
@@ -152,7 +152,9 @@ def _train(
         "aggregate",
         lambda: config.strategy.step(
             state.strategy,
-            exact.decode(exact.add(answers.sums), form) if config.strategy.needs == "sum" else total,
+            exact.decode(exact.add(answers.sums), form)
+            if config.strategy.needs == "sum"
+            else total,
             context,
         ),
     )
@@ -188,7 +190,10 @@ def _send(
     content = messages.model_content(order)
     ttl = config.rounds.timeout_s
     replies = grid.send_and_receive(
-        [Message(content, nodes[client], kind, ttl=ttl, group_id=str(order.round)) for client in ids]
+        [
+            Message(content, nodes[client], kind, ttl=ttl, group_id=str(order.round))
+            for client in ids
+        ]
     )
     client_of = {nodes[client]: client for client in ids}
     answers, size = _Answers(), order.model.numel() * _FLOAT_BYTES

@@ -6,9 +6,7 @@ from numpy.typing import NDArray
 __all__ = ["uniform"]
 
 
-def uniform(
-    population: int, cohort: int | None, stream: np.random.Generator
-) -> NDArray[np.int64]:
+def uniform(population: int, cohort: int | None, stream: np.random.Generator) -> NDArray[np.int64]:
     """Draw `cohort` distinct clients uniformly; all of them for None. Sorted, int64.
 
     >>> import numpy as np

@@ -17,7 +17,9 @@ FORM = exact.fixed_point(DIMENSION, max_abs=64.0, max_weight=100.0, cohort=50)
 
 vectors = st.lists(st.floats(-64, 64, width=32), min_size=DIMENSION, max_size=DIMENSION)
 updates = st.builds(
-    lambda v, w: Update(torch.tensor(v, dtype=torch.float32), float(w)), vectors, st.integers(1, 100)
+    lambda v, w: Update(torch.tensor(v, dtype=torch.float32), float(w)),
+    vectors,
+    st.integers(1, 100),
 )
 
 
@@ -40,7 +42,9 @@ def test_order_and_grouping_change_no_bit(many, random):
     shuffled = list(many)
     random.shuffle(shuffled)
     cut = random.randrange(1, len(many))
-    halves = [exact.add(exact.encode(u, FORM) for u in part) for part in (shuffled[:cut], shuffled[cut:])]
+    halves = [
+        exact.add(exact.encode(u, FORM) for u in part) for part in (shuffled[:cut], shuffled[cut:])
+    ]
     assert torch.equal(exact.add(halves).vector, straight.vector)
     assert exact.add(halves).weight == straight.weight
 
@@ -63,13 +67,15 @@ def test_every_format_has_room_for_its_worst_cohort(max_abs, max_weight, cohort)
         form = exact.fixed_point(1, max_abs=max_abs, max_weight=max_weight, cohort=cohort)
     except ConfigError:
         return
-    worst = cohort * (Fraction(max_abs) * Fraction(max_weight) * 2**form.fraction_bits + Fraction(1, 2))
+    worst = cohort * (
+        Fraction(max_abs) * Fraction(max_weight) * 2**form.fraction_bits + Fraction(1, 2)
+    )
     assert worst < 2**63
     assert form.fraction_bits >= 16
 
 
 def test_a_format_without_precision_is_refused():
-    with pytest.raises(ConfigError, match="rounds.max_abs_update = 1e.12: at most"):
+    with pytest.raises(ConfigError, match=r"max_abs_update = 1000000000000.0: at most"):
         exact.fixed_point(1, max_abs=1e12, max_weight=1e5, cohort=100)
 
 
@@ -94,13 +100,19 @@ def test_hostile_updates_are_refused(vector, weight, reason):
 
 
 def test_lanes_are_summed_unweighted():
-    many = [Update(torch.ones(DIMENSION), 3.0, lanes={"c": torch.full((2,), float(i))}) for i in range(4)]
+    many = [
+        Update(torch.ones(DIMENSION), 3.0, lanes={"c": torch.full((2,), float(i))})
+        for i in range(4)
+    ]
     total = exact.decode(exact.add(exact.encode(u, FORM) for u in many), FORM)
     assert total.lanes["c"].tolist() == [6.0, 6.0]
     assert total.mean().tolist() == [1.0] * DIMENSION
 
 
 def test_different_lanes_cannot_be_added():
-    parts = [exact.encode(Update(torch.ones(DIMENSION), 1.0, lanes={n: torch.ones(1)}), FORM) for n in "ab"]
+    parts = [
+        exact.encode(Update(torch.ones(DIMENSION), 1.0, lanes={n: torch.ones(1)}), FORM)
+        for n in "ab"
+    ]
     with pytest.raises(exact.InvalidUpdateError, match="lanes"):
         exact.add(parts)

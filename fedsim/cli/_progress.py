@@ -139,5 +139,3 @@ def _bar() -> Iterator[Callable[[Event], None]]:
                 bar.update(task, completed=done, description=title, detail=count.text(), left=left)
 
         yield listen
-
-

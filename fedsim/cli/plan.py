@@ -29,8 +29,14 @@ def plan(
         print_json({"status": "ok", "exit_code": 0, **found})
         return
     rows = [
-        ["clients", f"{found['clients']:,}, {found['cohort']:,} asked each of {found['rounds']} rounds"],
-        ["training examples", f"{found['examples']:,} ({found['smallest']} to {found['largest']} each)"],
+        [
+            "clients",
+            f"{found['clients']:,}, {found['cohort']:,} asked each of {found['rounds']} rounds",
+        ],
+        [
+            "training examples",
+            f"{found['examples']:,} ({found['smallest']} to {found['largest']} each)",
+        ],
         ["model", f"{found['parameters']:,} numbers, {bytes_text(found['model_bytes'])}"],
         ["sent down", f"{bytes_text(found['bytes_down'])} in all"],
         ["sent up", f"{bytes_text(found['bytes_up'])} in all"],

@@ -40,9 +40,7 @@ def run(
     if grid is not None:
         overrides.append(f"engine.grid={grid}")
     with progress() as listener:
-        result = api.run(
-            experiment, overrides, runs=runs, data_dir=data_dir, listener=listener
-        )
+        result = api.run(experiment, overrides, runs=runs, data_dir=data_dir, listener=listener)
     print_result(result, as_json=as_json)
 
 

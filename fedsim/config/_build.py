@@ -1,4 +1,4 @@
-"""From a nested dictionary to a `RunConfig`, with every problem found and none hidden by another."""
+"""From a nested dictionary to a `RunConfig`: every problem is found, none hides another."""
 
 import dataclasses
 import types
@@ -153,9 +153,7 @@ def _loosened(given: Any) -> Any:
     return tuple(given) if isinstance(given, list) else given
 
 
-def _unknown(
-    path: str, value: Any, known: list[str], source: Source, name: str = ""
-) -> Problem:
+def _unknown(path: str, value: Any, known: list[str], source: Source, name: str = "") -> Problem:
     key = path.rsplit(".", 1)[-1]
     of = f" of {name}" if name else ""
     fields = ", ".join(["name", *known] if name else known) or "none"

@@ -2,7 +2,7 @@
 
 __all__ = ["template"]
 
-_EXPERIMENT = '''\
+_EXPERIMENT = """\
 # {name}: run it with `fedsim run {name}/experiment.toml`, try any change with key=value after it:
 #   fedsim run {name}/experiment.toml rounds.count=5 strategy.name=fedadam
 # What a part is and which fields it has: `fedsim explain fedadam`. What would run: `fedsim plan`.
@@ -46,7 +46,7 @@ federated_every = 5
 
 [engine]
 grid = "ray"             # or "inprocess"; results are the same, bit for bit
-'''
+"""
 
 _MODEL = '''\
 """The model of this experiment: any function that returns an `nn.Module`."""

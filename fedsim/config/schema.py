@@ -67,7 +67,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Regularization:
-    """Penalties of the local training: `l1` (proximal step, exact zeros), `l2` (in the gradient)."""
+    """Penalties of local training: `l1` (proximal step, exact zeros), `l2` (in the gradient)."""
 
     l1: Annotated[float, Ge(0)] = 0.0
     l2: Annotated[float, Ge(0)] = 0.0

@@ -35,7 +35,9 @@ _NUM_EXAMPLES = "num-examples"
 
 
 class FedsimStrategy(FlowerStrategy):  # type: ignore[misc]
-    """One of our strategies behind Flower's interface: `FedsimStrategy(FedAdam()).start(grid, ...)`.
+    """One of our strategies behind Flower's interface.
+
+    `FedsimStrategy(FedAdam()).start(grid, ...)` in any ServerApp.
 
     It speaks what every Flower app speaks: `arrays` and `config` go out, `arrays` and a
     `MetricRecord` with `num-examples` come back. All nodes are asked every round. Updates are added

@@ -131,5 +131,3 @@ class BlockGrid(Grid):  # type: ignore[misc]
             item = Item(metadata, self.states.get(message.metadata.dst_node_id))
             groups.setdefault(id(message.content), (message.content, []))[1].append(item)
         return list(groups.values())
-
-

@@ -79,9 +79,7 @@ def _open_ray(
     pool = None
     try:
         settings = WorkerSettings(gpus=share, code=code)
-        pool = RayWorkers(
-            _APP, population, workers, fold=_FOLD, warm=_WARM, settings=settings
-        )
+        pool = RayWorkers(_APP, population, workers, fold=_FOLD, warm=_WARM, settings=settings)
         yield OpenGrid(pool.grid(population, engine.block_size), workers, pool.incidents)
     finally:
         if is_ours:

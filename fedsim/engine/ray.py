@@ -94,7 +94,7 @@ class RayWorkers:
         *,
         fold: str | None = None,
         warm: str | None = None,
-        settings: WorkerSettings = WorkerSettings(),  # noqa: B008 - frozen
+        settings: WorkerSettings = WorkerSettings(),
     ) -> None:
         """`app`, `fold` and `warm` are "module:name" references, imported once in each worker.
 
@@ -106,7 +106,8 @@ class RayWorkers:
         remote = ray.remote(_Actor)
         options = {"num_cpus": settings.cpus, "num_gpus": settings.gpus, "max_restarts": 0}
         references = app, fold, warm
-        self._make = lambda: remote.options(**options).remote(references, population, settings)
+        actor = remote.options(**options)
+        self._make: Callable[[], Any] = lambda: actor.remote(references, population, settings)
         self._workers = [self._start() for _ in range(count)]
         self._queue: deque[_Job] = deque()
         #: What went wrong with workers, for the run's log.
@@ -152,7 +153,7 @@ class RayWorkers:
         worker.up = worker.actor.pid.remote()
 
     def _feed(self, reference: Any) -> bool:
-        """Give waiting jobs to workers with room, emptiest first; is any job in flight?"""
+        """Give waiting jobs to workers with room, emptiest first; say if any is in flight."""
         for depth in range(_QUEUE):
             for worker in self._workers:
                 if self._queue and len(worker.jobs) == depth:

@@ -37,7 +37,7 @@ def svg(fig: Any, label: str) -> str:
     body = text[text.index("<svg") :]
     # Black is the only colour matplotlib uses for text and axes here: let it follow the theme.
     body = body.replace("stroke: #000000", "stroke: currentColor")
-    body = body.replace("<text style=\"", "<text style=\"fill: currentColor; ")
+    body = body.replace('<text style="', '<text style="fill: currentColor; ')
     return _namespaced(body, label)
 
 

@@ -25,7 +25,9 @@ TINY = {
 
 def changed(**sections):
     """TINY with some keys of some sections changed; a new part's name replaces the whole part."""
-    content = {key: dict(value) if isinstance(value, dict) else value for key, value in TINY.items()}
+    content = {
+        key: dict(value) if isinstance(value, dict) else value for key, value in TINY.items()
+    }
     for section, values in sections.items():
         if isinstance(values, dict) and "name" not in values:
             content[section] = {**content.get(section, {}), **values}
@@ -54,7 +56,9 @@ def cluster():
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
     """Install `plugin.py` in a folder and work in that folder, so that workers find it too."""
-    spec = importlib.util.spec_from_file_location("plugin_source", Path(__file__).parent / "plugin.py")
+    spec = importlib.util.spec_from_file_location(
+        "plugin_source", Path(__file__).parent / "plugin.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     folder = tmp_path / "site"

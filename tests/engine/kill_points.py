@@ -44,7 +44,9 @@ def main(folder: str, points: int, config: dict) -> None:
             continue
         before = RunStore(runs).get("last")
         if before.status == "finished":
-            outcomes.append({"point": point, "state": "finished", "sha": before.summary["model_sha256"]})
+            outcomes.append(
+                {"point": point, "state": "finished", "sha": before.summary["model_sha256"]}
+            )
             continue
         result = fedsim.resume("last", runs=runs)
         outcomes.append(

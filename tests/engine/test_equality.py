@@ -19,7 +19,9 @@ TIMED = ("real_seconds", "seconds")
 
 def facts(result):
     """All a run recorded but times: one line per round."""
-    rows = [{k: v for k, v in entry.items() if k not in (*TIMED, "run_id")} for entry in result.history]
+    rows = [
+        {k: v for k, v in entry.items() if k not in (*TIMED, "run_id")} for entry in result.history
+    ]
     return [json.dumps(row, sort_keys=True) for row in rows]
 
 
@@ -47,9 +49,7 @@ def test_the_block_size_changes_nothing(size, tiny, reference, tmp_path):
 def test_folding_changes_nothing_in_process(folding, tiny, reference):
     text = to_text(configuration.load(tiny()), Places())
     federation = from_text(text)
-    grid = in_process_grid(
-        app, Population(9, {"experiment": text}), fold=folding, size=3
-    )
+    grid = in_process_grid(app, Population(9, {"experiment": text}), fold=folding, size=3)
     last = list(run_rounds(grid, grid.population.nodes, federation, start_state(federation)))[-1][0]
     assert last.model_sha256 == reference.model_sha256
     assert last.metrics == pytest.approx(reference.history[-1]["metrics"], abs=0)

@@ -41,7 +41,10 @@ def check_lost(result, runs, reason):
     assert [entry["lost"] for entry in result.history] == [1, 1]
     assert [entry["results"] for entry in result.history] == [8, 8]
     lost = RunStore(runs).lost_clients(result.run_id)
-    assert [(row["round"], row["client"], row["phase"]) for row in lost] == [(1, 3, "train"), (2, 3, "train")]
+    assert [(row["round"], row["client"], row["phase"]) for row in lost] == [
+        (1, 3, "train"),
+        (2, 3, "train"),
+    ]
     assert all(reason in row["lost"] for row in lost)
     assert "1 lost" not in result.report.read_text()  # both rounds' losses are counted
     assert "2 lost" in result.report.read_text()
@@ -55,7 +58,9 @@ def test_the_same_client_is_lost_on_ray_and_the_model_is_the_same(tiny, plugin, 
         assert there.model_sha256 == here.model_sha256
 
 
-def test_a_client_that_kills_its_worker_is_lost_and_the_run_goes_on(tiny, plugin, cluster, tmp_path):
+def test_a_client_that_kills_its_worker_is_lost_and_the_run_goes_on(
+    tiny, plugin, cluster, tmp_path
+):
     result = run(tiny, tmp_path, "exit", "ray")
     check_lost(result, tmp_path / "ray", "worker died")
 
@@ -112,7 +117,9 @@ def test_too_few_results_end_the_run_and_it_can_go_on(tiny, plugin, tmp_path):
         local={"name": "faulty", "fault": "raise", "clients": list(range(9)), "round": 3},
         rounds={"count": 4, "cohort": 9, "min_results": 2},
     )
-    with pytest.raises(RunFailedError, match=r"round 3: 0 of 9 clients gave a result.*client 0: Zero"):
+    with pytest.raises(
+        RunFailedError, match=r"round 3: 0 of 9 clients gave a result.*client 0: Zero"
+    ):
         fedsim.run(config, runs=tmp_path)
     stored = RunStore(tmp_path).get("last")
     assert stored.status == "failed"

@@ -77,4 +77,6 @@ def _bytes(run: Any) -> Picture:
     ax.set_ylabel("MiB in all", fontsize=9)
     ax.set_ylim(bottom=0)
     ax.legend(fontsize=8, frameon=False)
-    return Picture(svg(fig, "bytes"), f"Bytes sent so far: {bytes_text(down)} down, {bytes_text(up)} up.")
+    return Picture(
+        svg(fig, "bytes"), f"Bytes sent so far: {bytes_text(down)} down, {bytes_text(up)} up."
+    )

@@ -24,7 +24,10 @@ def section(run: Any, clients: Sequence[dict[str, Any]]) -> Section:
         ["platform", env.get("platform", "-")],
         ["Python", env.get("python", "-")],
         *([name, version] for name, version in env.get("versions", {}).items()),
-        ["git", f"{git['commit'][:12]}{' + changes' if git['is_dirty'] else ''}" if git else "none"],
+        [
+            "git",
+            f"{git['commit'][:12]}{' + changes' if git['is_dirty'] else ''}" if git else "none",
+        ],
         ["data", f"{facts.get('data_source', '')} sha256 {facts['data_sha256'][:16]}"],
         ["model sha256", (run.summary or {}).get("model_sha256", "-")[:16] or "-"],
     ]

@@ -44,7 +44,9 @@ def best_round(run: Any) -> dict[str, Any] | None:
     """Return the round with the best main metric on the server's test set."""
     name, is_up = metric_of(run)
     key = f"test/{name}"
-    found = [(e["metrics"][key], e["round"]) for e in run.rounds if e["metrics"].get(key) is not None]
+    found = [
+        (e["metrics"][key], e["round"]) for e in run.rounds if e["metrics"].get(key) is not None
+    ]
     if not found:
         return None
     value, number_ = max(found, key=lambda pair: (pair[0] if is_up else -pair[0], -pair[1]))

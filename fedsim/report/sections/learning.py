@@ -20,7 +20,9 @@ def section(run: Any, clients: Sequence[dict[str, Any]]) -> Section:
         for key, value in entry["metrics"].items():
             if value is not None:
                 series.setdefault(key, []).append([entry["round"], value])
-    shown = [n for n in dict.fromkeys((name, "loss")) if any(f"{p}/{n}" in series for p, _ in _PARTS)]
+    shown = [
+        n for n in dict.fromkeys((name, "loss")) if any(f"{p}/{n}" in series for p, _ in _PARTS)
+    ]
     if not shown:
         return Section("learning", "Learning", series, text="No round was finished.")
     fig, axes = figure(height=2.9, columns=len(shown))

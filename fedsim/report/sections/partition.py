@@ -34,9 +34,7 @@ def section(run: Any, clients: Sequence[dict[str, Any]]) -> Section:
             for i, row in enumerate(partition["table"])
         ]
         title = f"Examples by client and class{'' if len(rows) < 100 else ' (first 100 clients)'}"
-        tables.append(
-            Table(title, ["client", *partition["classes"], "all"], rows, is_folded=True)
-        )
+        tables.append(Table(title, ["client", *partition["classes"], "all"], rows, is_folded=True))
     return Section("partition", "Partition", partition, text, pictures, tables)
 
 
@@ -79,5 +77,3 @@ def _shade(i: int, count: int) -> Any:
     from matplotlib import colormaps
 
     return colormaps["tab10"](i) if count <= 10 else colormaps["turbo"](0.08 + 0.84 * i / count)
-
-
