@@ -1,0 +1,196 @@
+"""What every local algorithm keeps to; a new file in clients/ is picked up by itself."""
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import RecordDict
+from torch import nn
+
+from fedsim import losses, registry
+from fedsim.clients.local_only import personal_model
+from fedsim.core import ClientContext, RoundContext, Sum, Task
+from fedsim.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from fedsim.messages import memo_of, set_memo
+from fedsim.models import get_vector, set_vector
+from fedsim.optimizers.gd import Gd
+from fedsim.optimizers.sgd import Sgd
+from fedsim.strategies.fedavg import FedAvg
+
+EXAMPLES = 40
+
+
+@pytest.fixture(params=registry.names("clients"))
+def part(request):
+    return registry.load("clients", request.param)()
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request):
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    return torch.device(request.param)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 3)
+    )
+
+
+def task_of(module=None, *, device="cpu", optimizer=None, examples=EXAMPLES, **options):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(examples, 4, generator=generator)
+    y = torch.randint(3, (examples,), generator=generator)
+    module = (module or network()).to(device)
+    return Task(
+        module=module,
+        model=get_vector(module),
+        x=x.to(device),
+        y=y.to(device),
+        loss=losses.LOSSES["cross_entropy"],
+        optimizer=(optimizer or Sgd(lr=0.1, momentum=0.5)).build,
+        **options,
+    )
+
+
+def ctx(round=1, client=0, seed=0, lr_factor=1.0):
+    return ClientContext(seed, round, client, lr_factor)
+
+
+def result(update, memo):
+    """Everything that comes back, as bytes."""
+    parts = {"vector": update.vector, **{f"memo/{name}": value for name, value in memo.items()}}
+    named = {name: value.cpu().numpy().tobytes() for name, value in parts.items()}
+    return named, update.weight, dict(update.metrics)
+
+
+def trained_model(part, task, update, memo):
+    """The model that training ended with: what is shared, or what the client keeps."""
+    shared = task.model.cpu() + update.vector
+    return personal_model(memo, shared)
+
+
+def test_an_update_is_what_is_agreed(part, device):
+    task = task_of(device=device)
+    update, memo = part.train(task, {}, ctx())
+    assert update.vector.shape == task.model.shape
+    assert update.vector.dtype == torch.float32
+    assert update.vector.device.type == "cpu"
+    assert update.weight == EXAMPLES
+    assert update.metrics["examples"] == EXAMPLES
+    assert 0 < update.metrics["loss"] < 10
+    assert not torch.equal(trained_model(part, task, update, memo), task.model.cpu())
+    assert all(isinstance(value, torch.Tensor) for value in memo.values())
+
+
+def test_the_same_streams_give_the_same_bytes(part):
+    torch.manual_seed(1)
+    first = result(*part.train(task_of(), {}, ctx()))
+    torch.manual_seed(2)
+    again = result(*part.train(task_of(), {}, ctx()))
+    assert first == again
+
+
+@pytest.mark.parametrize("other", [{"round": 2}, {"client": 1}, {"seed": 1}])
+def test_rounds_clients_and_seeds_have_streams_of_their_own(part, other):
+    task = task_of()
+    first = trained_model(part, task, *part.train(task, {}, ctx()))
+    task = task_of()
+    second = trained_model(part, task, *part.train(task, {}, ctx(**other)))
+    assert not torch.equal(first, second)
+
+
+def test_global_generators_are_left_where_they_were(part):
+    torch.manual_seed(3)
+    np.random.seed(3)
+    expected = torch.rand(2), np.random.rand(2)
+    task = task_of()
+    torch.manual_seed(3)
+    np.random.seed(3)
+    part.train(task, {}, ctx())
+    assert torch.equal(torch.rand(2), expected[0])
+    assert (np.random.rand(2) == expected[1]).all()
+
+
+def test_it_trains_the_resident_module_and_changes_no_input(part):
+    task = task_of()
+    parameters = list(task.module.parameters())
+    kept = task.model.clone(), task.x.clone(), task.y.clone()
+    update, memo = part.train(task, {}, ctx())
+    before = {name: value.clone() for name, value in memo.items()}
+    set_vector(task.module, task.model)
+    part.train(task, memo, ctx(round=2))
+    assert all(a is b for a, b in zip(task.module.parameters(), parameters, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip((task.model, task.x, task.y), kept, strict=True))
+    assert all(torch.equal(memo[name], before[name]) for name in before)
+    assert update.vector.shape == task.model.shape
+
+
+def test_a_memo_survives_messages_and_checkpoints_bit_by_bit(part, tmp_path):
+    def rounds(travel):
+        memo, results = {}, []
+        for number in range(1, 5):
+            task = task_of()
+            update, memo = part.train(task, memo, ctx(round=number))
+            results.append(result(update, memo))
+            memo = travel(memo)
+        return results
+
+    def through_a_checkpoint(memo):
+        state = RecordDict()
+        set_memo(state, memo)
+        save_checkpoint(tmp_path / "file", Checkpoint(1, {"model": torch.zeros(1)}, {7: state}))
+        return memo_of(load_checkpoint(tmp_path / "file").memos[7])
+
+    assert rounds(through_a_checkpoint) == rounds(lambda memo: memo)
+
+
+def test_a_full_batch_optimizer_gets_the_whole_shard_in_one_step(part):
+    task = task_of(nn.Linear(4, 3), optimizer=Gd(lr=0.2), full_batch=True)
+    start = task.model.clone()
+    model = trained_model(part, task, *part.train(task, {}, ctx()))
+    set_vector(task.module, start)
+    loss = nn.functional.cross_entropy(task.module(task.x), task.y)
+    gradient = torch.autograd.grad(loss, task.module.parameters())
+    expected = start - 0.2 * torch.cat([part.flatten() for part in gradient])
+    torch.testing.assert_close(model, expected, rtol=0, atol=1e-6)
+
+
+def test_the_schedules_factor_reaches_the_optimizer(part):
+    moves = []
+    for factor in (1.0, 0.5):
+        task = task_of(nn.Linear(4, 3), optimizer=Gd(lr=0.2), full_batch=True)
+        set_vector(task.module, torch.linspace(-1, 1, 15))
+        start = get_vector(task.module)
+        task = task_of(task.module, optimizer=Gd(lr=0.2), full_batch=True)
+        out = part.train(task, {}, ctx(lr_factor=factor))
+        moves.append(trained_model(part, task, *out) - start)
+    torch.testing.assert_close(moves[1], moves[0] / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_a_client_with_one_example_trains(part):
+    task = task_of(nn.Linear(4, 3), examples=1)
+    update, _ = part.train(task, {}, ctx())
+    assert update.weight == 1
+    assert torch.isfinite(update.vector).all()
+
+
+def test_it_finds_the_known_optimum_of_a_convex_problem(part):
+    # Least squares on one client: rounds of local training end where numpy's solver does.
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(EXAMPLES, 4))
+    y = x @ np.array([1.0, -2.0, 0.5, 3.0]) + 0.1 * rng.normal(size=EXAMPLES)
+    optimum, *_ = np.linalg.lstsq(x, y)
+    module = nn.Linear(4, 1, bias=False)
+    tensors = torch.from_numpy(x).float(), torch.from_numpy(y).float()
+    state, memo = FedAvg().init(torch.zeros(4, dtype=torch.float64)), {}
+    for number in range(1, 301):
+        model = state["model"].float()
+        set_vector(module, model)
+        task = Task(module, model, *tensors, losses.LOSSES["mse"], Gd(lr=0.1).build, True)
+        update, memo = part.train(task, memo, ctx(round=number))
+        total = Sum(update.weight * update.vector.double(), update.weight, 1)
+        state = FedAvg().step(state, total, RoundContext(0, number, 1))
+    model = personal_model(memo, state["model"]).numpy()
+    np.testing.assert_allclose(model, optimum, rtol=0, atol=1e-4)
