@@ -17,8 +17,9 @@ __all__ = ["Sgd"]
 
 @dataclass(frozen=True, slots=True)
 class Sgd:
-    """`epochs` passes in batches of `batch_size`, or exactly `steps` batches where that is set.
+    """Train in batches on the client's own shard, with the client optimizer.
 
+    `epochs` passes in batches of `batch_size`, or exactly `steps` batches where that is set.
     `batch_size` 0 takes the whole shard at once.
     `keep_optimizer`: the client's optimizer (momentum, second moments) lives on between rounds.
     """

@@ -20,7 +20,10 @@ __all__ = ["FedAdagrad"]
 
 @dataclass(frozen=True, slots=True)
 class FedAdagrad:
-    """`lr`: server learning rate (eta); `beta1`, `tau` as in the paper."""
+    """Adagrad on the server, fed by the mean client update.
+
+    `lr`: server learning rate (eta); `beta1`, `tau` as in the paper.
+    """
 
     lr: Annotated[float, Gt(0)] = 0.1
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.0

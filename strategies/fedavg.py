@@ -18,7 +18,7 @@ __all__ = ["FedAvg"]
 
 @dataclass(frozen=True, slots=True)
 class FedAvg:
-    """`lr`: server learning rate."""
+    """Move by the mean client update, weighted by examples; `lr`: server learning rate."""
 
     lr: Annotated[float, Gt(0)] = 1.0
 

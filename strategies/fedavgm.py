@@ -19,7 +19,7 @@ __all__ = ["FedAvgM"]
 
 @dataclass(frozen=True, slots=True)
 class FedAvgM:
-    """`lr`: server learning rate; `momentum`: beta of the paper."""
+    """Momentum on the server; `lr`: server learning rate; `momentum`: beta of the paper."""
 
     lr: Annotated[float, Gt(0)] = 1.0
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9

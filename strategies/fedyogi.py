@@ -19,7 +19,10 @@ __all__ = ["FedYogi"]
 
 @dataclass(frozen=True, slots=True)
 class FedYogi:
-    """`lr`: server learning rate (eta); `beta1`, `beta2`, `tau` as in the paper."""
+    """Yogi on the server, fed by the mean client update.
+
+    `lr`: server learning rate (eta); `beta1`, `beta2`, `tau` as in the paper.
+    """
 
     lr: Annotated[float, Gt(0)] = 0.1
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9

@@ -30,8 +30,9 @@ _NOT_OURS = {
 
 @dataclass(frozen=True, slots=True)
 class Flower:
-    """`strategy`: its class name in `flwr.serverapp.strategy`; `options`: its arguments.
+    """One of Flower's own strategies.
 
+    `strategy`: its class name in `flwr.serverapp.strategy`; `options`: its arguments.
     Who takes part and how many must answer is up to `rounds`, so Flower's own `fraction_*` and
     `min_*` options change nothing. `QFedAvg` finds each client's loss with `train_loss_key =
     "loss"`. Wrappers around other strategies (Flower's DP ones) and tree strategies are refused.
