@@ -69,8 +69,12 @@ def export(store: RunStore, run: str, kind: str, folder: Path) -> list[Path]:
         with _replacing(paths[0]) as path:
             path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         for final, (fixed, batches) in zip(paths[1:], tables.values(), strict=True):
-            columns = fixed | dict.fromkeys(_extra_columns(batches), float)
-            flat = ([_flat(stored.id, row) for row in rows] for rows in batches())
+            names = {name for rows in batches() for row in rows for name in _extra(row, fixed)}
+            columns = fixed | dict.fromkeys(sorted(names), float)
+            flat = (
+                [{"run_id": stored.id, **row, **_extra(row, fixed)} for row in rows]
+                for rows in batches()
+            )
             with _replacing(final) as path:
                 _WRITERS[kind](path, columns, flat)
     except OSError as error:
@@ -81,18 +85,13 @@ def export(store: RunStore, run: str, kind: str, folder: Path) -> list[Path]:
     return paths
 
 
-def _extra_columns(batches: Batches) -> list[str]:
-    names: set[str] = set()
-    for rows in batches():
-        for row in rows:
-            names.update(row["metrics"])
-            names.update(f"seconds/{stage}" for stage in row.get("seconds", ()))
-    return sorted(names)
-
-
-def _flat(run_id: str, row: Row) -> Row:
-    stages = {f"seconds/{stage}": value for stage, value in row.get("seconds", {}).items()}
-    return {"run_id": run_id, **row, **row["metrics"], **stages}
+def _extra(row: Row, fixed: dict[str, type]) -> Row:
+    """Return the metrics and stages of a row by the name of their column."""
+    metrics = {
+        f"metrics/{name}" if name in fixed else name: value
+        for name, value in row["metrics"].items()
+    }
+    return metrics | {f"seconds/{stage}": v for stage, v in row.get("seconds", {}).items()}
 
 
 def _write_csv(path: Path, columns: dict[str, type], batches: Iterable[list[Row]]) -> None:
