@@ -84,6 +84,9 @@ def test_an_export_reads_back_as_the_store(
     more = {"test/accuracy": 1 / 3, "federated/loss": 5e-324, "test/nan": float("nan")}
     store.append(run_id, make_record(2, metrics=more, seconds={"checkpoint": 1e22}))
     _check(store, run_id, kind, tmp_path / "new" / "folder")
+    again = export(store, run_id, kind, tmp_path / "again")
+    for path in again:
+        assert path.read_bytes() == (tmp_path / "new" / "folder" / path.name).read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
