@@ -83,7 +83,7 @@ def run(
         config.name,
         configuration.to_dict(config),
         environment.describe(places.code),
-        datasets.summarize(federation.clients),
+        datasets.summarize(federation.real_clients),
         facts,
     )
     folder = store.folder(run_id)
@@ -400,7 +400,7 @@ def _open_federation(config: RunConfig, places: Places, tell: Listener) -> Feder
 def _preflight(store: RunStore, federation: Federation, state: ServerState) -> None:
     """Refuse a run whose checkpoints and rows would not fit on the disk."""
     rounds = federation.config.rounds
-    clients = min(rounds.cohort or federation.clients.clients, federation.clients.clients)
+    clients = min(rounds.cohort or federation.population, federation.population)
     store.preflight(3 * _state_bytes(state) + 300 * clients * rounds.count + 2**20)
 
 
@@ -410,7 +410,7 @@ def _facts(federation: Federation, places: Places) -> dict[str, Any]:
     return {
         "mode": config.mode,
         "grid": config.engine.grid,
-        "workers": worker_count(config.engine, environment.cpu_limit(), clients.clients),
+        "workers": worker_count(config.engine, environment.cpu_limit(), federation.population),
         "device": str(federation.device),
         "dimension": form.dimension,
         "fraction_bits": form.fraction_bits,
@@ -419,7 +419,7 @@ def _facts(federation: Federation, places: Places) -> dict[str, Any]:
         "data_source": clients.meta.source,
         "kind": clients.meta.kind,
         "metrics": list(federation.metrics),
-        "clients": clients.clients,
+        "clients": federation.population,
         "code": list(places.code),
     }
 

@@ -39,16 +39,23 @@ class Places:
 class Federation:
     """Everything a run needs besides who carries its messages.
 
+    `population`: the clients there really are; in the pooled baseline `clients` has one more.
     `module` is resident: whoever uses it first sets its weights from a vector.
     """
 
     config: RunConfig
     clients: ClientData
+    population: int
     module: nn.Module
     initial: Tensor
     loss: Callable[[Tensor, Tensor], Tensor]
     metrics: tuple[str, ...]
     device: torch.device
+
+    @property
+    def real_clients(self) -> ClientData:
+        """Return the clients without the one that the pooled baseline adds."""
+        return self.clients.inner if isinstance(self.clients, datasets.Together) else self.clients
 
     def task(self, model: Tensor, examples: Examples) -> Task:
         """Set the resident module to `model` and return what a client trains."""
@@ -92,17 +99,20 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
         config.partition,
         seed=config.seed,
         holdout=config.evaluation.holdout if config.evaluation.federated_every else 0.0,
-        mode=config.mode,
         data_dir=Path(places.data_dir) if places.data_dir else None,
         cache_dir=Path(places.cache_dir) if places.cache_dir else None,
     )
-    configuration.check_data(config, clients.meta, clients.clients)
+    population = clients.clients
+    if config.mode == "pooled":
+        clients = datasets.Together(clients)
+    configuration.check_data(config, clients.meta, population)
     module = models.build(config.model, clients.meta, config.seed)
     device = _device(config.engine.device)
     loss = config.loss if config.loss != "auto" else losses.default(clients.meta.kind)
     return Federation(
         config=config,
         clients=clients,
+        population=population,
         module=module.to(device),
         initial=models.get_vector(module).cpu(),
         loss=losses.LOSSES[loss],
@@ -141,7 +151,7 @@ def _as_mode(config: RunConfig) -> RunConfig:
         return config
     everyone = replace(config.rounds, cohort=None, min_results=1)
     if config.mode == "pooled":
-        # One client that holds all the data and keeps its optimizer: centralized training.
+        # One client has all the data and keeps its optimizer: centralized training.
         local = replace(config.local, keep_optimizer=True)
         plain = importlib.import_module("fedsim.strategies.fedavg").FedAvg()
         return replace(config, local=local, strategy=plain, rounds=everyone)

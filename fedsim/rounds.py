@@ -128,11 +128,7 @@ def _train(
 ) -> tuple[State, _Answers, int]:
     """Run the training phase of one round and step the strategy."""
     config = federation.config
-    cohort = sampling.uniform(
-        federation.clients.clients,
-        config.rounds.cohort,
-        rng.stream(config.seed, "cohort", round=number),
-    )
+    ids = _cohort(federation, number)
     order = messages.Train(
         model=state.strategy["model"].float(),
         round=number,
@@ -140,7 +136,6 @@ def _train(
         # Without a format nobody folds: the strategy wants every update by itself.
         form=form if config.strategy.needs == "sum" else None,
     )
-    ids = [int(client) for client in cohort]
     answers = _timed(
         seconds, "train", lambda: _send(grid, nodes, ids, messages.TRAIN, order, config, form)
     )
@@ -161,13 +156,23 @@ def _train(
     return stepped, answers, len(ids)
 
 
+def _cohort(federation: Federation, number: int) -> list[int]:
+    """Draw the clients of a round; for the pooled baseline it is the one that has everything."""
+    config = federation.config
+    if config.mode == "pooled":
+        return [federation.population]
+    stream = rng.stream(config.seed, "cohort", round=number)
+    drawn = sampling.uniform(federation.population, config.rounds.cohort, stream)
+    return [int(client) for client in drawn]
+
+
 def _ask(
     grid: Carrier, nodes: Sequence[int], federation: Federation, number: int, model: Tensor
 ) -> _Answers:
     """Have clients test the model: all of them, or a draw of `evaluation.clients`."""
     config = federation.config
     clients = sampling.uniform(
-        federation.clients.clients,
+        federation.population,
         config.evaluation.clients,
         rng.stream(config.seed, "evaluation", round=number),
     )

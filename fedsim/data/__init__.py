@@ -4,6 +4,7 @@ from fedsim.data._catalogue import describe, fetch
 from fedsim.data._clients import PooledClients, deal, open_clients, tensors
 from fedsim.data._source import default_data_dir
 from fedsim.data._summary import summarize
+from fedsim.data._together import Together
 from fedsim.data._types import ClientData, Dataset, Examples, Meta, Partition
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Meta",
     "Partition",
     "PooledClients",
+    "Together",
     "deal",
     "default_data_dir",
     "describe",

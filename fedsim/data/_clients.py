@@ -31,7 +31,6 @@ __all__ = ["PooledClients", "deal", "open_clients", "tensors"]
 
 _FORMAT = 3  # of the cache; a change makes old folders unused
 _MAKERS = ("fedsim", "numpy", "pandas", "scikit-learn")  # a new version may make other contents
-_MOST_POOLED_BYTES = 8 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,41 +75,34 @@ def open_clients(
     *,
     seed: int,
     holdout: float,
-    mode: str = "federated",
     data_dir: Path | None = None,
     cache_dir: Path | None = None,
 ) -> ClientData:
     """Return the clients of an experiment, from the cache where they have been dealt out before.
 
-    `mode` "pooled" makes one client that has everything. Data that are born federated come with
-    their clients, so `partition` says nothing about them. Raises `ConfigError`, `DataError`,
+    Data that are born federated come with their clients, so `partition` says nothing about them.
+    Raises `ConfigError`, `DataError`,
     `MissingDataError` or `NetworkError` for whatever could not be trained on.
     """
     if isinstance(data, BornFederated):
-        return _pool(data.open(seed, 0.0)) if mode == "pooled" else data.open(seed, holdout)
+        return data.open(seed, holdout)
     data = _with_client_column(data, partition)
     if cache_dir is None:
-        return deal(data.load(data_dir), partition, seed=seed, holdout=holdout, mode=mode)
-    folder = cache_dir / _key(data, partition, seed, holdout, mode)
+        return deal(data.load(data_dir), partition, seed=seed, holdout=holdout)
+    folder = cache_dir / _key(data, partition, seed, holdout)
     if not folder.is_dir():
-        clients = deal(data.load(data_dir), partition, seed=seed, holdout=holdout, mode=mode)
+        clients = deal(data.load(data_dir), partition, seed=seed, holdout=holdout)
         _save(clients, folder)
     return _load(folder)
 
 
-def deal(
-    dataset: Dataset, partition: Any, *, seed: int, holdout: float, mode: str = "federated"
-) -> PooledClients:
+def deal(dataset: Dataset, partition: Any, *, seed: int, holdout: float) -> PooledClients:
     """Check a data set and deal it out to clients.
 
     Raises `DataError` for contents that cannot be trained on or a client without examples.
     """
     check(dataset)
     count = len(dataset.train.y)
-    if mode == "pooled":
-        everything = Partition(np.array([0, count]), np.arange(count, dtype=np.int64))
-        nothing = Partition(np.array([0, 0]), np.zeros(0, dtype=np.int64))
-        return PooledClients(dataset.meta, dataset, everything, nothing, held_is_test=False)
     stream = rng.stream(seed, "partition")
     part = partition.assign(dataset.train.y, dataset.train.group, stream)
     _check_partition(part, count)
@@ -195,22 +187,7 @@ def _check_partition(part: Partition, examples: int) -> None:
         raise DataError("the partition gives an example to two clients")
 
 
-def _pool(clients: ClientData) -> PooledClients:
-    """Put the examples of born-federated clients together, where memory can hold them."""
-    first = clients.train(0)
-    size_bytes = int(clients.sizes().sum()) * first.x[0].nbytes
-    if size_bytes > _MOST_POOLED_BYTES:
-        raise DataError(
-            f"mode = 'pooled' needs all {clients.clients} clients' examples in memory, "
-            f"{size_bytes >> 30} GiB: use fewer clients for this baseline"
-        )
-    shards = [clients.train(i) for i in range(clients.clients)]
-    train = Examples(np.concatenate([s.x for s in shards]), np.concatenate([s.y for s in shards]))
-    dataset = Dataset(clients.meta, train, clients.test())
-    return deal(dataset, None, seed=0, holdout=0.0, mode="pooled")
-
-
-def _key(data: Any, partition: Any, seed: int, holdout: float, mode: str) -> str:
+def _key(data: Any, partition: Any, seed: int, holdout: float) -> str:
     """Name what determines the contents.
 
     Files of known data sets are pinned by hash, so the part stands for them; a user's own file or
@@ -224,7 +201,6 @@ def _key(data: Any, partition: Any, seed: int, holdout: float, mode: str) -> str
         "own_files": [_stamp(Path(v)) for v in asdict(data).values() if v and isinstance(v, str)],
         "seed": seed,
         "holdout": holdout,
-        "mode": mode,
     }
     text = json.dumps(facts, sort_keys=True, default=str)
     return f"{type(data).__name__.lower()}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"

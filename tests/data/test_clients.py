@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim.data import Dataset, Examples, Meta, Partition, deal, open_clients, tensors
+from fedsim.data import Dataset, Examples, Meta, Partition, Together, deal, open_clients, tensors
 from fedsim.data.breast_cancer import BreastCancer
 from fedsim.data.digits import Digits
 from fedsim.data.heart_disease import HeartDisease
@@ -97,11 +97,14 @@ def test_natural_clients_missing_from_the_test_part_are_tested_on_nothing() -> N
     assert opened.sizes().tolist() == [20, 20, 20]
 
 
-def test_pooled_is_one_client_with_everything() -> None:
-    pooled = open_clients(Digits(), Dirichlet(20), seed=0, holdout=0.1, mode="pooled")
-    assert pooled.clients == 1
-    assert pooled.sizes().tolist() == [1437]
-    assert np.array_equal(pooled.train(0).x, Digits().load(None).train.x)
+def test_pooled_is_one_more_client_with_everything_that_is_not_held_out() -> None:
+    clients = open_clients(Digits(), Dirichlet(20), seed=0, holdout=0.1)
+    pooled = Together(clients)
+    assert pooled.clients == 21
+    assert pooled.sizes()[20] == clients.sizes().sum() == len(pooled.train(20).y) < 1437
+    assert np.array_equal(pooled.train(3).x, clients.train(3).x)
+    assert np.array_equal(pooled.held_out(3).x, clients.held_out(3).x)
+    assert len(pooled.held_out(20).y) == 0
 
 
 @pytest.mark.parametrize(
@@ -202,9 +205,8 @@ def test_what_determines_the_contents_is_in_the_key(tmp_path: Path) -> None:
     opened(holdout=0.2)
     opened(Dirichlet(20, alpha=0.6))
     opened(Iid(20))
-    opened(mode="pooled")
     open_clients(BreastCancer(), Iid(20), seed=0, holdout=0.1, cache_dir=tmp_path)
-    assert len(list(tmp_path.iterdir())) == 7
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def _open_in_a_process(folder: Path, queue: Any) -> None:

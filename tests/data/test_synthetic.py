@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedsim.data import ClientData, open_clients, summarize
+from fedsim.data import ClientData, Together, open_clients, summarize
 from fedsim.data.synthetic import Synthetic
 from fedsim.errors import DataError
 
@@ -96,15 +96,14 @@ def test_size_skew_is_log_normal() -> None:
 
 def test_pooled_puts_all_clients_together_where_memory_can_hold_them() -> None:
     part = Synthetic(clients=30, examples=10)
-    pooled = open_clients(part, None, seed=0, holdout=0.1, mode="pooled")
     whole = open_clients(part, None, seed=0, holdout=0.0)
-    assert pooled.clients == 1
+    pooled = Together(whole)
+    assert pooled.clients == 31
     everything = np.concatenate([whole.train(i).x for i in range(30)])
-    assert np.array_equal(np.sort(pooled.train(0).x, axis=0), np.sort(everything, axis=0))
+    assert np.array_equal(pooled.train(30).x, everything)
+    huge = Together(population(clients=1_000_000, examples=1000, holdout=0.0))
     with pytest.raises(DataError, match=r"mode = 'pooled'.*1000000 clients"):
-        open_clients(
-            Synthetic(clients=1_000_000, examples=1000), None, seed=0, holdout=0.0, mode="pooled"
-        )
+        huge.train(1_000_000)
 
 
 def test_the_summary_does_not_make_everybodys_data() -> None:
