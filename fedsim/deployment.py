@@ -65,9 +65,15 @@ def make_client_app() -> ClientApp:
     """Return the ClientApp: fedsim's own, with the experiment in place of Flower's run config."""
 
     def with_experiment(message: Message, context: Context, call: Any) -> Message:
-        if "overrides" in context.run_config:
-            context.run_config = {"experiment": experiment_text(context.run_config)}
-        reply: Message = call(message, context)
+        # Flower refuses another run_config in its own context; the state in it is the same object.
+        own = Context(
+            run_id=context.run_id,
+            node_id=context.node_id,
+            node_config=context.node_config,
+            state=context.state,
+            run_config={"experiment": experiment_text(context.run_config)},
+        )
+        reply: Message = call(message, own)
         return reply
 
     app = ClientApp(mods=[with_experiment])

@@ -48,6 +48,7 @@ class Federation:
     population: int
     module: nn.Module
     initial: Tensor
+    counters: dict[str, Tensor]
     loss: Callable[[Tensor, Tensor], Tensor]
     metrics: tuple[str, ...]
     device: torch.device
@@ -59,7 +60,7 @@ class Federation:
 
     def task(self, model: Tensor, examples: Examples) -> Task:
         """Set the resident module to `model` and return what a client trains."""
-        models.set_vector(self.module, model)
+        self._set(model)
         x, y = examples_of(self, examples)
         return Task(
             module=self.module,
@@ -75,10 +76,14 @@ class Federation:
 
     def evaluate(self, model: Tensor, examples: Examples) -> dict[str, Tensor]:
         """Return the additive statistics of `model` on examples, by metric, loss included."""
-        models.set_vector(self.module, model)
+        self._set(model)
         x, y = examples_of(self, examples)
         batch = self.config.evaluation.batch_size
         return metrics.evaluate(self.module, x, y, self.loss, self.metrics, batch)
+
+    def _set(self, model: Tensor) -> None:
+        models.set_vector(self.module, model)
+        models.set_counters(self.module, self.counters)
 
     def lr_factor(self, round: int) -> float:
         """Return the factor of the client learning rate in a round."""
@@ -115,6 +120,7 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
         population=population,
         module=module.to(device),
         initial=models.get_vector(module).cpu(),
+        counters=models.get_counters(module),
         loss=losses.LOSSES[loss],
         metrics=tuple(config.metrics) or _default_metrics(clients.meta),
         device=device,

@@ -37,6 +37,8 @@ def torch_stream(seed: int, purpose: str, *, round: int = -1, client: int = -1) 
     """
     import torch
 
-    with torch.random.fork_rng():
+    # Asking about GPUs would start CUDA in every process: only where it is in use already.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(derive(seed, purpose, round=round, client=client) % 2**63)
         yield

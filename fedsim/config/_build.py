@@ -14,7 +14,7 @@ from fedsim.config.schema import PARTS, RunConfig
 from fedsim.errors import ConfigError, Problem
 from fedsim.models import UserModel
 
-__all__ = ["accepted", "build", "fields_of", "part_class"]
+__all__ = ["accepted", "build", "fields_of", "fits", "part_class"]
 
 Source = Callable[[str], str]
 
@@ -142,15 +142,29 @@ def _table(
 
 def _value(path: str, kind: Any, given: Any, problems: list[Problem], source: Source) -> Any:
     try:
-        # Strict, so that "3" is no number and 1 no boolean; lists serve as tuples, 1 as 1.0.
-        return TypeAdapter(kind).validate_python(_loosened(given), strict=True)
+        return _validated(kind, given)
     except ValidationError:
         problems.append(Problem(path, given, accepted(kind), source=source(path)))
         return None
 
 
-def _loosened(given: Any) -> Any:
-    return tuple(given) if isinstance(given, list) else given
+def fits(kind: Any, given: Any) -> bool:
+    """Say whether a value is one that an annotation accepts.
+
+    >>> fits(int, 3), fits(int, "3"), fits(float, 3)
+    (True, False, True)
+    """
+    try:
+        _validated(kind, given)
+    except ValidationError:
+        return False
+    return True
+
+
+def _validated(kind: Any, given: Any) -> Any:
+    # Strict, so that "3" is no number and 1 no boolean; lists serve as tuples, 1 as 1.0.
+    value = tuple(given) if isinstance(given, list) else given
+    return TypeAdapter(kind).validate_python(value, strict=True)
 
 
 def _unknown(path: str, value: Any, known: list[str], source: Source, name: str = "") -> Problem:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim import registry
-from fedsim.config._build import build, fields_of, part_class
+from fedsim.config._build import build, fields_of, fits, part_class
 from fedsim.config._check import check
 from fedsim.config.schema import PARTS, RunConfig
 from fedsim.errors import ConfigError, Problem
@@ -41,7 +41,7 @@ def load(
 
     `overrides` are "key.path=value"; `FEDSIM__ROUNDS__COUNT=3` in the environment is the same as
     "rounds.count=3". Naming another part in a later source drops what an earlier one set for the
-    part it replaces, but for fields that both have. An empty value unsets.
+    part it replaces, but for fields that both have and that fit. An empty value unsets.
 
     Raises `ConfigError` with every problem, each with its file and line or other source.
     """
@@ -173,15 +173,16 @@ def _set(
 
 
 def _keep_common(section: str, table: dict[str, Any], name: Any) -> None:
-    """Drop the fields that the part of the new name does not have."""
+    """Drop the fields that the part of the new name does not have, or not of that kind."""
     if table.get("name", PARTS[section][1]) == name or not isinstance(name, str):
         return
     try:
         known = fields_of(part_class(section, name))
     except ConfigError:
         return  # reported when the part is built
-    for key in [key for key in table if key != "name" and key not in known]:
-        del table[key]
+    for key in [key for key in table if key != "name"]:
+        if key not in known or not fits(known[key], table[key]):
+            del table[key]
 
 
 def _imply(content: dict[str, Any], sources: dict[str, str]) -> None:

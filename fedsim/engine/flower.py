@@ -24,7 +24,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim import exact
 from fedsim.core import RoundContext, RoundRecord, State, Update
-from fedsim.errors import RunFailedError
+from fedsim.errors import ConfigError, Problem, RunFailedError
 from fedsim.federation import Federation, from_text
 from fedsim.rounds import ServerState, run_rounds, start_state
 
@@ -158,7 +158,10 @@ def server_app(
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         federation = from_text(prepare(context))
-        nodes = discover(grid, federation.clients.clients)
+        if federation.config.mode == "pooled":
+            accepted = "'federated' or 'local-only': nodes do not give their data away"
+            raise ConfigError([Problem("mode", "pooled", accepted)])
+        nodes = discover(grid, federation.population)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as on our own grids: another number could change bits
         try:

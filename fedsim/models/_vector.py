@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-__all__ = ["get_vector", "layout", "named", "set_vector"]
+__all__ = ["get_counters", "get_vector", "layout", "named", "set_counters", "set_vector"]
 
 
 def layout(module: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
@@ -45,6 +45,20 @@ def named(module: nn.Module, vector: Tensor) -> dict[str, Tensor]:
     sizes = [torch.Size(shape).numel() for _, shape in shapes]
     parts = torch.split(vector, sizes)
     return {name: part.view(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
+
+
+def get_counters(module: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the integer buffers, which are not part of the vector."""
+    buffers = module.named_buffers()
+    return {name: b.clone() for name, b in buffers if not b.is_floating_point()}
+
+
+@torch.no_grad()
+def set_counters(module: nn.Module, counters: dict[str, Tensor]) -> None:
+    """Put integer buffers back, so that a client sees nothing of whoever used the module before."""
+    buffers = dict(module.named_buffers())
+    for name, counter in counters.items():
+        buffers[name].copy_(counter)
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
