@@ -126,7 +126,7 @@ def _bar() -> Iterator[Callable[[Event], None]]:
                 console.print(f"run {event.run_id}", style="bold", markup=False, highlight=False)
                 done = event.first_round - 1
                 title = f"round {done}/{event.rounds}"
-                bar.reset(task, total=event.rounds, completed=done, description=title, detail="")
+                bar.update(task, total=event.rounds, completed=done, description=title)
             elif isinstance(event, ClientsDone):
                 whole = event.round - 1 + 0.99 * event.done / max(event.asked, 1)
                 detail = f"client {event.done}/{event.asked} {count.metric()}"
