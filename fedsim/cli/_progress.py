@@ -56,9 +56,9 @@ class _Count:
         return ""
 
     def text(self) -> str:
-        spent = max(sum(seconds for seconds, _ in self.recent), 1e-9)
-        rate = sum(clients for _, clients in self.recent) / spent
-        parts = [self.metric(), f"{rate:.0f} clients/s" if rate >= 10 else f"{rate:.1f} clients/s"]
+        spent = sum(seconds for seconds, _ in self.recent)
+        rate = sum(clients for _, clients in self.recent) / spent if spent else 0.0
+        parts = [self.metric(), f"{rate:.3g} clients/s" if rate else ""]
         parts.append(f"{bytes_text(self.down)} down {bytes_text(self.up)} up")
         if self.lost:
             parts.append(f"{self.lost} lost")
@@ -129,7 +129,7 @@ def _bar() -> Iterator[Callable[[Event], None]]:
                 bar.update(task, total=event.rounds, completed=done, description=title)
             elif isinstance(event, ClientsDone):
                 whole = event.round - 1 + 0.99 * event.done / max(event.asked, 1)
-                detail = f"client {event.done}/{event.asked} {count.metric()}"
+                detail = f"client {event.done}/{event.asked}, {count.text()}"
                 bar.update(task, completed=max(whole, event.round - 1), detail=detail)
             elif isinstance(event, RoundDone):
                 count.add(event)

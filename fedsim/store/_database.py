@@ -83,15 +83,17 @@ def explained(place: str | URL) -> Iterator[None]:
 
 
 def shown(place: str | URL) -> str:
-    """Return a URL without its password.
+    """Return a URL without its password; of SQLite, only the file.
 
     >>> shown("postgresql://me:secret@host/fedsim")
     'postgresql://me:***@host/fedsim'
     """
     try:
-        return make_url(place).render_as_string(hide_password=True)
+        url = make_url(place)
     except ArgumentError:
         return str(place).rpartition("@")[2]
+    is_file = url.drivername.startswith("sqlite") and url.database
+    return str(url.database) if is_file else url.render_as_string(hide_password=True)
 
 
 def _url(place: str | URL) -> URL:

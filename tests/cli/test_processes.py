@@ -57,8 +57,10 @@ def test_ctrl_c_twice_stops_at_once_and_can_be_resumed(tmp_path):
     (tmp_path / "slow.py").write_text(
         "import time\nfrom torch import nn\n"
         "class Slow(nn.Module):\n"
-        "    def __init__(self):\n        super().__init__()\n        self.layer = nn.Linear(64, 10)\n"
-        "    def forward(self, x):\n        time.sleep(0.2)\n        return self.layer(x.flatten(1))\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.layer = nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n        time.sleep(0.2)\n"
+        "        return self.layer(x.flatten(1))\n"
         "def build():\n    return Slow()\n"
     )
     config = ["model.name=slow:build", "rounds.count=9", "engine.grid=inprocess", "local.epochs=8"]
@@ -105,6 +107,7 @@ def test_a_terminal_gets_a_bar_with_an_eta(tmp_path):
                 break
     out = process.stdout.read()
     process.stdout.close()
+    process.wait(timeout=30)
     os.close(main)
     screen = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode(errors="replace"))
     assert process.returncode == 0, screen

@@ -27,7 +27,9 @@ def quadratic_app():
         model = message.content["arrays"].to_torch_state_dict()
         new = {k: v + (torch.from_numpy(CENTERS[client]) - v) / 2 for k, v in model.items()}
         numbers = MetricRecord({"num-examples": client + 1, "loss": float(client)})
-        return Message(RecordDict({"arrays": ArrayRecord(new), "metrics": numbers}), reply_to=message)
+        return Message(
+            RecordDict({"arrays": ArrayRecord(new), "metrics": numbers}), reply_to=message
+        )
 
     @app.evaluate()
     def evaluate(message, context):

@@ -90,7 +90,7 @@ def test_the_pooled_row_and_scikit_learn_on_the_same_patients(tmp_path, data_dir
 
 
 def test_the_local_rows(tmp_path, data_dir):
-    """Each hospital alone, tested on everybody's patients: Cleveland does best, Switzerland worst."""
+    """Each hospital alone, tested on everybody's patients: Switzerland does worst."""
     result = run(tmp_path, data_dir, 42, ["mode=local-only", *CENTRALIZED])
     everywhere = per_client(result, tmp_path, "test/accuracy")
     assert np.argmax(everywhere) in (0, 1)

@@ -33,6 +33,7 @@ def section(run: Any, clients: Sequence[dict[str, Any]]) -> Section:
                 x, y = zip(*points, strict=True)
                 marker = "o" if len(points) < 40 else ""
                 ax.plot(x, y, color=color, label=label, marker=marker, markersize=3, linewidth=1.6)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_title(metric, fontsize=10, loc="left")
         ax.set_xlabel("round", fontsize=9)
         ax.legend(fontsize=8, frameon=False)

@@ -50,6 +50,7 @@ def _classes(partition: dict[str, Any]) -> Picture:
     ax.set_xlabel("client", fontsize=9)
     ax.set_ylabel("examples, by class", fontsize=9)
     ax.grid(axis="x", visible=False)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     names = partition.get("client_names") or []
     if names and len(table) <= 12:
         ax.set_xticks(range(len(table)), names[: len(table)], fontsize=8)
