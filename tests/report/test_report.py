@@ -170,7 +170,7 @@ def test_checks_tell_good_from_bad(finished):
 
 @pytest.mark.parametrize("rounds", [0, 1])
 def test_runs_that_ended_early(finished, tmp_path, rounds):
-    run, clients = finished
+    run, _ = finished
     cut = changed(run, status="failed", rounds=run.rounds[:rounds], summary={})
     text = html(cut, [], tmp_path)
     assert "the run is failed" in text

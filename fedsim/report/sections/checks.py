@@ -61,7 +61,9 @@ def _finite(run: Any) -> Check:
             if value is None or not math.isfinite(value)
         }
     )
-    return ("fail", what, f"not finite: {', '.join(bad)}") if bad else ("pass", what, "")
+    if bad:
+        return "fail", what, f"not finite: {', '.join(bad)}"
+    return "pass", what, f"no NaN or infinity in any metric of {len(run.rounds)} rounds"
 
 
 def _improved(run: Any) -> Check | None:

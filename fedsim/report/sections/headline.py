@@ -34,7 +34,8 @@ def section(run: Any, clients: Sequence[dict[str, Any]]) -> Section:
         ("clients", f"{run.partition['clients']:,}"),
         ("parameters", f"{run.facts['dimension']:,}"),
         ("time in rounds", seconds_text(total["real_seconds"])),
-        ("sent down / up", f"{bytes_text(total['bytes_down'])} / {bytes_text(total['bytes_up'])}"),
+        ("sent down", bytes_text(total["bytes_down"])),
+        ("sent up", bytes_text(total["bytes_up"])),
     ]
     data["tiles"] = [{"label": label, "value": value} for label, value in tiles]
     return Section("headline", "In short", data)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.report.plots import COLORS, figure, svg
-from fedsim.report.section import Picture, Section, Table, number
+from fedsim.report.section import Picture, Section, Table
 
 __all__ = ["section"]
 
@@ -69,8 +69,8 @@ def _sizes(partition: dict[str, Any]) -> Picture:
     )
     ax.set_xlabel("training examples of a client", fontsize=9)
     ax.set_ylabel("clients", fontsize=9)
-    low, high = number(float(edges[0])), number(float(edges[-1]))
-    return Picture(svg(fig, "sizes"), f"Histogram of shard sizes, from {low} to {high}.")
+    text = f"Histogram of shard sizes, from {edges[0]:g} to {edges[-1]:g}."
+    return Picture(svg(fig, "sizes"), text)
 
 
 def _shade(i: int, count: int) -> Any:
