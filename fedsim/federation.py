@@ -22,6 +22,7 @@ from fedsim import losses, metrics, models
 from fedsim.config.schema import RunConfig
 from fedsim.core import Task
 from fedsim.data import ClientData, Examples, Meta
+from fedsim.errors import ConfigError, Problem
 
 __all__ = ["Federation", "Places", "build", "examples_of", "from_text", "to_text"]
 
@@ -112,6 +113,7 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
         clients = datasets.Together(clients)
     configuration.check_data(config, clients.meta, population)
     module = models.build(config.model, clients.meta, config.seed)
+    _check_forward(config, module, clients.meta)
     device = _device(config.engine.device)
     loss = config.loss if config.loss != "auto" else losses.default(clients.meta.kind)
     return Federation(
@@ -165,6 +167,26 @@ def _as_mode(config: RunConfig) -> RunConfig:
         inner=replace(config.local, keep_optimizer=True)
     )
     return replace(config, local=alone, rounds=everyone)
+
+
+def _check_forward(config: RunConfig, module: nn.Module, meta: Meta) -> None:
+    """Refuse a model that cannot take the data's inputs or gives other outputs than it should."""
+    dtype = torch.int64 if meta.vocabulary else torch.float32
+    blank = torch.zeros(2, *meta.input_shape, dtype=dtype)
+    name = getattr(config.model, "name", type(config.model).__name__.lower())
+    wanted = f"a model for inputs of shape {tuple(meta.input_shape)} and {meta.outputs} output(s)"
+    try:
+        with torch.no_grad():
+            output = module.eval()(blank)
+    except Exception as error:
+        reason = f"{wanted}: this one raises {type(error).__name__}: {error}"
+        raise ConfigError([Problem("model.name", name, reason)]) from error
+    is_single = meta.outputs == 1 and output.shape == (2,)
+    if not isinstance(output, Tensor) or (output.shape[-1] != meta.outputs and not is_single):
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ConfigError(
+            [Problem("model.name", name, f"{wanted}: for two inputs it gives {found}")]
+        )
 
 
 def _device(name: str) -> torch.device:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -40,13 +41,13 @@ def test_commands_and_overrides_exist(page):
     for line in re.findall(
         r"^(?:\$ )?fedsim (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE
     ):
-        words = line.split("  #")[0].split()
+        words = shlex.split(line, comments=True)
         assert words[0] in commands(), line
         if words[0] == "run" and not any(w.startswith(("--", "[")) for w in words):
             names = [w for w in words[1:] if "=" not in w]
             experiment = names[0] if names else "digits"
             if experiment in configuration.experiments():
-                overrides = [w.strip("'\"") for w in words[1:] if "=" in w]
+                overrides = [w for w in words[1:] if "=" in w]
                 configuration.load(experiment, overrides, {})
 
 

@@ -1,0 +1,129 @@
+"""The vocabulary of rounds: what is written is what is read, and folding changes no bit."""
+
+import pytest
+import torch
+from flwr.app import Message, RecordDict
+from flwr.app.metadata import Metadata
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsim import exact, messages
+from fedsim.core import Update
+
+FORM = exact.fixed_point(4, max_abs=8.0, max_weight=50.0, cohort=30)
+ORDER = messages.Train(torch.arange(4.0), 7, 0.5, FORM)
+
+
+def reply(client, update, seconds=0.25):
+    metadata = Metadata(
+        run_id=1, message_id=f"m{client}", src_node_id=client + 1, dst_node_id=1,
+        reply_to_message_id="", group_id="7", created_at=0.0, ttl=1.0, message_type="train",
+    )  # fmt: skip
+    content = messages.update_content(update, client=client, seconds=seconds)
+    return Message(content=content, metadata=metadata)
+
+
+def test_an_instruction_survives():
+    read = messages.read_instruction(messages.model_content(ORDER))
+    assert torch.equal(read.model, ORDER.model)
+    assert (read.round, read.lr_factor, read.form) == (7, 0.5, FORM)
+    plain = messages.read_instruction(messages.model_content(messages.Train(torch.ones(2), 1)))
+    assert plain.form is None
+
+
+def test_an_update_survives():
+    update = Update(torch.tensor([1.0, -2.0, 0.5, 0.0]), 12.0, {"loss": 0.3}, {"c": torch.ones(2)})
+    read = messages.updates(messages.update_content(update, client=3, seconds=1.5))
+    assert torch.equal(read.vector, update.vector)
+    assert (read.weight, dict(read.metrics)) == (12.0, {"loss": 0.3})
+    assert torch.equal(read.lanes["c"], torch.ones(2))
+
+
+@st.composite
+def cohorts(draw):
+    size = draw(st.integers(1, 12))
+    numbers = st.floats(-8, 8, width=32)
+    return [
+        Update(
+            torch.tensor(draw(st.lists(numbers, min_size=4, max_size=4))),
+            float(draw(st.integers(1, 50))),
+            {"loss": float(i)},
+        )
+        for i in range(size)
+    ]
+
+
+@settings(deadline=None)
+@given(cohorts(), st.integers(1, 11))
+def test_folding_any_part_gives_the_same_sum_and_keeps_every_row(cohort, cut):
+    content = messages.model_content(ORDER)
+    single = [messages.partial_sums(reply(i, u).content, FORM) for i, u in enumerate(cohort)]
+    replies = [reply(i, u) for i, u in enumerate(cohort)]
+    folded = messages.fold(content, replies[:cut]) + replies[cut:]
+    twice = messages.fold(content, replies[cut:]) if replies[cut:] else []
+    total = exact.add(messages.partial_sums(r.content, FORM) for r in [*folded[:1], *twice])
+    assert torch.equal(total.vector, exact.add(single).vector)
+    assert (total.weight, total.count) == (exact.add(single).weight, len(cohort))
+    rows = [row for r in [*folded[:1], *twice] for row in messages.rows(r.content)]
+    assert sorted(row["client"] for row in rows) == list(range(len(cohort)))
+    assert {row["client"]: row["metric/loss"] for row in rows} == {
+        float(i): float(i) for i in range(len(cohort))
+    }
+
+
+def test_folding_keeps_errors_and_finds_bad_updates():
+    bad = Update(torch.full((4,), float("nan")), 3.0)
+    good = Update(torch.ones(4), 2.0)
+    failed = messages.error_reply(reply(9, good), RuntimeError("down"))
+    replies = [reply(0, good), reply(1, bad), reply(2, good), failed]
+    folded = messages.fold(messages.model_content(ORDER), replies)
+    sums = [r for r in folded if r.has_content()]
+    errors = {r.metadata.src_node_id: r.error.reason for r in folded if r.has_error()}
+    assert messages.partial_sums(sums[0].content, FORM).count == 2
+    assert "NaN" in errors[2]
+    assert any("down" in reason for reason in errors.values())
+    assert len(folded) == 3
+
+
+def test_nothing_is_folded_that_was_not_asked_for():
+    content = messages.model_content(messages.Train(torch.ones(4), 1))
+    replies = [reply(i, Update(torch.ones(4), 1.0)) for i in range(3)]
+    assert messages.fold(content, replies) == replies
+    assert messages.fold(content, []) == []
+
+
+def test_statistics_survive_and_fold():
+    def one(client):
+        stats = {"federated/accuracy": torch.tensor([float(client), 10.0])}
+        message = reply(client, Update(torch.ones(4), 1.0))
+        message.content = messages.evaluation_content(stats, client=client, examples=10, seconds=0)
+        return message
+
+    (merged,) = messages.fold(messages.model_content(ORDER), [one(4), one(2)])
+    assert messages.read_statistics(merged.content)["federated/accuracy"].tolist() == [
+        [4, 10],
+        [2, 10],
+    ]
+    assert [row["client"] for row in messages.rows(merged.content)] == [4.0, 2.0]
+
+
+def test_memos_live_in_the_state():
+    state = RecordDict()
+    assert messages.memo_of(state) == {}
+    messages.set_memo(state, {"own": torch.arange(3.0), "step": torch.tensor(2.0)})
+    read = messages.memo_of(state)
+    assert torch.equal(read["own"], torch.arange(3.0))
+    assert read["step"].shape == ()
+    messages.set_memo(state, {})
+    assert len(state) == 0
+
+
+def test_rows_of_different_metrics_leave_gaps():
+    many = [
+        reply(0, Update(torch.ones(4), 1.0, {"a": 1.0})),
+        reply(1, Update(torch.ones(4), 1.0, {"b": 2.0})),
+    ]
+    (merged,) = messages.fold(messages.model_content(ORDER), many)
+    rows = messages.rows(merged.content)
+    assert "metric/b" not in rows[0]
+    assert rows[1]["metric/b"] == pytest.approx(2.0)
