@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -216,6 +217,18 @@ def test_a_store_somebody_else_writes_to_for_long_is_named(
     other.execute("COMMIT")
     other.close()
     store.append(run_id, make_record(1))
+
+
+def test_a_store_that_is_just_being_made_is_waited_for(tmp_path: Path) -> None:
+    """SQLite refuses at once, without any waiting, to turn a file to WAL that is being written."""
+    other = sqlite3.connect(tmp_path / "fedsim.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+    timer.start()
+    run_id = RunStore(tmp_path).create("x", {}, {}, {}, {})
+    timer.join()
+    other.close()
+    assert RunStore(tmp_path).get("last").id == run_id
 
 
 @pytest.mark.parametrize(
