@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 from fedsim import messages
 from fedsim.clients import local_only
 from fedsim.core import ClientContext
-from fedsim.federation import from_text
+from fedsim.federation import Federation, from_text
 
 __all__ = ["app", "warm"]
 
@@ -46,9 +46,7 @@ def identify(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train on this client's shard and reply with its update."""
     started = perf_counter()
-    federation = from_text(str(context.run_config["experiment"]))
-    order = messages.read_instruction(message.content)
-    client = int(context.node_config["partition-id"])
+    federation, order, client = _read(message, context)
     ctx = ClientContext(federation.config.seed, order.round, client, order.lr_factor)
     task = federation.task(order.model, federation.clients.train(client))
     update, memo = federation.config.local.train(task, messages.memo_of(context.state), ctx)
@@ -62,9 +60,7 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Test the global model, or this client's own one, on its held-out examples."""
     started = perf_counter()
-    federation = from_text(str(context.run_config["experiment"]))
-    order = messages.read_instruction(message.content)
-    client = int(context.node_config["partition-id"])
+    federation, order, client = _read(message, context)
     examples = federation.clients.held_out(client)
     model, parts = order.model, {"federated": examples}
     if federation.config.mode == "local-only":
@@ -79,3 +75,10 @@ def evaluate(message: Message, context: Context) -> Message:
         statistics, client=client, examples=len(examples.y), seconds=perf_counter() - started
     )
     return Message(content, reply_to=message)
+
+
+def _read(message: Message, context: Context) -> tuple[Federation, messages.Train, int]:
+    """Return the experiment, what is asked, and which client this is."""
+    federation = from_text(str(context.run_config["experiment"]))
+    order = messages.read_instruction(message.content)
+    return federation, order, int(context.node_config["partition-id"])

@@ -14,8 +14,14 @@ def experiment_names(incomplete: str) -> list[str]:
 
 def run_names(incomplete: str) -> list[str]:
     """Complete the runs of the default store."""
+    import os
+    from pathlib import Path
+
     from fedsim.store import RunStore
 
+    place = os.environ.get("FEDSIM_RUNS") or "runs"
+    if "://" not in place and not Path(place).is_dir():
+        return []  # opening a store would make it
     names = [run.id for run in RunStore().all()] + ["last"]
     return [name for name in names if name.startswith(incomplete)]
 

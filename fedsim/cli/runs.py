@@ -32,7 +32,7 @@ def list_(runs: Runs = None, as_json: Json = False) -> None:
         [
             run["id"],
             run["status"],
-            run["rounds"],
+            run["rounds"] if run["metrics"] else "-",
             ", ".join(f"{k} {number(v)}" for k, v in run["metrics"].items() if k[:5] == "test/"),
             seconds_text(run["real_seconds"]),
         ]
@@ -60,7 +60,7 @@ def show(run: Run, runs: Runs = None, as_json: Json = False) -> None:
     rows: list[list[Any]] = [
         ["run", stored.id],
         ["status", stored.status],
-        ["started / ended", f"{stored.created} / {stored.finished or '-'}"],
+        ["started / ended", f"{stored.created[:19]} / {stored.finished[:19] or '-'}"],
         ["rounds", f"{len(stored.rounds)} of {stored.config['rounds']['count']}"],
         ["clients", stored.partition["clients"]],
         ["model sha256", stored.summary.get("model_sha256", "-")],

@@ -1,5 +1,6 @@
 """Open the grid a configuration asks for, and close it again."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ def open_grid(
     if engine.device == "cuda" and not torch.cuda.is_available():
         accepted = "'auto' or 'cpu': torch sees no CUDA device on this machine"
         raise ConfigError([Problem("engine.device", engine.device, accepted)])
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     workers = worker_count(engine, cpus, population.clients)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

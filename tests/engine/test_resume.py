@@ -14,7 +14,7 @@ import pytest
 
 import fedsim
 from fedsim.errors import RunFailedError, SetupError, UnknownRunError
-from fedsim.events import RoundDone
+from fedsim.events import ClientsDone, RoundDone
 from fedsim.store import RunStore
 
 HERE = Path(__file__).parent
@@ -79,12 +79,16 @@ def test_kill_9_of_a_worker_in_the_middle_of_a_round(tiny, cluster, tmp_path):
     killed = []
 
     def kill_one(event):
-        if isinstance(event, RoundDone) and event.record.round in (1, 3):
-            # Idle or in the middle of a block: workers of this driver are its grandchildren.
+        # Some of the round's clients have answered, others are being trained at this moment.
+        if (
+            isinstance(event, ClientsDone)
+            and event.round in (2, 4)
+            and 0 < event.done < event.asked
+            and len(killed) < event.round / 2
+        ):
             found = [p for p in psutil.process_iter(["name"]) if "_Actor" in (p.info["name"] or "")]
-            victim = found[len(killed) % len(found)]
-            killed.append(victim.pid)
-            victim.kill()
+            killed.append(found[len(killed) % len(found)])
+            killed[-1].kill()
 
     config = tiny(engine={"grid": "ray", "workers": 2})
     result = fedsim.run(config, runs=tmp_path / "ray", listener=kill_one)
@@ -120,7 +124,7 @@ def test_a_full_disk_loses_nothing(tiny, tmp_path):
     code = """
 import json, resource, sys, fedsim
 from fedsim.errors import FedsimError
-from fedsim.events import RoundDone
+from fedsim.events import ClientsDone, RoundDone
 def fill(event):
     if isinstance(event, RoundDone) and event.record.round == 2:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))

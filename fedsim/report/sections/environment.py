@@ -16,7 +16,7 @@ def section(run: Any, clients: Sequence[dict[str, Any]]) -> Section:
     git = env.get("git") or {}
     rows = [
         ["run", run.id],
-        ["started / ended", f"{run.created} / {run.finished or '-'}"],
+        ["started / ended", f"{run.created[:19]} / {run.finished[:19] or '-'} UTC"],
         ["engine", f"{facts['grid']}, {facts['workers']} worker(s), {facts['device']}"],
         ["processor", f"{env.get('processor', '-')}, {env.get('cpus', '-')} core(s) usable"],
         ["memory", bytes_text(env.get("memory_bytes", 0))],
