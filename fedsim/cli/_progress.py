@@ -64,9 +64,12 @@ class _Count:
             parts.append(f"{self.lost} lost")
         return ", ".join(part for part in parts if part)
 
-    def left_s(self, done: int) -> float:
+    def left(self, done: int) -> str:
+        """Return the time left in words; nothing after the first round, which is not typical."""
+        if done in (self.first, self.rounds):
+            return ""
         spent = sum(seconds for seconds, _ in self.recent)
-        return spent / len(self.recent) * (self.rounds - done) if self.recent else 0.0
+        return seconds_text(spent / len(self.recent) * (self.rounds - done))
 
 
 class _Lines:
@@ -91,8 +94,9 @@ class _Lines:
             is_end = done in (count.first, count.rounds)
             if is_end or now - self._last >= 1.0:
                 self._last = now
-                left = f", {seconds_text(count.left_s(done))} left" if done < count.rounds else ""
-                self._say(f"round {done}/{count.rounds}: {count.text()}{left}")
+                left = count.left(done)
+                more = f", {left} left" if left else ""
+                self._say(f"round {done}/{count.rounds}: {count.text()}{more}")
         elif isinstance(event, RunDone):
             self._say(f"{event.result.status}: {event.result.run_id}")
 
@@ -135,7 +139,7 @@ def _bar() -> Iterator[Callable[[Event], None]]:
                 count.add(event)
                 done = event.record.round
                 title = f"round {done}/{count.rounds}"
-                left = f"ETA {seconds_text(count.left_s(done))}" if done < count.rounds else ""
+                left = f"ETA {count.left(done)}" if count.left(done) else ""
                 bar.update(task, completed=done, description=title, detail=count.text(), left=left)
 
         yield listen
