@@ -10,7 +10,7 @@ import torch
 from fedsim.config.schema import Engine
 from fedsim.engine.blocks import Population
 from fedsim.engine.grid import BlockGrid
-from fedsim.engine.inprocess import in_process_grid
+from fedsim.engine.inprocess import InProcessGrid
 from fedsim.errors import ConfigError, Problem
 
 __all__ = ["OpenGrid", "open_grid", "worker_count"]
@@ -61,7 +61,7 @@ def open_grid(
             from fedsim.messages import fold
 
             warm(population.run_config)
-            yield OpenGrid(in_process_grid(app, population, fold=fold, size=engine.block_size), 1)
+            yield OpenGrid(InProcessGrid(app, population, fold=fold, size=engine.block_size), 1)
         else:
             yield from _open_ray(engine, population, workers, code)
     finally:
@@ -73,7 +73,7 @@ def _open_ray(
 ) -> Iterator[OpenGrid]:
     import ray
 
-    from fedsim.engine.ray import RayWorkers, WorkerSettings, start_ray
+    from fedsim.engine.ray import RayGrid, RayWorkers, WorkerSettings, start_ray
 
     gpus = _gpus(engine)
     share = engine.gpus_per_worker or (gpus / workers if gpus else 0.0)
@@ -82,7 +82,7 @@ def _open_ray(
     try:
         settings = WorkerSettings(gpus=share, code=code)
         pool = RayWorkers(_APP, population, workers, fold=_FOLD, warm=_WARM, settings=settings)
-        yield OpenGrid(pool.grid(population, engine.block_size), workers, pool.incidents)
+        yield OpenGrid(RayGrid(pool, size=engine.block_size), workers, pool.incidents)
     finally:
         if is_ours:
             ray.shutdown()

@@ -21,7 +21,7 @@ from fedsim.engine.blocks import Block, Fold, Population, run_block
 from fedsim.engine.grid import BlockGrid
 from fedsim.errors import RunFailedError
 
-__all__ = ["RayWorkers", "WorkerSettings", "start_ray"]
+__all__ = ["RayGrid", "RayWorkers", "WorkerSettings", "start_ray"]
 
 _GRACE_S = 15.0  # beyond a block's own limit, before its worker is killed
 _ATTEMPTS = 2  # a client that kills its worker this often is lost
@@ -83,6 +83,14 @@ def start_ray(workers: int, gpus: float = 0.0) -> bool:
     return True
 
 
+class RayGrid(BlockGrid):
+    """A Flower `Grid` whose clients run in `workers`; one reply may stand for many clients."""
+
+    def __init__(self, workers: "RayWorkers", *, size: int | None = None) -> None:
+        """`size`: clients per block, chosen by the number of messages when unset."""
+        BlockGrid.__init__(self, workers.population, workers.run, size=size)
+
+
 class RayWorkers:
     """A pool of Ray actors that run blocks of one app for one population."""
 
@@ -102,6 +110,7 @@ class RayWorkers:
         """
         import ray
 
+        self.population = population
         self._ray = ray
         remote = ray.remote(_Actor)
         options = {"num_cpus": settings.cpus, "num_gpus": settings.gpus, "max_restarts": 0}
@@ -113,10 +122,6 @@ class RayWorkers:
         #: What went wrong with workers, for the run's log.
         self.incidents: list[str] = []
         self._deaths = 0
-
-    def grid(self, population: Population, size: int | None = None) -> BlockGrid:
-        """Return the Flower `Grid` of these workers."""
-        return BlockGrid(population, self.run, size=size)
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers; waits until they are up."""

@@ -8,8 +8,8 @@ import fedsim
 from fedsim import config as configuration
 from fedsim.clients.app import app
 from fedsim.engine.blocks import Population
-from fedsim.engine.inprocess import in_process_grid
-from fedsim.engine.ray import RayWorkers
+from fedsim.engine.inprocess import InProcessGrid
+from fedsim.engine.ray import RayGrid, RayWorkers
 from fedsim.federation import Places, from_text, to_text
 from fedsim.messages import fold
 from fedsim.rounds import run_rounds, start_state
@@ -49,7 +49,7 @@ def test_the_block_size_changes_nothing(size, tiny, reference, tmp_path):
 def test_folding_changes_nothing_in_process(folding, tiny, reference):
     text = to_text(configuration.load(tiny()), Places())
     federation = from_text(text)
-    grid = in_process_grid(app, Population(9, {"experiment": text}), fold=folding, size=3)
+    grid = InProcessGrid(app, Population(9, {"experiment": text}), fold=folding, size=3)
     last = list(run_rounds(grid, grid.population.nodes, federation, start_state(federation)))[-1][0]
     assert last.model_sha256 == reference.model_sha256
     assert last.metrics == pytest.approx(reference.history[-1]["metrics"], abs=0)
@@ -61,7 +61,7 @@ def test_folding_changes_nothing_on_ray(folding, tiny, reference, cluster):
     federation = from_text(text)
     population = Population(9, {"experiment": text})
     workers = RayWorkers("fedsim.clients.app:app", population, 2, fold=folding)
-    grid = workers.grid(population, size=2)
+    grid = RayGrid(workers, size=2)
     last = list(run_rounds(grid, population.nodes, federation, start_state(federation)))[-1][0]
     workers.close()
     assert last.model_sha256 == reference.model_sha256

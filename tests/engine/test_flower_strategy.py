@@ -9,7 +9,7 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 
 from fedsim.engine.blocks import Population
 from fedsim.engine.flower import FedsimStrategy
-from fedsim.engine.inprocess import in_process_grid
+from fedsim.engine.inprocess import InProcessGrid
 from fedsim.strategies.fedadam import FedAdam
 from fedsim.strategies.fedavg import FedAvg
 from fedsim.strategies.flower import Flower
@@ -43,7 +43,7 @@ def quadratic_app():
 
 
 def started(strategy, rounds=6, app=None):
-    grid = in_process_grid(app or quadratic_app(), Population(5, {}))
+    grid = InProcessGrid(app or quadratic_app(), Population(5, {}))
     initial = ArrayRecord({"w": Array(np.zeros((2, 3), dtype=np.float32))})
     return strategy.start(grid=grid, initial_arrays=initial, num_rounds=rounds)
 
@@ -111,14 +111,14 @@ def test_nobody_answers():
         raise RuntimeError("down")
 
     strategy = FedsimStrategy(FedAvg())
-    grid = in_process_grid(app, Population(2, {}))
+    grid = InProcessGrid(app, Population(2, {}))
     arrays = ArrayRecord({"w": Array(np.zeros(2, dtype=np.float32))})
     messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)
     assert strategy.aggregate_train(1, grid.send_and_receive(messages)) == (None, None)
 
 
 def test_push_and_pull():
-    grid = in_process_grid(quadratic_app(), Population(3, {}))
+    grid = InProcessGrid(quadratic_app(), Population(3, {}))
     arrays = ArrayRecord({"w": Array(np.zeros((2, 3), dtype=np.float32))})
     content = RecordDict({"arrays": arrays, "config": ConfigRecord()})
     sent = [grid.create_message(content, "train", node, "1") for node in grid.get_node_ids()]
@@ -131,7 +131,7 @@ def test_push_and_pull():
 
 
 def test_an_unknown_node_is_refused():
-    grid = in_process_grid(quadratic_app(), Population(3, {}))
+    grid = InProcessGrid(quadratic_app(), Population(3, {}))
     message = grid.create_message(RecordDict(), "train", 99, "1")
     with pytest.raises(ValueError, match="99"):
         grid.send_and_receive([message])
