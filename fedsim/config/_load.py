@@ -194,6 +194,9 @@ def _imply(content: dict[str, Any], sources: dict[str, str]) -> None:
             if "name" not in table or not given.startswith("override"):
                 _keep_common(section, table, name)
                 table["name"] = name
+    path = content.get("data", {}).get("path") if isinstance(content.get("data"), dict) else None
+    if isinstance(path, str) and "data.path" in sources and "name" not in sources:
+        content["name"] = Path(path).stem  # the run is about these data, not what they replaced
 
 
 def _copy(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -142,6 +142,19 @@ def test_plan_of_a_million_clients(cli):
     assert found["cohort"] == 100
 
 
+def test_ones_own_table_in_one_line(cli, tmp_path):
+    rows = [f"{20 + i % 60},{100 + i % 37},{'ABC'[i % 3]},{int(i % 60 > 30)}" for i in range(300)]
+    (tmp_path / "patients.csv").write_text("\n".join(["age,pressure,hospital,outcome", *rows]))
+    own = ["data.path=patients.csv", "data.target=outcome", "partition.by=hospital"]
+    code, out, err = cli("run", *own, "engine.grid=inprocess", "rounds.count=10", "--json")
+    assert code == 0, err
+    found = last_json(out)
+    assert "patients" in found["run"]
+    assert found["metrics"]["test/accuracy"] > 0.9
+    shown = last_json(cli("runs", "show", "last", "--json")[1])["run"]
+    assert shown["partition"]["client_names"] == ["A", "B", "C"]
+
+
 def test_new_makes_something_that_runs(cli, tmp_path):
     assert cli("new", "mine")[0] == 0
     assert (tmp_path / "mine" / "model.py").exists()
@@ -173,6 +186,7 @@ def test_explain(cli):
     assert "Algorithm 2" in out
     assert "beta1" in out
     assert "a number >= 0 and < 1" in out
+    assert "[strategy]" in out
     assert cli("explain", "fedadm")[0] == 2
     assert len(last_json(cli("explain", "sgd", "--json")[1])["parts"]) == 2
 

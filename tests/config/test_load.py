@@ -98,7 +98,8 @@ def test_an_unknown_experiment_suggests_one():
 
 
 def test_a_new_part_keeps_only_what_fits():
-    config = configuration.load("digits", ["partition.name=iid", "model.name=mlp"], {})
+    images = {"model": {"name": "cnn", "hidden": 64}, "partition": {"clients": 20, "alpha": 0.5}}
+    config = configuration.load(images, ["partition.name=iid", "model.name=mlp"], {})
     assert config.partition.clients == 20  # both have it
     assert not hasattr(config.partition, "alpha")
     assert config.model.hidden == (64,)  # the CNN's hidden = 64 is no list of sizes
@@ -110,6 +111,9 @@ def test_one_line_for_your_own_table(tmp_path):
     overrides = ["data.path=patients.csv", "data.target=outcome", "partition.by=hospital"]
     plain = configuration.to_dict(configuration.load("digits", overrides, {}))
     assert plain["data"]["name"] == "table"
+    assert plain["name"] == "patients"
+    named = configuration.load("digits", [*overrides, "name=mine"], {})
+    assert named.name == "mine"
     assert plain["partition"] == {"name": "natural", "by": "hospital"}
     file = tmp_path / "mine.toml"
     file.write_text('[data]\npath = "patients.csv"\ntarget = "outcome"\n')
