@@ -8,12 +8,14 @@ hold what parts of a group share. Installed packages add parts through entry poi
 names below, for example `[project.entry-points."fedsim.strategies"]  mine = "pkg.mod:Mine"`.
 """
 
+import dataclasses
 import difflib
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from fedsim.errors import ConfigError, Problem
 
@@ -52,7 +54,8 @@ def names(group: str) -> tuple[str, ...]:
 def load(group: str, name: str) -> type:
     """Import the part `name` of `group`.
 
-    Raises `ConfigError` with a did-you-mean where no such part exists.
+    Raises `ConfigError` with a did-you-mean where no such part exists, and where the one that an
+    installed package adds cannot be imported or is no dataclass.
     """
     name = name.replace("_", "-")
     if name not in names(group):
@@ -68,7 +71,7 @@ def load(group: str, name: str) -> type:
         )
     for point in entry_points(group=f"fedsim.{group}"):
         if point.name == name:
-            return _checked(point.load(), point.value)
+            return _added(group, point)
     module = importlib.import_module(f"{GROUPS[group]}.{name.replace('-', '_')}")
     wanted = name.replace("-", "")
     for key, value in vars(module).items():
@@ -93,17 +96,25 @@ def name_of(group: str, part: object) -> str:
     raise LookupError(f"{module}.{kind} is not registered as a part of {group!r}")
 
 
-def suggest(word: str, accepted: object) -> str:
+def suggest(word: str, accepted: Iterable[object]) -> str:
     """Say which accepted word was probably meant, or nothing.
 
     >>> suggest("fedagv", ["fedavg", "fedprox"])
     "Did you mean 'fedavg'?"
     """
-    close = difflib.get_close_matches(word, [str(item) for item in accepted], n=1)  # type: ignore[attr-defined]
+    close = difflib.get_close_matches(word, [str(item) for item in accepted], n=1)
     return f"Did you mean {close[0]!r}?" if close else ""
 
 
-def _checked(part: object, where: str) -> type:
-    if not inspect.isclass(part):
-        raise TypeError(f"entry point {where} must be a class, got {part!r}")
-    return part
+def _added(group: str, point: EntryPoint) -> type:
+    """Load the part of an installed package; what is wrong with it is the user's to know."""
+    try:
+        part = point.load()
+        reason = f"{point.value} must be a dataclass"
+    except Exception as error:  # somebody else's module may raise anything
+        part, reason = None, f"importing {point.value} raised {type(error).__name__}: {error}"
+    if inspect.isclass(part) and dataclasses.is_dataclass(part):
+        return part
+    where = f"added by {point.dist.name}, " if point.dist else ""
+    problem = Problem(f"{group}.name", point.name, f"a part that works; {where}{reason}")
+    raise ConfigError([problem])

@@ -1,9 +1,10 @@
 """Experiments as text: loaded, checked as a whole, written back."""
 
 from fedsim.config._check import check, check_data
-from fedsim.config._explain import explain, json_schema
+from fedsim.config._explain import explain
 from fedsim.config._load import experiments, load
 from fedsim.config._plain import dump_toml, from_dict, to_dict
+from fedsim.config._schema import json_schema
 from fedsim.config._template import template
 
 __all__ = [

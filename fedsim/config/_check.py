@@ -1,18 +1,33 @@
 """Legality: what fits together, before anything starts, and again when the data are known."""
 
+import re
 from collections.abc import Callable
 
 from fedsim import losses, metrics
+from fedsim.clients.local_only import LocalOnly
 from fedsim.config.schema import RunConfig
 from fedsim.data import Meta
+from fedsim.data._types import BornFederated
 from fedsim.errors import ConfigError, Problem
+from fedsim.models import UserModel
 from fedsim.registry import suggest
 
-__all__ = ["check", "check_data"]
+__all__ = ["check", "check_data", "illegal"]
+
+Source = Callable[[str], str]
+
+_MODEL = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
-def check(config: RunConfig, source: Callable[[str], str] = lambda path: "") -> None:
+def check(config: RunConfig, source: Source = lambda path: "") -> None:
     """Refuse what cannot work whatever the data are; raises `ConfigError` with all problems."""
+    problems = illegal(config, source)
+    if problems:
+        raise ConfigError(problems)
+
+
+def illegal(config: RunConfig, source: Source) -> list[Problem]:
+    """List what cannot work whatever the data are; a part that is None has a problem already."""
     problems: list[Problem] = []
 
     def refuse(path: str, value: object, accepted: str, hint: str = "") -> None:
@@ -22,28 +37,46 @@ def check(config: RunConfig, source: Callable[[str], str] = lambda path: "") -> 
         if name not in metrics.METRICS:
             known = list(metrics.METRICS)
             refuse("metrics", name, f"one of {', '.join(known)}", suggest(name, known))
-    rounds = config.rounds
-    if rounds.cohort is not None and rounds.min_results > rounds.cohort:
-        refuse("rounds.min_results", rounds.min_results, f"at most rounds.cohort = {rounds.cohort}")
-    table = config.data
+    _check_cohort(config, _known_clients(config), refuse)
     for key in ("path", "target"):
-        if getattr(table, key, "given") == "":
+        if getattr(config.data, key, "given") == "":
             refuse(f"data.{key}", "", "set: the file, and the column to predict")
+    if isinstance(config.model, UserModel) and not _MODEL.fullmatch(config.model.name):
+        refuse("model.name", config.model.name, "module:function, such as mypackage.models:build")
+    if isinstance(config.local, LocalOnly):
+        accepted = "a local algorithm of a federation; this one is a baseline"
+        refuse("local.name", "local-only", accepted, "Set mode=local-only instead.")
+    needs = getattr(config.strategy, "needs", "sum")
+    if needs not in ("sum", "updates"):
+        name = type(config.strategy).__name__.lower()
+        refuse("strategy.name", name, f"a strategy that needs 'sum' or 'updates', not {needs!r}")
     if config.engine.gpus_per_worker and config.engine.device == "cpu":
         refuse("engine.gpus_per_worker", config.engine.gpus_per_worker, "unset with device = 'cpu'")
-    if problems:
-        raise ConfigError(problems)
+    return problems
+
+
+def _known_clients(config: RunConfig) -> int | None:
+    """Return the number of clients where the configuration alone says it."""
+    dealt = config.data if isinstance(config.data, BornFederated) else config.partition
+    return getattr(dealt, "clients", None)
+
+
+def _check_cohort(config: RunConfig, clients: int | None, refuse: Callable[..., None]) -> None:
+    rounds = config.rounds
+    if config.mode != "federated":  # the baselines ask everyone
+        return
+    if clients and rounds.cohort and rounds.cohort > clients:
+        refuse("rounds.cohort", rounds.cohort, f"at most {clients}, all clients")
+    elif rounds.cohort and rounds.min_results > rounds.cohort:
+        refuse("rounds.min_results", rounds.min_results, f"at most rounds.cohort = {rounds.cohort}")
+    if clients and rounds.min_results > clients:
+        refuse("rounds.min_results", rounds.min_results, f"at most {clients}, all clients")
 
 
 def check_data(config: RunConfig, meta: Meta, clients: int) -> None:
     """Refuse what does not fit the data; raises `ConfigError` with all problems."""
-    problems = []
-    rounds = config.rounds
-    if config.mode == "federated" and rounds.cohort and rounds.cohort > clients:
-        problems.append(Problem("rounds.cohort", rounds.cohort, f"at most {clients}, all clients"))
-    if config.mode == "federated" and rounds.min_results > (rounds.cohort or clients):
-        accepted = f"at most {rounds.cohort or clients}, the cohort"
-        problems.append(Problem("rounds.min_results", rounds.min_results, accepted))
+    problems: list[Problem] = []
+    _check_cohort(config, clients, lambda *given: problems.append(Problem(*given)))
     if config.loss != "auto" and losses.KINDS[config.loss] != meta.kind:
         fitting = [name for name, kind in losses.KINDS.items() if kind == meta.kind]
         accepted = f"{' or '.join(fitting)} for {meta.kind} data ({meta.name})"

@@ -1,58 +1,45 @@
-"""What a part is, in words and as JSON schema: all of it from the part's own file."""
+"""What a part is, in words: all of it from the part's own file."""
 
 import dataclasses
 import inspect
 import sys
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from fedsim import registry
-from fedsim.config._build import accepted, fields_of
-from fedsim.config.schema import PARTS, RunConfig
+from fedsim.config._build import accepted, fields_of, required
+from fedsim.config.schema import PARTS
 from fedsim.errors import ConfigError, Problem
 
-__all__ = ["explain", "json_schema"]
+__all__ = ["explain"]
 
 
 def explain(name: str) -> list[dict[str, Any]]:
-    """Describe every part of a name: `fedadam`, or `strategies.fedadam` to be precise.
+    """Describe every part of a name: `fedadam`; to be precise `strategies.sgd` or `strategy.sgd`.
 
     Raises `ConfigError` for a name that nothing has.
     """
-    group, _, key = name.rpartition(".")
+    prefix, _, key = name.rpartition(".")
     key = key.replace("_", "-")
-    groups = [group] if group in registry.GROUPS else list(registry.GROUPS)
-    found = [_describe(g, key) for g in groups if key in registry.names(g)]
+    groups = _groups(prefix)
+    found = [_describe(group, key) for group in groups if key in registry.names(group)]
     if not found:
-        every = sorted({part for g in registry.GROUPS for part in registry.names(g)})
+        every = sorted({part for group in groups for part in registry.names(group)})
         hint = registry.suggest(key, every)
         raise ConfigError([Problem("name", name, f"one of {', '.join(every)}", hint)])
     return found
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of an experiment file."""
-    properties: dict[str, Any] = {}
-    definitions: dict[str, Any] = {}
-    for field, kind in fields_of(RunConfig).items():
-        if field in PARTS:
-            group = PARTS[field][0]
-            parts = [_part_schema(group, name, definitions) for name in registry.names(group)]
-            if field == "model":
-                parts.append(_user_model_schema())
-            properties[field] = {"oneOf": parts}
-        else:
-            properties[field] = _schema(kind, definitions)
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "fedsim experiment",
-        "type": "object",
-        "properties": properties,
-        "additionalProperties": False,
-        "$defs": definitions,
-    }
+def _groups(prefix: str) -> list[str]:
+    """Return the groups that a prefix means: a group, the section it is configured in, or all."""
+    if not prefix:
+        return list(registry.GROUPS)
+    sections = {section: group for section, (group, _) in PARTS.items()}
+    known = {group: group for group in registry.GROUPS} | sections
+    if prefix not in known:
+        hint = registry.suggest(prefix, known)
+        raise ConfigError([Problem("group", prefix, f"one of {', '.join(known)}", hint)])
+    return [known[prefix]]
 
 
 def _describe(group: str, name: str) -> dict[str, Any]:
@@ -65,6 +52,7 @@ def _describe(group: str, name: str) -> dict[str, Any]:
             "name": field.name,
             "default": _default(field),
             "accepted": accepted(annotation),
+            "required": field.name in required(kind),
         }
         for field, annotation in zip(_init_fields(kind), fields_of(kind).values(), strict=True)
     ]
@@ -77,6 +65,7 @@ def _describe(group: str, name: str) -> dict[str, Any]:
         "fields": fields,
         "legality": _legality(kind),
         "section": next((s for s, (g, _) in PARTS.items() if g == group), group),
+        "file": str(Path(inspect.getsourcefile(kind) or "").resolve()),
     }
 
 
@@ -99,27 +88,3 @@ def _legality(kind: Any) -> dict[str, str]:
         "updates": "needs every single update: no folding, no secure sum",
     }
     return {"needs": texts[needs]} if needs in texts else {}
-
-
-def _part_schema(group: str, name: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    kind: Any = registry.load(group, name)
-    fields = {key: _schema(annotation, definitions) for key, annotation in fields_of(kind).items()}
-    return {
-        "type": "object",
-        "description": (inspect.getdoc(kind) or "").splitlines()[0],
-        "properties": {"name": {"const": name}, **fields},
-        "additionalProperties": False,
-    }
-
-
-def _user_model_schema() -> dict[str, Any]:
-    name = {"type": "string", "pattern": ":"}
-    return {"type": "object", "properties": {"name": name, "args": {"type": "object"}}}
-
-
-def _schema(annotation: Any, definitions: dict[str, Any]) -> Mapping[str, Any]:
-    if annotation is Any:
-        return {}
-    schema = TypeAdapter(annotation).json_schema(ref_template="#/$defs/{model}")
-    definitions.update(schema.pop("$defs", {}))
-    return schema

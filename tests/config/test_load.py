@@ -59,7 +59,7 @@ def test_all_problems_at_once_with_place_and_way_out():
     assert found["roundz"].hint == "Did you mean 'rounds'?"
     assert found["roundz"].source == "override 'roundz.count=3'"
     assert found["rounds.count"].accepted == "an integer >= 1"
-    assert found["rounds.cohort"].source == "FEDSIM__ROUNDS__COHORT"
+    assert found["rounds.cohort"].source == "environment variable FEDSIM__ROUNDS__COHORT"
     assert found["model.name"].hint == "Did you mean 'cnn'?"
     assert "lenet" in found["model.name"].accepted
     assert found["partition.alfa"].hint == "Did you mean 'alpha'?"
@@ -145,14 +145,14 @@ def test_legality_with_data():
     from fedsim.data.digits import Digits
 
     meta = Digits().load(None).meta
-    config = configuration.load(
-        "digits", ["loss=mse", "metrics=['rmse']", "rounds.cohort=30", "rounds.min_results=25"], {}
-    )
+    wrong = ["loss=mse", "metrics=['rmse']", "rounds.cohort=30", "rounds.min_results=25"]
+    config = configuration.load("digits", [*wrong, "partition.name=natural"], {})
     with pytest.raises(ConfigError) as info:
         configuration.check_data(config, meta, 20)
     found = {problem.path: problem.accepted for problem in info.value.problems}
     assert found["loss"].startswith("cross_entropy for classification data")
     assert found["rounds.cohort"] == "at most 20, all clients"
+    assert found["rounds.min_results"] == "at most 20, all clients"
     assert "accuracy" in found["metrics"]
 
 
