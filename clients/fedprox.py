@@ -10,10 +10,10 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge
-from torch import nn
+from torch import Tensor
 
 from fedsim.clients._local import train_locally
-from fedsim.core import ClientContext, Memo, Task, Update
+from fedsim.core import ClientContext, Memo, Recipe, Task, Update
 
 __all__ = ["FedProx"]
 
@@ -28,23 +28,18 @@ class FedProx:
     batch_size: Annotated[int, Ge(0)] = 32
     keep_optimizer: bool = False
 
+    @property
+    def recipe(self) -> Recipe:
+        """Return the steps of local training, each with the pull."""
+        pull = self._pull if self.mu else None
+        return Recipe(self.epochs, self.steps, self.batch_size, self.keep_optimizer, pull)
+
     def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:
         """Train on the shard; the update weighs as many as there are examples."""
-        anchor = [parameter.detach().clone() for parameter in task.module.parameters()]
+        return train_locally(task, memo, ctx, self.recipe)
 
-        @torch.no_grad()
-        def pull(parameters: list[nn.Parameter]) -> None:
-            for parameter, start in zip(parameters, anchor, strict=True):
-                if parameter.grad is not None:
-                    parameter.grad.add_(parameter - start, alpha=self.mu)
-
-        return train_locally(
-            task,
-            memo,
-            ctx,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            steps=self.steps,
-            keep_optimizer=self.keep_optimizer,
-            penalty=pull if self.mu else None,
-        )
+    def _pull(
+        self, gradients: list[Tensor], parameters: list[Tensor], anchors: list[Tensor]
+    ) -> list[Tensor]:
+        distances = torch._foreach_sub(parameters, anchors)
+        return list(torch._foreach_add(gradients, distances, alpha=self.mu))

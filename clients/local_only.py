@@ -5,7 +5,7 @@ worth to a client is the difference to this.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ class LocalOnly:
     """Train with the local algorithm `inner`, starting from this client's own last model."""
 
     inner: Any = field(default_factory=Sgd)
+
+    #: Every client starts from a model of its own, and none sends anything.
+    recipe: ClassVar[None] = None
 
     def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:
         """Train the client's own model; send a zero update."""

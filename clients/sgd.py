@@ -10,7 +10,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from fedsim.clients._local import train_locally
-from fedsim.core import ClientContext, Memo, Task, Update
+from fedsim.core import ClientContext, Memo, Recipe, Task, Update
 
 __all__ = ["Sgd"]
 
@@ -29,14 +29,11 @@ class Sgd:
     batch_size: Annotated[int, Ge(0)] = 32
     keep_optimizer: bool = False
 
+    @property
+    def recipe(self) -> Recipe:
+        """Return the steps of local training."""
+        return Recipe(self.epochs, self.steps, self.batch_size, self.keep_optimizer)
+
     def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:
         """Train on the shard; the update weighs as many as there are examples."""
-        return train_locally(
-            task,
-            memo,
-            ctx,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            steps=self.steps,
-            keep_optimizer=self.keep_optimizer,
-        )
+        return train_locally(task, memo, ctx, self.recipe)

@@ -13,12 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from fedsim import rng
+from fedsim.losses import Loss
 
 __all__ = [
     "ClientContext",
     "ClientRecord",
     "LocalAlgorithm",
     "Memo",
+    "Optimizer",
+    "OptimizerState",
+    "Recipe",
     "RoundContext",
     "RoundRecord",
     "State",
@@ -26,6 +30,7 @@ __all__ = [
     "Sum",
     "Task",
     "Update",
+    "per_client",
 ]
 
 #: What a strategy keeps between rounds: tensors and numbers, so that resume is `save(state)`.
@@ -34,6 +39,13 @@ State = dict[str, Any]
 
 #: What a client keeps between rounds: named tensors.
 Memo = dict[str, Tensor]
+
+#: What a client optimizer keeps between steps: by name, one tensor per parameter.
+OptimizerState = dict[str, list[Tensor]]
+
+#: (gradients, parameters, global parameters) -> gradients; element by element, so that it works for
+#: one client and, with a leading client axis, for many.
+Adjust = Callable[[list[Tensor], list[Tensor], list[Tensor]], list[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,28 +103,74 @@ class ClientContext:
         return rng.stream(self.seed, purpose, round=self.round, client=self.client)
 
 
+class Optimizer(Protocol):
+    """How a client steps (`optimizers/`): element by element, for one client or for many at once.
+
+    With `lead` = 1 the first axis of every tensor is the client.
+    """
+
+    lr: float
+    #: Whether it wants the whole shard at once, whatever the batch size.
+    full_batch: ClassVar[bool]
+
+    def start(self, parameters: list[Tensor], lead: int = 0) -> OptimizerState:
+        """Return the state before the first step."""
+        ...
+
+    def step(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        state: OptimizerState,
+        lr_factor: float = 1.0,
+    ) -> None:
+        """Take one step in place: parameters and state, never the gradients."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Local training by gradient steps, as data: whoever runs it may run many clients at once.
+
+    `epochs` passes in batches of `batch_size` (0: the whole shard), or exactly `steps` batches.
+    `adjust` changes the gradients of a step. `keep_optimizer`: its state lives between rounds.
+    """
+
+    epochs: int = 1
+    steps: int | None = None
+    batch_size: int = 32
+    keep_optimizer: bool = False
+    adjust: Adjust | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """What a client trains: a resident module that holds the global model, a shard and a loss.
 
-    `loss(output, target)` is the mean over the batch. `optimizer(parameters, lr_factor)` makes a
-    torch optimizer; with `full_batch` it wants the whole shard at once, whatever the batch size.
-    `l1`, `l2`: see `training.py`.
+    `loss(output, target)` is the mean over the batch. `l1`, `l2`: see `training.py`.
     """
 
     module: nn.Module
     model: Tensor
     x: Tensor
     y: Tensor
-    loss: Callable[[Tensor, Tensor], Tensor]
-    optimizer: Callable[[Sequence[nn.Parameter], float], torch.optim.Optimizer]
-    full_batch: bool = False
+    loss: Loss
+    optimizer: Optimizer
     l1: float = 0.0
     l2: float = 0.0
 
 
 class LocalAlgorithm(Protocol):
-    """How a client learns from its shard (`clients/`)."""
+    """How a client learns from its shard (`clients/`).
+
+    `recipe` is what `train` does, where that is all there is to it: then the engine may train many
+    clients at once. None where only `train` knows.
+    """
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """Return the gradient steps that `train` takes, or None."""
+        ...
 
     def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:
         """Train on the shard; return the update and what to remember until the next time."""
@@ -172,3 +230,9 @@ class RoundRecord:
     def lost(self) -> int:
         """How many of the cohort did not count."""
         return sum(1 for client in self.clients if client.lost)
+
+
+def per_client(parameter: Tensor, lead: int) -> Tensor:
+    """Return one float64 zero per client, shaped to be multiplied with its parameter."""
+    shape = (*parameter.shape[:lead], *[1] * (parameter.dim() - lead))
+    return torch.zeros(shape, dtype=torch.float64, device=parameter.device)

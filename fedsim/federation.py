@@ -7,7 +7,7 @@ it for the whole run; on one machine the data behind it is one memory-mapped cop
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -50,7 +50,7 @@ class Federation:
     module: nn.Module
     initial: Tensor
     counters: dict[str, Tensor]
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: losses.Loss
     metrics: tuple[str, ...]
     device: torch.device
 
@@ -69,8 +69,7 @@ class Federation:
             x=x,
             y=y,
             loss=self.loss,
-            optimizer=self.config.optimizer.build,
-            full_batch=self.config.optimizer.full_batch,
+            optimizer=self.config.optimizer,
             l1=self.config.regularization.l1,
             l2=self.config.regularization.l2,
         )

@@ -5,35 +5,45 @@ The convention of the whole platform: models give one output per class, [n, clas
 [n, length]. A user's model that gives [n] instead of [n, 1] works too.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["KINDS", "LOSSES", "default"]
+__all__ = ["KINDS", "LOSSES", "Loss", "default", "each"]
 
 
-def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+class Loss(Protocol):
+    """A loss of a batch: its mean, or with `reduction="none"` that of every element, flat."""
+
+    def __call__(self, output: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+        """Return the loss."""
+        ...
+
+
+def cross_entropy(output: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """Softmax cross-entropy in nats; target: int64 class ids, [n] or [n, length]."""
-    return functional.cross_entropy(output.flatten(0, -2), target.flatten())
+    flat = output.flatten(0, -2), target.flatten()
+    return functional.cross_entropy(*flat, reduction=reduction)
 
 
-def binary(output: Tensor, target: Tensor) -> Tensor:
+def binary(output: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """Logistic loss of one output per example; target 0 or 1."""
-    return functional.binary_cross_entropy_with_logits(output.flatten(), target.flatten().float())
+    flat = output.flatten(), target.flatten().float()
+    return functional.binary_cross_entropy_with_logits(*flat, reduction=reduction)
 
 
-def mse(output: Tensor, target: Tensor) -> Tensor:
+def mse(output: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """Mean squared error."""
-    return functional.mse_loss(output.flatten(), target.flatten())
+    return functional.mse_loss(output.flatten(), target.flatten(), reduction=reduction)
 
 
-def mae(output: Tensor, target: Tensor) -> Tensor:
+def mae(output: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """Mean absolute error."""
-    return functional.l1_loss(output.flatten(), target.flatten())
+    return functional.l1_loss(output.flatten(), target.flatten(), reduction=reduction)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+LOSSES: dict[str, Loss] = {
     "cross_entropy": cross_entropy,
     "binary": binary,
     "mse": mse,
@@ -56,3 +66,8 @@ def default(kind: str) -> str:
     'binary'
     """
     return {"classification": "cross_entropy", "binary": "binary", "regression": "mse"}[kind]
+
+
+def each(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
+    """Return the loss of every element of `target`, whatever its leading axes."""
+    return loss(output, target, reduction="none").view(target.shape)

@@ -1,15 +1,28 @@
-"""Local training: the loop that every gradient-based local algorithm shares."""
+"""Local training: the loop that every gradient-based local algorithm shares.
 
-from collections.abc import Callable, Iterator
+A `Recipe` says what is done; `fit` does it for one client on the resident module, and is what
+`fedsim.vectorized` is held to, which does it for many clients at once.
+"""
+
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim.core import Memo, Task
+from fedsim import dropout
+from fedsim.core import ClientContext, Memo, OptimizerState, Recipe, Task
 
-__all__ = ["batches", "fit", "restore_optimizer", "save_optimizer"]
+__all__ = [
+    "batches",
+    "fit",
+    "recipe_batches",
+    "restore_optimizer",
+    "save_optimizer",
+    "take_step",
+    "trainable",
+]
 
 _OPTIMIZER = "optimizer"
 
@@ -40,77 +53,92 @@ def batches(
     return islice(endless(), steps or epochs * -(-examples // size))
 
 
-def fit(
-    task: Task,
-    order: Iterator[Tensor],
-    optimizer: torch.optim.Optimizer,
-    penalty: Callable[[list[nn.Parameter]], None] | None = None,
-) -> float:
-    """Train the task's module in place; return the mean loss per example that it saw.
+def recipe_batches(
+    examples: int, recipe: Recipe, ctx: ClientContext, *, full_batch: bool
+) -> Iterator[Tensor]:
+    """Yield a client's batches, as its recipe and its optimizer want them."""
+    return batches(
+        examples,
+        batch_size=0 if full_batch else recipe.batch_size,
+        epochs=recipe.epochs,
+        steps=recipe.steps,
+        stream=ctx.rng("batches"),
+    )
 
-    `penalty(parameters)` may add to the gradients after each backward pass. `task.l2` adds
-    l2 x weight to the gradient (the gradient of l2/2 |w|^2). `task.l1` is the proximal step of
-    l1 |w|_1 after each optimizer step, soft-thresholding by lr x l1: it makes exact zeros, where a
-    subgradient only oscillates around them (Parikh and Boyd 2014, section 6.5.2). With adaptive
-    optimizers the threshold uses the plain learning rate, not the per-coordinate step.
-    """
+
+def trainable(module: nn.Module) -> list[Tensor]:
+    """Return the parameters that are not frozen."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def fit(task: Task, recipe: Recipe, state: OptimizerState, ctx: ClientContext) -> float:
+    """Train the task's module in place; return the mean loss per example that it saw."""
     task.module.train()
-    parameters = list(task.module.parameters())
+    parameters = trainable(task.module)
+    anchors = [p.detach().clone() for p in parameters] if recipe.adjust else []
     total, seen = torch.zeros((), dtype=torch.float64, device=task.x.device), 0
-    for index in order:
+    order = recipe_batches(len(task.y), recipe, ctx, full_batch=task.optimizer.full_batch)
+    (key,) = dropout.client_keys(ctx.seed, ctx.round, [ctx.client]).to(task.x.device)
+    for number, index in enumerate(order):
         index = index.to(task.x.device)
-        x, y = task.x[index], task.y[index]
-        optimizer.zero_grad()
-        loss = task.loss(task.module(x), y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if penalty:
-            penalty(parameters)
-        if task.l2:
-            _add_l2(parameters, task.l2)
-        optimizer.step()
-        if task.l1:
-            _shrink(optimizer, task.l1)
+        with dropout.keyed(key, number):
+            loss = task.loss(task.module(task.x[index]), task.y[index])
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        take_step(task, recipe, parameters, gradients, anchors, state, ctx.lr_factor)
         total += loss.detach().double() * len(index)
         seen += len(index)
     return float(total) / seen
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer) -> Memo:
+@torch.no_grad()
+def take_step(
+    task: Task,
+    recipe: Recipe,
+    parameters: list[Tensor],
+    gradients: Sequence[Tensor | None],
+    anchors: list[Tensor],
+    state: OptimizerState,
+    lr_factor: float,
+) -> None:
+    """Step in place, from gradients to parameters; for one client or for many at once.
+
+    A parameter without a gradient had no part in the loss and stays as it is.
+
+    `task.l2` adds l2 x weight to the gradient (the gradient of l2/2 |w|^2). `task.l1` is the
+    proximal step of l1 |w|_1 after each optimizer step, soft-thresholding by lr x l1: it makes
+    exact zeros, where a subgradient only oscillates around them (Parikh and Boyd 2014, section
+    6.5.2). With adaptive optimizers the threshold uses the plain learning rate, not the
+    per-coordinate step.
+    """
+    moves = [gradient for gradient in gradients if gradient is not None]
+    if len(moves) < len(gradients):
+        used = [i for i, gradient in enumerate(gradients) if gradient is not None]
+        parameters, anchors = [parameters[i] for i in used], [anchors[i] for i in used if anchors]
+        state = {name: [tensors[i] for i in used] for name, tensors in state.items()}
+    if recipe.adjust:
+        moves = recipe.adjust(moves, parameters, anchors)
+    if task.l2:
+        moves = list(torch._foreach_add(moves, parameters, alpha=task.l2))
+    task.optimizer.step(parameters, moves, state, lr_factor)
+    if task.l1:
+        threshold = task.optimizer.lr * lr_factor * task.l1
+        for parameter in parameters:
+            parameter.copy_(parameter.sign() * (parameter.abs() - threshold).clamp(min=0))
+
+
+def save_optimizer(state: OptimizerState) -> Memo:
     """Return an optimizer's state as named tensors."""
-    state = optimizer.state_dict()["state"]
     return {
-        f"{_OPTIMIZER}/{index}/{name}": torch.as_tensor(value).clone()
-        for index, values in state.items()
-        for name, value in values.items()
-        if value is not None
+        f"{_OPTIMIZER}/{name}/{index}": tensor.clone()
+        for name, tensors in state.items()
+        for index, tensor in enumerate(tensors)
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, memo: Memo) -> None:
-    """Give an optimizer the state that `save_optimizer` returned, if it is in the memo."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for key, tensor in memo.items():
-        kind, *rest = key.split("/")
-        if kind == _OPTIMIZER:
-            index, name = rest
-            parameter = parameters[int(index)]
-            # Step counters stay on the CPU, as torch keeps them; the rest goes with its parameter.
-            device = tensor.device if name == "step" else parameter.device
-            own = tensor.to(device, copy=True)
-            optimizer.state[parameter][name] = own
-
-
-@torch.no_grad()
-def _add_l2(parameters: list[nn.Parameter], l2: float) -> None:
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.add_(parameter, alpha=l2)
-
-
-@torch.no_grad()
-def _shrink(optimizer: torch.optim.Optimizer, l1: float) -> None:
-    for group in optimizer.param_groups:
-        threshold = group["lr"] * l1
-        for parameter in group["params"]:
-            if parameter.grad is not None:  # what is frozen is not shrunk either
-                parameter.copy_(parameter.sign() * (parameter.abs() - threshold).clamp(min=0))
+def restore_optimizer(state: OptimizerState, memo: Memo) -> None:
+    """Give a fresh state the numbers that `save_optimizer` returned, if they are in the memo."""
+    for name, tensors in state.items():
+        for index, tensor in enumerate(tensors):
+            kept = memo.get(f"{_OPTIMIZER}/{name}/{index}")
+            if kept is not None:
+                tensor.copy_(kept)

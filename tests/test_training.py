@@ -9,11 +9,12 @@ from sklearn.linear_model import Lasso, Ridge
 from torch import nn
 
 from fedsim import losses, registry
-from fedsim.core import Task
+from fedsim.core import ClientContext, Recipe, Task
 from fedsim.models import get_vector
+from fedsim.optimizers.gd import Gd
 from fedsim.optimizers.rmsprop import Rmsprop
 from fedsim.optimizers.sgd import Sgd
-from fedsim.training import batches, fit, restore_optimizer, save_optimizer
+from fedsim.training import batches, fit, restore_optimizer, save_optimizer, trainable
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 5)).astype(np.float32)
@@ -24,7 +25,10 @@ def stream(seed=0):
     return np.random.default_rng(seed)
 
 
-def task_of(module, **options):
+CTX = ClientContext(0, 1, 0)
+
+
+def task_of(module, optimizer=None, **options):
     x, y = torch.from_numpy(X), torch.from_numpy(Y)
     return Task(
         module=module,
@@ -32,7 +36,7 @@ def task_of(module, **options):
         x=x,
         y=y,
         loss=losses.LOSSES["mse"],
-        optimizer=lambda parameters, factor: torch.optim.SGD(parameters, lr=0.1 * factor),
+        optimizer=optimizer or Gd(lr=0.1),
         **options,
     )
 
@@ -43,9 +47,8 @@ def linear():
     return module
 
 
-def descend(task, steps, lr=0.1):
-    order = batches(60, batch_size=0, epochs=1, steps=steps, stream=stream())
-    return fit(task, order, torch.optim.SGD(task.module.parameters(), lr=lr))
+def descend(task, steps):
+    return fit(task, Recipe(steps=steps), {}, CTX)
 
 
 def test_one_full_batch_step_is_the_closed_form():
@@ -93,20 +96,19 @@ def test_penalties_leave_frozen_parameters_alone():
 def test_the_loss_is_the_mean_over_examples_seen():
     module = linear()
     module.weight.requires_grad_(True)
-    order = batches(60, batch_size=7, epochs=2, steps=None, stream=stream())
-    still = torch.optim.SGD(module.parameters(), lr=0.0)
-    loss = fit(task_of(module), order, still)
+    still = Sgd(lr=1e-30)
+    loss = fit(task_of(module, still), Recipe(epochs=2, batch_size=7), {}, CTX)
     assert loss == pytest.approx(np.mean(Y.astype(np.float64) ** 2), rel=1e-6)
 
 
 def test_an_extra_gradient_is_added_before_the_step():
     module = linear()
 
-    def pull(parameters):
-        parameters[0].grad.add_(1.0)
+    def pull(gradients, parameters, anchors):
+        assert torch.equal(anchors[0], torch.zeros(1, 5))
+        return [gradient + 1.0 for gradient in gradients]
 
-    order = batches(60, batch_size=0, epochs=1, steps=1, stream=stream())
-    fit(task_of(module), order, torch.optim.SGD(module.parameters(), lr=0.1), pull)
+    fit(task_of(module), Recipe(steps=1, adjust=pull), {}, CTX)
     plain = linear()
     descend(task_of(plain), 1)
     torch.testing.assert_close(module.weight, plain.weight - 0.1)
@@ -155,24 +157,28 @@ PARTS += [Sgd(lr=0.01, momentum=0.9), Rmsprop(lr=0.01, momentum=0.9)]
 def test_an_optimizer_restored_goes_on_as_if_never_stopped(part):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 1))
-    optimizer = part.build(module.parameters())
-    task = task_of(module)
-    fit(task, batches(60, batch_size=20, epochs=1, steps=4, stream=stream()), optimizer)
+    recipe = Recipe(steps=4, batch_size=20)
+    state, task = part.start(trainable(module)), task_of(module, part)
+    fit(task, recipe, state, CTX)
     other = copy.deepcopy(module)
-    memo = save_optimizer(optimizer)
+    memo = save_optimizer(state)
     assert all(isinstance(tensor, torch.Tensor) for tensor in memo.values())
 
-    fit(task, batches(60, batch_size=20, epochs=1, steps=4, stream=stream(1)), optimizer)
-    resumed = part.build(other.parameters())
+    fit(task, recipe, state, ClientContext(0, 2, 0))
+    resumed = part.start(trainable(other))
     restore_optimizer(resumed, {**memo, "model": torch.zeros(3)})  # other memories are ignored
     before = {key: tensor.clone() for key, tensor in memo.items()}
-    fit(task_of(other), batches(60, batch_size=20, epochs=1, steps=4, stream=stream(1)), resumed)
+    fit(task_of(other, part), recipe, resumed, ClientContext(0, 2, 0))
     assert torch.equal(get_vector(other), get_vector(module))
     assert all(torch.equal(memo[key], before[key]) for key in memo)  # the memo stays as it was
 
 
 def test_an_optimizer_without_state_leaves_nothing_behind():
+    assert save_optimizer(Gd().start(trainable(linear()))) == {}
+
+
+def test_a_parameter_that_is_not_used_stays_where_it_is():
     module = linear()
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    fit(task_of(module), batches(60, batch_size=0, epochs=1, steps=1, stream=stream()), optimizer)
-    assert save_optimizer(optimizer) == {}
+    module.unused = nn.Parameter(torch.ones(2))
+    descend(task_of(module), 3)
+    assert torch.equal(module.unused, torch.ones(2))

@@ -6,6 +6,7 @@ from torch import nn
 
 from fedsim import rng
 from fedsim.data import Meta
+from fedsim.dropout import replace_dropout
 from fedsim.errors import ConfigError, Problem
 from fedsim.models._vector import layout
 
@@ -18,7 +19,7 @@ def build(part: Any, meta: Meta, seed: int) -> nn.Module:
     Raises `ConfigError` for a model that does not fit the data or has nothing to learn.
     """
     with rng.torch_stream(seed, "init"):
-        module: nn.Module = part.build(meta)
+        module: nn.Module = replace_dropout(part.build(meta))
     if not layout(module):
         name = getattr(part, "name", type(part).__name__.lower())
         raise ConfigError([Problem("model.name", name, "a model with parameters; this has none")])

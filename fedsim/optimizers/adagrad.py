@@ -1,12 +1,13 @@
 """Adagrad (Duchi, Hazan and Singer, JMLR 2011)."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Gt
-from torch import nn
+from torch import Tensor
+
+from fedsim.core import OptimizerState
 
 __all__ = ["Adagrad"]
 
@@ -21,13 +22,20 @@ class Adagrad:
 
     full_batch: ClassVar = False
 
-    def build(
-        self, parameters: Iterable[nn.Parameter], lr_factor: float = 1.0
-    ) -> torch.optim.Optimizer:
-        """Return the torch optimizer, its learning rate times the schedule's factor."""
-        return torch.optim.Adagrad(
-            parameters,
-            lr=self.lr * lr_factor,
-            eps=self.eps,
-            initial_accumulator_value=self.initial_accumulator,
-        )
+    def start(self, parameters: list[Tensor], lead: int = 0) -> OptimizerState:
+        """Return the state before the first step; `lead` axes of the parameters are clients."""
+        first = self.initial_accumulator
+        return {"sum": [torch.full_like(p, first) for p in parameters]}
+
+    def step(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        state: OptimizerState,
+        lr_factor: float = 1.0,
+    ) -> None:
+        """Take one step in place; `lr_factor` is the schedule's."""
+        torch._foreach_addcmul_(state["sum"], gradients, gradients)
+        scale = torch._foreach_sqrt(state["sum"])
+        torch._foreach_add_(scale, self.eps)
+        torch._foreach_addcdiv_(parameters, gradients, scale, value=-self.lr * lr_factor)

@@ -1,12 +1,13 @@
 """Adam (Kingma and Ba, ICLR 2015)."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
 from annotated_types import Ge, Gt, Lt
-from torch import nn
+from torch import Tensor
+
+from fedsim.core import OptimizerState
+from fedsim.optimizers import _adaptive as adaptive
 
 __all__ = ["Adam"]
 
@@ -22,13 +23,17 @@ class Adam:
 
     full_batch: ClassVar = False
 
-    def build(
-        self, parameters: Iterable[nn.Parameter], lr_factor: float = 1.0
-    ) -> torch.optim.Optimizer:
-        """Return the torch optimizer, its learning rate times the schedule's factor."""
-        return torch.optim.Adam(
-            parameters,
-            lr=self.lr * lr_factor,
-            betas=(self.beta1, self.beta2),
-            eps=self.eps,
-        )
+    def start(self, parameters: list[Tensor], lead: int = 0) -> OptimizerState:
+        """Return the state before the first step; `lead` axes of the parameters are clients."""
+        return adaptive.start(parameters, lead)
+
+    def step(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        state: OptimizerState,
+        lr_factor: float = 1.0,
+    ) -> None:
+        """Take one step in place; `lr_factor` is the schedule's."""
+        betas = self.beta1, self.beta2
+        adaptive.step(parameters, gradients, state, self.lr * lr_factor, betas, self.eps)

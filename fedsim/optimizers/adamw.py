@@ -1,12 +1,14 @@
 """AdamW (Loshchilov and Hutter, ICLR 2019)."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Lt
-from torch import nn
+from torch import Tensor
+
+from fedsim.core import OptimizerState
+from fedsim.optimizers import _adaptive as adaptive
 
 __all__ = ["AdamW"]
 
@@ -23,14 +25,18 @@ class AdamW:
 
     full_batch: ClassVar = False
 
-    def build(
-        self, parameters: Iterable[nn.Parameter], lr_factor: float = 1.0
-    ) -> torch.optim.Optimizer:
-        """Return the torch optimizer, its learning rate times the schedule's factor."""
-        return torch.optim.AdamW(
-            parameters,
-            lr=self.lr * lr_factor,
-            betas=(self.beta1, self.beta2),
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-        )
+    def start(self, parameters: list[Tensor], lead: int = 0) -> OptimizerState:
+        """Return the state before the first step; `lead` axes of the parameters are clients."""
+        return adaptive.start(parameters, lead)
+
+    def step(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        state: OptimizerState,
+        lr_factor: float = 1.0,
+    ) -> None:
+        """Take one step in place; `lr_factor` is the schedule's."""
+        lr, betas = self.lr * lr_factor, (self.beta1, self.beta2)
+        torch._foreach_mul_(parameters, 1 - lr * self.weight_decay)
+        adaptive.step(parameters, gradients, state, lr, betas, self.eps)

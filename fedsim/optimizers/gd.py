@@ -1,12 +1,13 @@
 """Gradient descent on the whole shard."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt
-from torch import nn
+from torch import Tensor
+
+from fedsim.core import OptimizerState
 
 __all__ = ["Gd"]
 
@@ -19,8 +20,16 @@ class Gd:
 
     full_batch: ClassVar = True
 
-    def build(
-        self, parameters: Iterable[nn.Parameter], lr_factor: float = 1.0
-    ) -> torch.optim.Optimizer:
-        """Return the torch optimizer, its learning rate times the schedule's factor."""
-        return torch.optim.SGD(parameters, lr=self.lr * lr_factor)
+    def start(self, parameters: list[Tensor], lead: int = 0) -> OptimizerState:
+        """Return the state before the first step; `lead` axes of the parameters are clients."""
+        return {}
+
+    def step(
+        self,
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        state: OptimizerState,
+        lr_factor: float = 1.0,
+    ) -> None:
+        """Take one step in place; `lr_factor` is the schedule's."""
+        torch._foreach_add_(parameters, gradients, alpha=-self.lr * lr_factor)

@@ -26,8 +26,7 @@ def make_task(model=None, *, optimizer=None, **options):
         x,
         y,
         losses.LOSSES["mse"],
-        part.build,
-        part.full_batch,
+        part,
         **options,
     )
 

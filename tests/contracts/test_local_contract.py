@@ -49,7 +49,7 @@ def task_of(module=None, *, device="cpu", optimizer=None, examples=EXAMPLES, **o
         x=x.to(device),
         y=y.to(device),
         loss=losses.LOSSES["cross_entropy"],
-        optimizer=(optimizer or Sgd(lr=0.1, momentum=0.5)).build,
+        optimizer=optimizer or Sgd(lr=0.1, momentum=0.5),
         **options,
     )
 
@@ -147,7 +147,7 @@ def test_a_memo_survives_messages_and_checkpoints_bit_by_bit(part, tmp_path):
 
 
 def test_a_full_batch_optimizer_gets_the_whole_shard_in_one_step(part):
-    task = task_of(nn.Linear(4, 3), optimizer=Gd(lr=0.2), full_batch=True)
+    task = task_of(nn.Linear(4, 3), optimizer=Gd(lr=0.2))
     start = task.model.clone()
     model = trained_model(part, task, *part.train(task, {}, ctx()))
     set_vector(task.module, start)
@@ -160,10 +160,10 @@ def test_a_full_batch_optimizer_gets_the_whole_shard_in_one_step(part):
 def test_the_schedules_factor_reaches_the_optimizer(part):
     moves = []
     for factor in (1.0, 0.5):
-        task = task_of(nn.Linear(4, 3), optimizer=Gd(lr=0.2), full_batch=True)
+        task = task_of(nn.Linear(4, 3), optimizer=Gd(lr=0.2))
         set_vector(task.module, torch.linspace(-1, 1, 15))
         start = get_vector(task.module)
-        task = task_of(task.module, optimizer=Gd(lr=0.2), full_batch=True)
+        task = task_of(task.module, optimizer=Gd(lr=0.2))
         out = part.train(task, {}, ctx(lr_factor=factor))
         moves.append(trained_model(part, task, *out) - start)
     torch.testing.assert_close(moves[1], moves[0] / 2, rtol=1e-4, atol=1e-6)
@@ -188,7 +188,7 @@ def test_it_finds_the_known_optimum_of_a_convex_problem(part):
     for number in range(1, 301):
         model = state["model"].float()
         set_vector(module, model)
-        task = Task(module, model, *tensors, losses.LOSSES["mse"], Gd(lr=0.1).build, True)
+        task = Task(module, model, *tensors, losses.LOSSES["mse"], Gd(lr=0.1))
         update, memo = part.train(task, memo, ctx(round=number))
         total = Sum(update.weight * update.vector.double(), update.weight, 1)
         state = FedAvg().step(state, total, RoundContext(0, number, 1))

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from fedsim import losses, metrics, models
-from fedsim.core import Task
+from fedsim.core import ClientContext, Recipe, Task
 from fedsim.data import Meta
 from fedsim.models.cnn import Cnn
 from fedsim.models.linear import Linear
@@ -14,7 +14,7 @@ from fedsim.models.lstm import Lstm
 from fedsim.models.mlp import Mlp
 from fedsim.models.transformer import Transformer
 from fedsim.optimizers.adam import Adam
-from fedsim.training import batches, fit
+from fedsim.training import fit, trainable
 
 LOSS = losses.LOSSES["cross_entropy"]
 
@@ -22,10 +22,9 @@ LOSS = losses.LOSSES["cross_entropy"]
 def train(part, meta, x, y, *, lr, epochs):
     module = models.build(part, meta, seed=1)
     optimizer = Adam(lr=lr)
-    task = Task(module, models.get_vector(module), x, y, LOSS, optimizer.build)
-    stream = np.random.default_rng(0)
-    order = batches(len(y), batch_size=32, epochs=epochs, steps=None, stream=stream)
-    fit(task, order, optimizer.build(module.parameters()))
+    task = Task(module, models.get_vector(module), x, y, LOSS, optimizer)
+    state = optimizer.start(trainable(module))
+    fit(task, Recipe(epochs=epochs, batch_size=32), state, ClientContext(0, 1, 0))
     return module
 
 

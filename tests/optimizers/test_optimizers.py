@@ -18,12 +18,12 @@ START, GRADIENT = 1.0, 3.0
 
 def after(part, steps, factor=1.0):
     """Where one number is after steps with the same gradient; float64, so that eps shows."""
-    parameter = nn.Parameter(torch.tensor(START, dtype=torch.float64))
-    optimizer = part.build([parameter], factor)
+    parameter = torch.tensor([START], dtype=torch.float64)
+    gradient = torch.tensor([GRADIENT], dtype=torch.float64)
+    state = part.start([parameter])
     for _ in range(steps):
-        parameter.grad = torch.tensor(GRADIENT, dtype=torch.float64)
-        optimizer.step()
-    return float(parameter.detach())
+        part.step([parameter], [gradient], state, factor)
+    return float(parameter)
 
 
 def moved(part, steps, factor=1.0):
@@ -60,15 +60,88 @@ def test_the_schedules_factor_scales_the_learning_rate(name):
 @pytest.mark.parametrize("name", registry.names("optimizers"))
 def test_every_optimizer_minimizes_a_quadratic(name):
     part = registry.load("optimizers", name)(lr=0.05)
-    x = nn.Parameter(torch.tensor([3.0, -2.0]))
-    optimizer = part.build([x])
+    x = torch.tensor([3.0, -2.0])
+    state = part.start([x])
     for _ in range(2000):
-        optimizer.zero_grad()
-        loss = ((x - torch.tensor([1.0, 0.5])) ** 2).sum()
-        loss.backward()
-        optimizer.step()
+        error = x - torch.tensor([1.0, 0.5])
+        part.step([x], [2 * error], state)
     # RMSprop ends in a cycle as wide as its rate, AdamW is pulled towards zero.
-    assert float(loss.detach()) < 0.01
+    assert float((error**2).sum()) < 0.01
+
+
+# (ours, the same in torch.optim)
+TORCH = [
+    (Gd(lr=0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
+    (Sgd(lr=0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
+    (Sgd(lr=0.1, momentum=0.9), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
+    (
+        Sgd(lr=0.1, momentum=0.8, dampening=0.3),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.8, dampening=0.3),
+    ),
+    (
+        Sgd(lr=0.1, momentum=0.9, nesterov=True),
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    ),
+    (
+        Adagrad(lr=0.1, initial_accumulator=0.2),
+        lambda p: torch.optim.Adagrad(p, lr=0.1, initial_accumulator_value=0.2),
+    ),
+    (Rmsprop(lr=0.1), lambda p: torch.optim.RMSprop(p, lr=0.1)),
+    (
+        Rmsprop(lr=0.1, alpha=0.9, momentum=0.5),
+        lambda p: torch.optim.RMSprop(p, lr=0.1, alpha=0.9, momentum=0.5),
+    ),
+    (Adam(lr=0.1), lambda p: torch.optim.Adam(p, lr=0.1)),
+    (AdamW(lr=0.1, weight_decay=0.3), lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.3)),
+]
+
+
+@pytest.mark.parametrize(("part", "make"), TORCH, ids=lambda value: repr(value)[:60])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_are_those_of_torch(part, make, dtype):
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator, dtype=dtype) for shape in [(3, 2), (4,)]]
+    theirs = [nn.Parameter(tensor.clone()) for tensor in start]
+    ours, optimizer = [tensor.clone() for tensor in start], make(theirs)
+    state = part.start(ours)
+    for _ in range(20):
+        gradients = [torch.randn(p.shape, generator=generator, dtype=dtype) for p in ours]
+        kept = [gradient.clone() for gradient in gradients]
+        for parameter, gradient in zip(theirs, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+        part.step(ours, gradients, state)
+        assert all(torch.equal(a, b) for a, b in zip(gradients, kept, strict=True))
+    for own, their in zip(ours, theirs, strict=True):
+        tolerance = 1e-6 if dtype == torch.float32 else 1e-12
+        torch.testing.assert_close(own, their.detach(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("part", [part for part, _ in TORCH], ids=repr)
+def test_many_clients_step_as_each_alone(part):
+    # Clients that begin at different times: the second one takes its first step three later.
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(3, 2), (4,)]
+    both = [torch.randn(2, *shape, generator=generator) for shape in shapes]
+    alone = [[p[i].clone() for p in both] for i in range(2)]
+    states = [part.start(own) for own in alone]
+    for _ in range(3):
+        part.step(alone[0], [torch.ones_like(p) for p in alone[0]], states[0])
+    stacked = part.start(both, lead=1)
+    for name, tensors in stacked.items():
+        for index, tensor in enumerate(tensors):
+            tensor.copy_(torch.stack([state[name][index] for state in states]))
+    for i, own in enumerate(alone):
+        for index, tensor in enumerate(own):
+            both[index][i] = tensor
+    for _ in range(5):
+        gradients = [torch.randn(p.shape, generator=generator) for p in both]
+        part.step(both, gradients, stacked, 0.5)
+        for i, own in enumerate(alone):
+            part.step(own, [gradient[i] for gradient in gradients], states[i], 0.5)
+    for i, own in enumerate(alone):
+        for index, tensor in enumerate(own):
+            torch.testing.assert_close(both[index][i], tensor, rtol=0, atol=1e-6)
 
 
 def test_only_gd_takes_the_whole_shard():

@@ -1,0 +1,52 @@
+"""Train the clients of a block at once, in groups of similar size."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsim.core import ClientContext, Memo, Recipe, Task
+from fedsim.vectorized.change import Changes
+from fedsim.vectorized.schedule import Schedule, client_batches, groups, plan_steps
+
+__all__ = ["Fit", "Trained", "train_block"]
+
+#: (task, recipe, schedule, rows, memos, contexts) -> (changes, losses, memos)
+Fit = Callable[
+    [Task, Recipe, Schedule, Sequence[Tensor], Sequence[Memo], Sequence[ClientContext]],
+    tuple[Changes, Tensor, list[Memo]],
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of some clients of a block: `members` are their places in it.
+
+    `losses` [clients] are their mean losses per example, `padding` examples computed over real.
+    """
+
+    members: list[int]
+    change: Changes
+    losses: Tensor
+    memos: list[Memo]
+    padding: float
+
+
+def train_block(
+    fit: Fit,
+    task: Task,
+    recipe: Recipe,
+    sizes: Sequence[int],
+    memos: Sequence[Memo],
+    contexts: Sequence[ClientContext],
+) -> Iterator[Trained]:
+    """Train clients whose examples follow each other in `task.x`; yields one group at a time."""
+    orders = client_batches(sizes, recipe, contexts, full_batch=task.optimizer.full_batch)
+    places = torch.split(torch.arange(len(task.y), device=task.x.device), list(sizes))
+    for members in groups([[len(batch) for batch in order] for order in orders]):
+        schedule = plan_steps([orders[i] for i in members], task.x.device)
+        rows = [places[i] for i in members]
+        own = [memos[i] for i in members], [contexts[i] for i in members]
+        change, seen, kept = fit(task, recipe, schedule, rows, *own)
+        yield Trained(members, change, seen, kept, schedule.padding)

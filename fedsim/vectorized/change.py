@@ -1,0 +1,76 @@
+"""How the models of a block's clients changed: norms, bounds and weighted sums, on the stack."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fedsim.models import layout
+
+__all__ = ["Change", "Changes", "flat_like"]
+
+
+class Changes(Protocol):
+    """How clients' models changed, whatever form it is kept in."""
+
+    def largest(self) -> Tensor:
+        """Bound each client's largest absolute coordinate from above; NaN stays NaN."""
+        ...
+
+    def norms(self) -> Tensor:
+        """Return the L2 norm of each client's whole update: [clients]."""
+        ...
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """Return the sum of weight x update, flat float64; of weight 0 not even NaN enters."""
+        ...
+
+    def vectors(self) -> Tensor:
+        """Return every client's update: float32 [clients, model]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Local minus global, `stacked[p]` [clients, ...] for every parameter that is not frozen."""
+
+    module: nn.Module
+    stacked: list[Tensor]
+
+    def largest(self) -> Tensor:
+        """Bound each client's largest absolute coordinate from above; NaN stays NaN."""
+        parts = [p.flatten(1).abs().amax(dim=1) for p in self.stacked]
+        return torch.stack(parts).amax(dim=0)
+
+    def norms(self) -> Tensor:
+        """Return the L2 norm of each client's whole update: [clients]."""
+        parts = [torch.linalg.vector_norm(p.flatten(1), dim=1) for p in self.stacked]
+        squares: Tensor = torch.stack(parts).square().sum(dim=0)
+        return squares.sqrt()
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """Return the sum of weight x update, flat float64; of weight 0 not even NaN enters."""
+        chosen = weights.nonzero().flatten()
+        own = weights[chosen].to(self.stacked[0])
+        whole = len(chosen) == len(weights)
+        sums = [torch.mv((p if whole else p[chosen]).flatten(1).t(), own) for p in self.stacked]
+        return flat_like(self.module, sums).double().cpu()
+
+    def vectors(self) -> Tensor:
+        """Return every client's update: float32 [clients, model]."""
+        clients = range(len(self.stacked[0]))
+        rows = [flat_like(self.module, [p[i].flatten() for p in self.stacked]) for i in clients]
+        return torch.stack(rows).cpu()
+
+
+def flat_like(module: nn.Module, parts: Sequence[Tensor]) -> Tensor:
+    """Put flat parts at their places among frozen parameters and buffers, which are zero."""
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    following = iter(parts)
+    pieces = []
+    for name, shape in layout(module):
+        size = torch.Size(shape).numel()
+        pieces.append(next(following) if name in trained else parts[0].new_zeros(size))
+    return torch.cat(pieces)

@@ -1,0 +1,371 @@
+"""Local training of many clients at once for chains of dense layers, with or without factors.
+
+Stacked: a dense layer is one batched matrix product over the clients' own weights.
+
+Factored (low rank): every client starts from the same weights W0, and gradients of a dense layer
+are sums over examples of (output gradient) x (input). So its weights stay W0 + A' X, with the
+layer's past inputs X and coefficients A, and are never formed: pre-activations are
+`x W0' + b0 + (x X' + 1) A`, a sum of weights over clients is one matrix product of all A and X, and
+norms come from Gram matrices. That is exact for every optimizer whose steps are linear in the
+gradients (SGD, with momentum too): it steps the coefficients in place of the weights. The inputs of
+a first layer are the client's examples, so their Gram matrix is computed once for all epochs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from fedsim import dropout
+from fedsim.core import ClientContext, Memo, Recipe, Task
+from fedsim.training import restore_optimizer, save_optimizer, take_step
+from fedsim.vectorized.change import flat_like
+from fedsim.vectorized.schedule import Schedule, Step
+from fedsim.vectorized.stacked import client_losses, keys_of
+
+__all__ = ["DenseChange", "fit_factored", "fit_products", "layers_of", "pays_off"]
+
+_ELEMENTWISE = (
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.SELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Hardtanh,
+    nn.ReLU6,
+    nn.Identity,
+    dropout.Dropout,
+)
+
+
+@dataclass(slots=True)
+class _Stacked:
+    """A dense layer of which every client has its own weights [clients, out, in]."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+
+@dataclass(slots=True)
+class _Factored:
+    """A dense layer as W0 + A' X: `inputs` X [clients, slots, in], `coefficients` A [.., out].
+
+    For a first layer a slot is an example: `base` is X W0' + b0 and `gram` X X' + 1, known before
+    the first step. For a deeper one a slot is an example in a step, filled as steps are taken.
+    """
+
+    linear: nn.Linear
+    inputs: Tensor
+    coefficients: Tensor
+    base: Tensor | None = None
+    gram: Tensor | None = None
+
+    def full_gram(self) -> Tensor:
+        ones = 0.0 if self.linear.bias is None else 1.0
+        if self.gram is not None:
+            return self.gram
+        return torch.bmm(self.inputs, self.inputs.transpose(1, 2)) + ones
+
+
+def layers_of(module: nn.Module) -> list[nn.Module] | None:
+    """Return a module's layers where it is a chain of dense layers and activations, else None."""
+    if isinstance(module, nn.Sequential):
+        found: list[nn.Module] = []
+        for child in module:
+            inner = layers_of(child)
+            if inner is None:
+                return None
+            found += inner
+        return found
+    if type(module) is nn.Linear:
+        return [module] if all(p.requires_grad for p in module.parameters()) else None
+    is_flatten = type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)
+    return [module] if is_flatten or type(module) in _ELEMENTWISE else None
+
+
+def pays_off(module: nn.Module, examples: int) -> bool:
+    """Say whether factors are smaller than weights for clients with so many examples."""
+    layers = layers_of(module) or []
+    dense = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    return bool(dense) and 2 * examples <= dense[0].in_features
+
+
+def fit_products(
+    task: Task,
+    recipe: Recipe,
+    schedule: Schedule,
+    rows: Sequence[Tensor],
+    memos: Sequence[Memo],
+    contexts: Sequence[ClientContext],
+) -> tuple["DenseChange", Tensor, list[Memo]]:
+    """`fit_stacked` for chains of dense layers, by batched products: no vmap, no factors."""
+    return _fit(task, recipe, schedule, rows, memos, contexts, is_factored=False)
+
+
+def fit_factored(
+    task: Task,
+    recipe: Recipe,
+    schedule: Schedule,
+    rows: Sequence[Tensor],
+    memos: Sequence[Memo],
+    contexts: Sequence[ClientContext],
+) -> tuple["DenseChange", Tensor, list[Memo]]:
+    """`fit_products`, with factors for every layer where they are smaller than the weights."""
+    return _fit(task, recipe, schedule, rows, memos, contexts, is_factored=True)
+
+
+@dataclass(frozen=True, slots=True)
+class DenseChange:
+    """How clients' dense layers changed: see `fedsim.vectorized.change.Change`."""
+
+    module: nn.Module
+    layers: list[_Stacked | _Factored]
+
+    def largest(self) -> Tensor:
+        """Bound each client's largest absolute coordinate from above; NaN stays NaN."""
+        bounds = []
+        for layer in self.layers:
+            if isinstance(layer, _Factored):
+                bounds.append(_squares(layer).sqrt())
+            else:
+                bounds += [p.flatten(1).abs().amax(dim=1) for p in layer.parameters]
+        return torch.stack(bounds).amax(dim=0)
+
+    def norms(self) -> Tensor:
+        """Return the L2 norm of each client's whole update: [clients]."""
+        squares = []
+        for layer in self.layers:
+            if isinstance(layer, _Factored):
+                squares.append(_squares(layer))
+            else:
+                squares += [p.flatten(1).square().sum(dim=1) for p in layer.parameters]
+        return torch.stack(squares).sum(dim=0).sqrt()
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """Return the sum of weight x update, flat float64; of weight 0 not even NaN enters."""
+        chosen = None if bool((weights != 0).all()) else weights.nonzero().flatten()
+        own = weights if chosen is None else weights[chosen]
+        parts: list[Tensor] = []
+        for layer in self.layers:
+            parts += _sums(layer if chosen is None else _rows(layer, chosen), own.float())
+        return flat_like(self.module, parts).double().cpu()
+
+    def vectors(self) -> Tensor:
+        """Return every client's update: float32 [clients, model]."""
+        rows = []
+        for i in range(len(_leading(self.layers[0]))):
+            parts: list[Tensor] = []
+            for layer in self.layers:
+                own = _rows(layer, torch.tensor([i], device=_leading(layer).device))
+                parts += _sums(own, torch.ones(1, device=_leading(layer).device))
+            rows.append(flat_like(self.module, parts))
+        return torch.stack(rows).cpu()
+
+
+def _fit(
+    task: Task,
+    recipe: Recipe,
+    schedule: Schedule,
+    rows: Sequence[Tensor],
+    memos: Sequence[Memo],
+    contexts: Sequence[ClientContext],
+    *,
+    is_factored: bool,
+) -> tuple[DenseChange, Tensor, list[Memo]]:
+    chain = layers_of(task.module.train())
+    assert chain is not None
+    places = nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=-1)
+    places = torch.where(places < 0, places[:, :1], places)
+    layers = _start(chain, task.x, places, schedule, is_factored=is_factored)
+    dense = list(layers.values())
+    parameters = [p for layer in dense for p in _steppable(layer)]
+    anchors = [p.detach() for layer in chain for p in layer.parameters()]
+    state = task.optimizer.start(parameters, lead=1)
+    if recipe.keep_optimizer:
+        for row, memo in enumerate(memos):
+            restore_optimizer({n: [t[row] for t in ts] for n, ts in state.items()}, memo)
+    keys = keys_of(contexts, task.x.device)
+    totals = torch.zeros(len(rows), dtype=torch.float64, device=task.x.device)
+    slot = 0
+    for number, step in enumerate(schedule.steps):
+        active = slice(step.clients)
+        chosen = places[active].gather(1, step.index)
+        with dropout.keyed(keys[active], number):
+            output, sources = _forward(chain, layers, task.x, chosen, step, slot)
+        each = client_losses(task, output, task.y[chosen], step)
+        found = torch.autograd.grad(each.sum(), [s for group in sources for s in group])
+        gradients = _gradients(dense, sources, found, step, slot)
+        own = {name: [t[active] for t in tensors] for name, tensors in state.items()}
+        steppable = [p[active] for p in parameters]
+        take_step(task, recipe, steppable, gradients, anchors, own, contexts[0].lr_factor)
+        totals[active] += each.detach().double() * step.counts
+        slot += step.index.shape[1]
+    kept: list[Memo] = [{} for _ in rows]
+    if recipe.keep_optimizer:
+        names = range(len(rows))
+        kept = [save_optimizer({n: [t[r] for t in ts] for n, ts in state.items()}) for r in names]
+    _subtract(chain, layers)
+    return DenseChange(task.module, dense), totals / schedule.seen, kept
+
+
+@torch.no_grad()
+def _start(
+    chain: list[nn.Module], x: Tensor, places: Tensor, schedule: Schedule, *, is_factored: bool
+) -> dict[int, _Stacked | _Factored]:
+    """Choose each dense layer's form: by its place in the chain."""
+    clients, most = places.shape
+    slots = sum(step.index.shape[1] for step in schedule.steps)
+    layers: dict[int, _Stacked | _Factored] = {}
+    for place, linear in enumerate(chain):
+        if not isinstance(linear, nn.Linear):
+            continue
+        wide, high = linear.in_features, linear.out_features
+        is_first = all(type(layer) is nn.Flatten for layer in chain[:place])
+        if is_factored and is_first and 2 * most <= wide:
+            layers[place] = _first(linear, x[places].flatten(2))
+        elif is_factored and not is_first and 2 * slots * (wide + high) <= wide * high:
+            inputs = x.new_zeros(clients, slots, wide)
+            layers[place] = _Factored(linear, inputs, x.new_zeros(clients, slots, high))
+        else:
+            weight = linear.weight.expand(clients, -1, -1).clone()
+            bias = None if linear.bias is None else linear.bias.expand(clients, -1).clone()
+            layers[place] = _Stacked(weight, bias)
+    return layers
+
+
+def _first(linear: nn.Linear, inputs: Tensor) -> _Factored:
+    base = nn.functional.linear(inputs, linear.weight, linear.bias)
+    gram = torch.bmm(inputs, inputs.transpose(1, 2))
+    if linear.bias is not None:
+        gram += 1.0
+    return _Factored(linear, inputs, torch.zeros_like(base), base, gram)
+
+
+def _forward(
+    chain: list[nn.Module],
+    layers: dict[int, _Stacked | _Factored],
+    x: Tensor,
+    chosen: Tensor,
+    step: Step,
+    slot: int,
+) -> tuple[Tensor, list[list[Tensor]]]:
+    """Return the outputs, and per dense layer the tensors whose gradients its step needs."""
+    active = slice(step.clients)
+    sources: list[list[Tensor]] = []
+    h: Tensor | None = None  # until something needs the inputs themselves
+    for place, module in enumerate(chain):
+        layer = layers.get(place)
+        if isinstance(layer, _Factored) and layer.base is not None:
+            h = _known(layer, step)
+            sources.append([h])
+            continue
+        h = x[chosen] if h is None else h
+        if isinstance(layer, _Factored):
+            layer.inputs[active, slot : slot + h.shape[1]] = h.detach()
+            h = _remembered(layer, h, active)
+            sources.append([h])
+        elif isinstance(layer, _Stacked):
+            own = [p[active].detach().requires_grad_() for p in layer.parameters]
+            product = h @ own[0].transpose(1, 2)
+            h = product if layer.bias is None else product + own[1].unsqueeze(1)
+            sources.append(own)
+        else:
+            h = h.flatten(2) if type(module) is nn.Flatten else module(h)
+    assert h is not None
+    return h, sources
+
+
+@torch.no_grad()
+def _known(layer: _Factored, step: Step) -> Tensor:
+    """Pre-activations of a first layer, from what was computed before the first step."""
+    assert layer.base is not None
+    assert layer.gram is not None
+    active, index = slice(step.clients), step.index.unsqueeze(2)
+    base = layer.base[active].gather(1, index.expand(-1, -1, layer.base.shape[2]))
+    gram = layer.gram[active].gather(1, index.expand(-1, -1, layer.gram.shape[2]))
+    return torch.baddbmm(base, gram, layer.coefficients[active]).requires_grad_()
+
+
+def _remembered(layer: _Factored, h: Tensor, active: slice) -> Tensor:
+    """Pre-activations of a deeper layer, from its inputs in all steps so far."""
+    base = nn.functional.linear(h, layer.linear.weight.detach(), _detached(layer.linear.bias))
+    similar = torch.bmm(h, layer.inputs[active].transpose(1, 2))
+    if layer.linear.bias is not None:
+        similar = similar + 1.0
+    return torch.baddbmm(base, similar, layer.coefficients[active])
+
+
+def _gradients(
+    dense: list[_Stacked | _Factored],
+    sources: list[list[Tensor]],
+    found: Sequence[Tensor],
+    step: Step,
+    slot: int,
+) -> list[Tensor]:
+    """Turn gradients of `sources` into gradients of what the optimizer steps."""
+    gradients: list[Tensor] = []
+    remaining = iter(found)
+    for layer, group in zip(dense, sources, strict=True):
+        own = [next(remaining) for _ in group]
+        if isinstance(layer, _Factored):
+            (g,) = own
+            full = torch.zeros_like(layer.coefficients[: step.clients])
+            if layer.base is not None:
+                full.scatter_add_(1, step.index.unsqueeze(2).expand_as(g), g)
+            else:
+                full[:, slot : slot + g.shape[1]] = g
+            own = [full]
+        gradients += own
+    return gradients
+
+
+def _steppable(layer: _Stacked | _Factored) -> list[Tensor]:
+    return [layer.coefficients] if isinstance(layer, _Factored) else layer.parameters
+
+
+@torch.no_grad()
+def _subtract(chain: list[nn.Module], layers: dict[int, _Stacked | _Factored]) -> None:
+    """Turn stacked weights into their change, in place."""
+    for place, layer in layers.items():
+        if isinstance(layer, _Stacked):
+            for own, shared in zip(layer.parameters, chain[place].parameters(), strict=True):
+                own.sub_(shared)
+
+
+def _squares(layer: _Factored) -> Tensor:
+    """Return each client's squared norm of weight and bias: the trace of A' (X X' + 1) A."""
+    a = layer.coefficients
+    return (torch.bmm(layer.full_gram(), a) * a).sum(dim=(1, 2)).clamp(min=0)
+
+
+def _sums(layer: _Stacked | _Factored, weights: Tensor) -> list[Tensor]:
+    """Return the weighted sums over clients of a layer's parameters, flat."""
+    if isinstance(layer, _Stacked):
+        return [torch.mv(p.flatten(1).t(), weights.to(p)) for p in layer.parameters]
+    scaled = (layer.coefficients * weights.view(-1, 1, 1)).flatten(0, 1)
+    weight = scaled.t() @ layer.inputs.flatten(0, 1)
+    return [weight.flatten()] + ([] if layer.linear.bias is None else [scaled.sum(dim=0)])
+
+
+def _rows(layer: _Stacked | _Factored, chosen: Tensor) -> _Stacked | _Factored:
+    if isinstance(layer, _Stacked):
+        return _Stacked(layer.weight[chosen], None if layer.bias is None else layer.bias[chosen])
+    own = layer.inputs[chosen], layer.coefficients[chosen]
+    return replace(layer, inputs=own[0], coefficients=own[1], base=None, gram=None)
+
+
+def _leading(layer: _Stacked | _Factored) -> Tensor:
+    return layer.coefficients if isinstance(layer, _Factored) else layer.weight
+
+
+def _detached(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach()

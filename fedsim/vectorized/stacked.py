@@ -1,0 +1,121 @@
+"""Local training of many clients at once, parameters stacked on a leading client axis.
+
+The forward pass is `torch.func.vmap` over a functional call of the module; the backward pass is
+plain autograd on the sum of the clients' losses: as no client's loss depends on another's
+parameters, its gradient is every client's own. Optimizers act element by element, stacked or not.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from fedsim import dropout, losses
+from fedsim.core import ClientContext, Memo, OptimizerState, Recipe, Task
+from fedsim.training import restore_optimizer, save_optimizer, take_step
+from fedsim.vectorized.change import Change
+from fedsim.vectorized.schedule import Schedule, Step
+
+__all__ = ["client_losses", "fit_stacked", "keys_of", "unsuitable"]
+
+#: (stacked parameters, inputs [clients, width, ...], keys, step number) -> outputs
+Forward = Callable[[list[Tensor], Tensor, Tensor, int], Tensor]
+
+
+def unsuitable(module: nn.Module) -> str:
+    """Say in a line why clients' copies of a module cannot be trained at once; "" if they can."""
+    if any(buffer.is_floating_point() for buffer in module.buffers()):
+        return "it has buffers that training may change (batch norm's statistics)"
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            return "batch norm mixes the examples of a batch"
+        if isinstance(child, nn.RNNBase):
+            return f"torch has no stacked {type(child).__name__}"
+    return ""
+
+
+def fit_stacked(
+    task: Task,
+    recipe: Recipe,
+    schedule: Schedule,
+    rows: Sequence[Tensor],
+    memos: Sequence[Memo],
+    contexts: Sequence[ClientContext],
+) -> tuple[Change, Tensor, list[Memo]]:
+    """Train clients from the task's model; return their changes, mean losses and memos.
+
+    `task.x`, `task.y` hold the examples of all, `rows[i]` where those of client i are. The clients
+    are in the order of the schedule.
+    """
+    module = task.module.train()
+    names = [name for name, p in module.named_parameters() if p.requires_grad]
+    anchors = [p.detach() for p in module.parameters() if p.requires_grad]
+    stacked = [p.expand(len(rows), *p.shape).clone() for p in anchors]
+    state = _start(task, recipe, anchors, stacked, memos)
+    forward = _forward(module, names)
+    keys = keys_of(contexts, task.x.device)
+    places = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    totals = torch.zeros(len(rows), dtype=torch.float64, device=task.x.device)
+    for number, step in enumerate(schedule.steps):
+        active = slice(step.clients)
+        chosen = places[active].gather(1, step.index)
+        leaves = [p[active].detach().requires_grad_() for p in stacked]
+        output = forward(leaves, task.x[chosen], keys[active], number)
+        each = client_losses(task, output, task.y[chosen], step)
+        gradients = torch.autograd.grad(each.sum(), leaves, allow_unused=True)
+        own = {name: [t[active] for t in tensors] for name, tensors in state.items()}
+        parameters = [leaf.detach() for leaf in leaves]
+        take_step(task, recipe, parameters, gradients, anchors, own, contexts[0].lr_factor)
+        totals[active] += each.detach().double() * step.counts
+    torch._foreach_sub_(stacked, anchors)
+    kept = _memos(state, len(rows)) if recipe.keep_optimizer else [{} for _ in rows]
+    return Change(module, stacked), totals / schedule.seen, kept
+
+
+def client_losses(task: Task, output: Tensor, target: Tensor, step: Step) -> Tensor:
+    """Return every client's mean loss over its batch: [clients]."""
+    per_example = losses.each(task.loss, output, target)
+    if per_example.dim() > 2:  # one loss per position
+        per_example = per_example.flatten(2).mean(dim=2)
+    if step.mask is None:
+        return per_example.mean(dim=1)
+    return (per_example * step.mask).sum(dim=1) / step.counts
+
+
+def _forward(module: nn.Module, names: list[str]) -> Forward:
+    def one(parameters: list[Tensor], x: Tensor, key: Tensor, number: int) -> Tensor:
+        with dropout.keyed(key, number):
+            own = dict(zip(names, parameters, strict=True))
+            return cast(Tensor, functional_call(module, own, (x,)))
+
+    return cast(Forward, vmap(one, in_dims=(0, 0, 0, None)))
+
+
+def keys_of(contexts: Sequence[ClientContext], device: torch.device) -> Tensor:
+    """Return the clients' dropout keys: [clients, 2]."""
+    first = contexts[0]
+    ids = [ctx.client for ctx in contexts]
+    return dropout.client_keys(first.seed, first.round, ids).to(device)
+
+
+def _start(
+    task: Task,
+    recipe: Recipe,
+    anchors: list[Tensor],
+    stacked: list[Tensor],
+    memos: Sequence[Memo],
+) -> OptimizerState:
+    state = task.optimizer.start(stacked, lead=1)
+    if recipe.keep_optimizer:
+        for row, memo in enumerate(memos):
+            restore_optimizer({n: [t[row] for t in tensors] for n, tensors in state.items()}, memo)
+    return state
+
+
+def _memos(state: OptimizerState, clients: int) -> list[Memo]:
+    return [
+        save_optimizer({name: [t[row] for t in tensors] for name, tensors in state.items()})
+        for row in range(clients)
+    ]
