@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedsim import config as configuration
 from fedsim import data as datasets
-from fedsim import environment, models, report
+from fedsim import environment, models, report, tiers
 from fedsim.config.schema import RunConfig
 from fedsim.core import ClientContext, RoundRecord
 from fedsim.engine.blocks import Population
@@ -78,7 +78,9 @@ def run(
     federation = _open_federation(config, places, tell)
     state = start_state(federation)
     _preflight(store, federation, state)
-    facts = _facts(federation, places)
+    tell(Stage("choosing how clients are trained"))
+    execution = tiers.choose(federation, store.root / "cache")
+    facts = _facts(federation, places, execution)
     run_id = store.create(
         config.name,
         configuration.to_dict(config),
@@ -88,7 +90,7 @@ def run(
     )
     folder = store.folder(run_id)
     write_atomically(folder / "config.toml", configuration.dump_toml(config).encode())
-    return _Session(store, run_id, folder, federation, places, tell).go(state, {})
+    return _Session(store, run_id, folder, federation, places, execution, tell).go(state, {})
 
 
 def resume(
@@ -118,7 +120,8 @@ def resume(
             f"{federation.clients.meta.sha256[:12]}, was {stored.facts['data_sha256'][:12]}): its "
             "remaining rounds would not belong to its first ones. Start a new run instead"
         )
-    session = _Session(store, stored.id, store.folder(stored.id), federation, places, tell)
+    folder, execution = store.folder(stored.id), tiers.Execution(**stored.facts["execution"])
+    session = _Session(store, stored.id, folder, federation, places, execution, tell)
     with _only_one(session.folder, stored.id):
         found = load_checkpoint(session.folder / "checkpoint.safetensors")
         done = found.round if found else 0
@@ -191,6 +194,7 @@ class _Session:
     folder: Path
     federation: Federation
     places: Places
+    execution: tiers.Execution
     tell: Listener
 
     def go(self, state: ServerState, memos: Mapping[int, Any]) -> Result:
@@ -202,16 +206,15 @@ class _Session:
             )
         )
         text = to_text(_unresolved(self.store, self.run_id), self.places)
-        population = Population(clients, {"experiment": text})
+        population = Population(clients, {"experiment": text, "tier": self.execution.tier})
+        engine = replace(config.engine, block_size=self.execution.block_size)
         with _only_one(self.folder, self.run_id), _Interruption(self.tell) as interruption:
             try:
                 self._set_status("running", state)
                 cpus = environment.cpu_limit()
                 kind = "Ray workers" if config.engine.grid == "ray" else "clients in this process"
                 self.tell(Stage(f"starting {kind}"))
-                with open_grid(
-                    config.engine, population, cpus=cpus, code=self.places.code
-                ) as opened:
+                with open_grid(engine, population, cpus=cpus, code=self.places.code) as opened:
                     state = self._rounds(opened, state, memos, interruption)
             except KeyboardInterrupt:
                 self._end("interrupted", state)
@@ -279,10 +282,10 @@ class _Session:
                 )
 
     def _incidents(self, opened: OpenGrid) -> None:
-        while opened.incidents:
-            text = opened.incidents.pop(0)
-            self.log(f"worker: {text}")
-            self.tell(Stage(f"a worker was replaced: {text}"))
+        while opened.grid.incidents:
+            text = opened.grid.incidents.pop(0)
+            self.log(f"incident: {text}")
+            self.tell(Stage(text))
 
     def _set_status(self, status: str, state: ServerState) -> None:
         self.store.set_status(self.run_id, status)
@@ -404,7 +407,7 @@ def _preflight(store: RunStore, federation: Federation, state: ServerState) -> N
     store.preflight(3 * _state_bytes(state) + 300 * clients * rounds.count + 2**20)
 
 
-def _facts(federation: Federation, places: Places) -> dict[str, Any]:
+def _facts(federation: Federation, places: Places, execution: tiers.Execution) -> dict[str, Any]:
     config, form = federation.config, number_format(federation)
     clients = federation.clients
     return {
@@ -412,6 +415,7 @@ def _facts(federation: Federation, places: Places) -> dict[str, Any]:
         "grid": config.engine.grid,
         "workers": worker_count(config.engine, environment.cpu_limit(), federation.population),
         "device": str(federation.device),
+        "execution": asdict(execution),
         "dimension": form.dimension,
         "fraction_bits": form.fraction_bits,
         "max_abs_update": form.max_abs,

@@ -112,6 +112,8 @@ class Optimizer(Protocol):
     lr: float
     #: Whether it wants the whole shard at once, whatever the batch size.
     full_batch: ClassVar[bool]
+    #: Whether parameters minus where they began are linear in all gradients so far.
+    is_linear: ClassVar[bool]
 
     def start(self, parameters: list[Tensor], lead: int = 0) -> OptimizerState:
         """Return the state before the first step."""

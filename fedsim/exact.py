@@ -7,8 +7,9 @@ a bit. `fixed_point` proves for a whole run that no sum can overflow.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -20,15 +21,21 @@ __all__ = [
     "FixedPoint",
     "InvalidUpdateError",
     "PartialSum",
+    "accumulate",
     "add",
+    "add_into",
+    "check",
     "decode",
     "encode",
+    "encode_sum",
     "fixed_point",
+    "zero",
 ]
 
 _WORD_BITS = 63  # an int64 without its sign
 _LEAST_FRACTION_BITS = 16
 _WEIGHT_BITS = 20  # weights are multiples of 2^-20
+_PIECE = 2**15  # numbers rounded at a time
 
 
 class InvalidUpdateError(ValueError):
@@ -90,6 +97,29 @@ def encode(update: Update, form: FixedPoint) -> PartialSum:
     Raises `InvalidUpdateError` for NaN, infinity, a coordinate beyond `max_abs`, a wrong shape or
     a weight that is not positive and finite.
     """
+    return accumulate(None, update, form)
+
+
+def accumulate(total: PartialSum | None, update: Update, form: FixedPoint) -> PartialSum:
+    """Round one client's weighted update and add it to a running sum, whose memory is reused.
+
+    Raises what `encode` raises, with the sum as it was. None stands for the empty sum.
+    """
+    check(update, form)
+    if total is None:
+        total = zero(form, update.lanes)
+    if update.lanes.keys() != total.lanes.keys():
+        names = sorted(update.lanes), sorted(total.lanes)
+        raise InvalidUpdateError(f"lanes {names[0]} differ from {names[1]}")
+    _add_rounded(total.vector, update.vector, update.weight * 2.0**form.fraction_bits)
+    for name, lane in update.lanes.items():
+        _add_rounded(total.lanes[name], lane, 2.0**form.fraction_bits)
+    weight, count = total.weight + _weight(update.weight), total.count + 1
+    return PartialSum(total.vector, weight, count, total.lanes)
+
+
+def check(update: Update, form: FixedPoint) -> None:
+    """Raise `InvalidUpdateError` for an update that must not enter a sum."""
     if update.vector.shape != (form.dimension,):
         raise InvalidUpdateError(
             f"update has shape {tuple(update.vector.shape)}, the model has ({form.dimension},)"
@@ -102,30 +132,47 @@ def encode(update: Update, form: FixedPoint) -> PartialSum:
     _check_range("update", update.vector, form)
     for name, lane in update.lanes.items():
         _check_range(f"lane {name!r}", lane, form)
-    scale = 2.0**form.fraction_bits
-    return PartialSum(
-        vector=_round(update.vector.double() * (update.weight * scale)),
-        weight=round(update.weight * 2**_WEIGHT_BITS),
-        count=1,
-        lanes={name: _round(lane.double() * scale) for name, lane in update.lanes.items()},
-    )
+
+
+def encode_sum(vector: Tensor, weights: Sequence[float], form: FixedPoint) -> PartialSum:
+    """Round a sum of weight x update of several clients, float64, to the number format.
+
+    The clients' updates have been checked to be within `form.max_abs` each, so the sum is within
+    what `fixed_point` allows for.
+    """
+    whole = torch.zeros(form.dimension, dtype=torch.int64)
+    _add_rounded(whole, vector, 2.0**form.fraction_bits)
+    return PartialSum(whole, sum(_weight(weight) for weight in weights), len(weights))
+
+
+def zero(form: FixedPoint, lanes: Mapping[str, Tensor] = MappingProxyType({})) -> PartialSum:
+    """Return the sum of no updates, with lanes like those given."""
+    empty = {name: torch.zeros(lane.shape, dtype=torch.int64) for name, lane in lanes.items()}
+    return PartialSum(torch.zeros(form.dimension, dtype=torch.int64), 0, 0, empty)
+
+
+def add_into(total: PartialSum | None, part: PartialSum) -> PartialSum:
+    """Add a part to a running sum, whose memory is reused; None stands for the empty sum."""
+    if total is None:
+        return part
+    if part.lanes.keys() != total.lanes.keys():
+        raise InvalidUpdateError(f"lanes {sorted(part.lanes)} differ from {sorted(total.lanes)}")
+    total.vector.add_(part.vector)
+    for name, lane in part.lanes.items():
+        total.lanes[name].add_(lane)
+    count = total.count + part.count
+    return PartialSum(total.vector, total.weight + part.weight, count, total.lanes)
 
 
 def add(parts: Iterable[PartialSum]) -> PartialSum:
-    """Add partial sums of the same model; at least one. The first one's memory is not reused."""
+    """Add partial sums of the same model; at least one. None of their memory is reused."""
     iterator = iter(parts)
     first = next(iterator)
-    vector, weight, count = first.vector.clone(), first.weight, first.count
     lanes = {name: lane.clone() for name, lane in first.lanes.items()}
+    total = PartialSum(first.vector.clone(), first.weight, first.count, lanes)
     for part in iterator:
-        vector += part.vector
-        weight += part.weight
-        count += part.count
-        if part.lanes.keys() != lanes.keys():
-            raise InvalidUpdateError(f"lanes {sorted(part.lanes)} differ from {sorted(lanes)}")
-        for name, lane in part.lanes.items():
-            lanes[name] += lane
-    return PartialSum(vector, weight, count, lanes)
+        total = add_into(total, part)
+    return total
 
 
 def decode(total: PartialSum, form: FixedPoint) -> Sum:
@@ -139,13 +186,26 @@ def decode(total: PartialSum, form: FixedPoint) -> Sum:
     )
 
 
-def _round(values: Tensor) -> Tensor:
-    return torch.round(values).to(torch.int64)
+def _weight(weight: float) -> int:
+    whole: int = round(weight * 2**_WEIGHT_BITS)
+    return whole
+
+
+def _add_rounded(total: Tensor, values: Tensor, scale: float) -> None:
+    """Add values x scale, rounded, to int64 numbers in place.
+
+    In pieces that stay in the processor's cache: five passes over memory would cost more than
+    their arithmetic.
+    """
+    flat, target = values.reshape(-1), total.view(-1)
+    for start in range(0, len(flat), _PIECE):
+        piece = flat[start : start + _PIECE].double().mul_(scale).round_()
+        target[start : start + _PIECE] += piece.to(torch.int64)
 
 
 def _check_range(what: str, values: Tensor, form: FixedPoint) -> None:
     # One pass: the maximum of |x| is NaN or inf where any x is.
-    largest = float(values.abs().max()) if values.numel() else 0.0
+    largest = float(torch.stack(values.aminmax()).abs().max()) if values.numel() else 0.0
     if not math.isfinite(largest):
         raise InvalidUpdateError(f"{what} holds NaN or infinity")
     if largest > form.max_abs:

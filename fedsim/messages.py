@@ -33,8 +33,10 @@ __all__ = [
     "partial_sums",
     "read_instruction",
     "read_statistics",
+    "row",
     "rows",
     "set_memo",
+    "sum_content",
     "update_content",
     "updates",
 ]
@@ -90,20 +92,36 @@ def read_instruction(content: RecordDict) -> Train:
 
 def update_content(update: Update, *, client: int, seconds: float) -> RecordDict:
     """Build the reply of one client to `train`."""
-    row = {"client": float(client), "weight": update.weight, "seconds": seconds}
+    own = row(client, update.weight, seconds, update.metrics)
     arrays = {"vector": Array(update.vector.cpu().numpy())}
     arrays |= {f"lane/{k}": Array(lane.cpu().numpy()) for k, lane in update.lanes.items()}
-    row |= {f"metric/{name}": float(value) for name, value in update.metrics.items()}
-    return RecordDict({"update": ArrayRecord(arrays), "clients": _table([row])})
+    return RecordDict({"update": ArrayRecord(arrays), "clients": _table([own])})
+
+
+def row(client: int, weight: float, seconds: float, metrics: Mapping[str, float]) -> Row:
+    """Return one client's numbers as they stand in a reply."""
+    own = {"client": float(client), "weight": weight, "seconds": seconds}
+    return own | {f"metric/{name}": float(value) for name, value in metrics.items()}
+
+
+def sum_content(total: PartialSum, rows: Sequence[Row]) -> RecordDict:
+    """Build the reply of several clients to `train`: the exact sum of their updates."""
+    arrays = {"vector": Array(total.vector.numpy())}
+    arrays |= {f"lane/{k}": Array(lane.numpy()) for k, lane in total.lanes.items()}
+    # The weight is a Python integer of any size: text keeps it exact.
+    config = ConfigRecord({"weight": str(total.weight), "count": total.count})
+    return RecordDict(
+        {"sum": ArrayRecord(arrays)} | {"clients": _table(rows)} | {"sum-config": config}
+    )
 
 
 def evaluation_content(
     statistics: Mapping[str, Tensor], *, client: int, examples: int, seconds: float
 ) -> RecordDict:
     """Build the reply of one client to `evaluate`: additive statistics, float64, by metric."""
-    row = {"client": float(client), "weight": float(examples), "seconds": seconds}
+    own = row(client, float(examples), seconds, {})
     stats = {name: Array(value.double().numpy()[None]) for name, value in statistics.items()}
-    return RecordDict({"statistics": ArrayRecord(stats), "clients": _table([row])})
+    return RecordDict({"statistics": ArrayRecord(stats), "clients": _table([own])})
 
 
 def rows(content: RecordDict) -> list[Row]:
@@ -187,24 +205,18 @@ def set_memo(state: RecordDict, memo: Memo) -> None:
 def _fold_updates(instruction: RecordDict, replies: Sequence[Message]) -> list[Message]:
     form = read_instruction(instruction).form
     assert form is not None
-    sums, table, lost, last = [], [], [], replies[-1]
+    total: PartialSum | None = None
+    table, lost, last = [], [], replies[-1]
     for reply in replies:
         try:
-            sums.append(partial_sums(reply.content, form))
+            total = exact.add_into(total, partial_sums(reply.content, form))
         except exact.InvalidUpdateError as error:
             lost.append(_as_error(reply, error))
         else:
             table += rows(reply.content)
-    if not sums:
+    if total is None:
         return lost
-    total = exact.add(sums)
-    arrays = {"vector": Array(total.vector.numpy())}
-    arrays |= {f"lane/{k}": Array(lane.numpy()) for k, lane in total.lanes.items()}
-    # The weight is a Python integer of any size: text keeps it exact.
-    config = ConfigRecord({"weight": str(total.weight), "count": total.count})
-    last.content = RecordDict(
-        {"sum": ArrayRecord(arrays)} | {"clients": _table(table)} | {"sum-config": config}
-    )
+    last.content = sum_content(total, table)
     return [last, *lost]
 
 

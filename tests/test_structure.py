@@ -20,6 +20,7 @@ SOURCES = sorted(
 # Low to high: a module may import its own level and below. First match wins.
 LEVELS = [
     ("fedsim.clients.app", 7),
+    ("fedsim.clients._block", 7),
     ("fedsim.core", 0),
     ("fedsim.rng", 0),
     ("fedsim.errors", 0),
@@ -44,6 +45,7 @@ LEVELS = [
     ("fedsim.federation", 5),
     ("fedsim.events", 5),
     ("fedsim.rounds", 6),
+    ("fedsim.tiers", 6),
     ("fedsim.engine", 8),
     ("fedsim.store", 9),
     ("fedsim.report", 9),

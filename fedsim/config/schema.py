@@ -75,15 +75,18 @@ class Regularization:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Where clients run. Changes how fast a run is, never its result.
+    """Where and how clients run: how fast a run is; of its result only the last rounding.
 
-    `workers`: Ray actors; unset takes one per core (or GPU share). `block_size`: clients that
-    travel together. `device`: "auto" takes the GPU where there is one. `gpus_per_worker`: unset
-    shares the GPUs evenly among the workers.
+    `workers`: Ray actors; unset takes one per core (or GPU share). `tier`: how a worker trains the
+    clients of a block (docs/performance.md); "auto" measures which is fastest. `block_size`:
+    clients that travel together, and above the tier "resident" are trained at once. `device`:
+    "auto" takes the GPU where there is one. `gpus_per_worker`: unset shares the GPUs evenly among
+    the workers.
     """
 
     grid: Literal["ray", "inprocess"] = "ray"
     workers: Annotated[int, Ge(1)] | None = None
+    tier: Literal["auto", "messages", "resident", "vectorized", "low-rank"] = "auto"
     block_size: Annotated[int, Ge(1)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpus_per_worker: Annotated[float, Gt(0)] | None = None

@@ -37,7 +37,8 @@ class BlockGrid(Grid):  # type: ignore[misc]
     """Flower's `Grid` for simulated clients; `run_blocks` says where they run.
 
     `states` holds every client's `Context.state` between messages, by node id, where not empty.
-    `on_progress(done, asked)` is called while replies come in.
+    `on_progress(done, asked)` is called while replies come in. `incidents` grows with what went
+    wrong with blocks and workers, for the run's log.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class BlockGrid(Grid):  # type: ignore[misc]
     ) -> None:
         self.population = population
         self.states: dict[int, RecordDict] = {}
+        self.incidents: list[str] = []
         self.on_progress: Callable[[int, int], None] = lambda done, asked: None
         self._run_blocks = run_blocks
         self._size = size

@@ -1,30 +1,39 @@
 """`InProcessGrid`: every client in this process, one after another. The reference of all grids."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from time import time
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 
-from fedsim.engine.blocks import Block, Fold, Population, run_block
+from fedsim.engine.blocks import (
+    Block,
+    BlockApp,
+    ClientApp,
+    Fold,
+    Handlers,
+    Population,
+    run_block,
+)
 from fedsim.engine.grid import BlockGrid
 
 __all__ = ["InProcessGrid"]
 
 
 class InProcessGrid(BlockGrid):
-    """A Flower `Grid` that runs a ClientApp here; `fold` may merge the replies of a block."""
+    """A Flower `Grid` that runs clients here."""
 
     def __init__(
         self,
-        app: Callable[[Message, Context], Message],
+        app: ClientApp,
         population: Population,
         *,
         fold: Fold | None = None,
+        block: BlockApp | None = None,
         size: int | None = None,
     ) -> None:
-        """`size`: clients per block; it changes nothing here but how often progress is told."""
+        """`fold`, `block`: see `Handlers`; `size`: clients per block, by the messages if unset."""
         BlockGrid.__init__(self, population, self._run_here, size=size)
-        self._app, self._fold = app, fold
+        self._handlers = Handlers(app, fold, block)
 
     def _run_here(
         self, content: RecordDict, blocks: Sequence[Block], deadline: float | None
@@ -32,5 +41,7 @@ class InProcessGrid(BlockGrid):
         for block in blocks:
             if deadline is not None and time() > deadline:
                 return
-            replies, states = run_block(self._app, self.population, content, block, self._fold)
+            replies, states, incident = run_block(self._handlers, self.population, content, block)
+            if incident:
+                self.incidents.append(f"block asked client by client: {incident}")
             yield replies, states, len(block.items)

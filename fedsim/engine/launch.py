@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -17,17 +17,17 @@ __all__ = ["OpenGrid", "open_grid", "worker_count"]
 
 _APP = "fedsim.clients.app:app"
 _FOLD = "fedsim.messages:fold"
+_BLOCK = "fedsim.clients._block:answer"
 _WARM = "fedsim.clients.app:warm"
 _WORKERS_PER_GPU = 4
 
 
 @dataclass(frozen=True, slots=True)
 class OpenGrid:
-    """A grid in use. `incidents` grows with what happened to its workers."""
+    """A grid in use, and how many workers it has."""
 
     grid: BlockGrid
     workers: int
-    incidents: list[str] = field(default_factory=list)
 
 
 def worker_count(engine: Engine, cpus: int, clients: int) -> int:
@@ -57,11 +57,14 @@ def open_grid(
     torch.set_num_threads(1)
     try:
         if engine.grid == "inprocess":
+            from fedsim.clients._block import answer
             from fedsim.clients.app import app, warm
             from fedsim.messages import fold
 
             warm(population.run_config)
-            yield OpenGrid(InProcessGrid(app, population, fold=fold, size=engine.block_size), 1)
+            size = engine.block_size
+            grid = InProcessGrid(app, population, fold=fold, block=answer, size=size)
+            yield OpenGrid(grid, 1)
         else:
             yield from _open_ray(engine, population, workers, code)
     finally:
@@ -81,8 +84,10 @@ def _open_ray(
     pool = None
     try:
         settings = WorkerSettings(gpus=share, code=code)
-        pool = RayWorkers(_APP, population, workers, fold=_FOLD, warm=_WARM, settings=settings)
-        yield OpenGrid(RayGrid(pool, size=engine.block_size), workers, pool.incidents)
+        pool = RayWorkers(
+            _APP, population, workers, fold=_FOLD, block=_BLOCK, warm=_WARM, settings=settings
+        )
+        yield OpenGrid(RayGrid(pool, size=engine.block_size), workers)
     finally:
         if is_ours:
             ray.shutdown()

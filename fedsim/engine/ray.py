@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from time import time
 from typing import Any
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.app.constants import DEFAULT_TTL
 from flwr.app.metadata import Metadata
 
-from fedsim.engine.blocks import Block, Fold, Population, run_block
+from fedsim.engine.blocks import Block, Handlers, Population, run_block
 from fedsim.engine.grid import BlockGrid
 from fedsim.errors import RunFailedError
 
@@ -89,6 +89,7 @@ class RayGrid(BlockGrid):
     def __init__(self, workers: "RayWorkers", *, size: int | None = None) -> None:
         """`size`: clients per block, chosen by the number of messages when unset."""
         BlockGrid.__init__(self, workers.population, workers.run, size=size)
+        self.incidents = workers.incidents
 
 
 class RayWorkers:
@@ -101,10 +102,11 @@ class RayWorkers:
         count: int,
         *,
         fold: str | None = None,
+        block: str | None = None,
         warm: str | None = None,
         settings: WorkerSettings = WorkerSettings(),
     ) -> None:
-        """`app`, `fold` and `warm` are "module:name" references, imported once in each worker.
+        """`app`, `fold`, `block` and `warm`: "module:name", imported once in each worker.
 
         `warm(run_config)` loads what clients need, before the first of them is timed.
         """
@@ -114,7 +116,7 @@ class RayWorkers:
         self._ray = ray
         remote = ray.remote(_Actor)
         options = {"num_cpus": settings.cpus, "num_gpus": settings.gpus, "max_restarts": 0}
-        references = app, fold, warm
+        references = app, fold, block, warm
         actor = remote.options(**options)
         self._make: Callable[[], Any] = lambda: actor.remote(references, population, settings)
         self._workers = [self._start() for _ in range(count)]
@@ -178,12 +180,14 @@ class RayWorkers:
         for call in ready:
             worker = oldest[call]
             try:
-                replies, states = self._ray.get(call)
+                replies, states, incident = self._ray.get(call)
             except self._ray.exceptions.RayActorError as error:
                 yield from self._replace(worker, f"worker died: {_first_line(error)}")
             else:
                 _, job = worker.jobs.popleft()
                 worker.since = time()
+                if incident:
+                    self.incidents.append(f"block asked client by client: {incident}")
                 yield replies, states, len(job.block.items)
         for worker in busy:
             if worker.up is not None and not self._is_up(worker):
@@ -235,7 +239,7 @@ class _Actor:
 
     def __init__(
         self,
-        references: tuple[str, str | None, str | None],
+        references: tuple[str, str | None, str | None, str | None],
         population: Population,
         settings: WorkerSettings,
     ) -> None:
@@ -248,11 +252,11 @@ class _Actor:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         torch.set_num_threads(settings.threads)
         sys.path[:0] = [folder for folder in settings.code if folder not in sys.path]
-        app, fold, warm = references
-        self._app: Callable[[Message, Context], Message] = _load(app)
-        self._fold: Fold | None = _load(fold) if fold else None
+        app, *others = references
+        fold, block, warm = (_load(name) if name else None for name in others)
+        self._handlers = Handlers(_load(app), fold, block)
         if warm:
-            _load(warm)(population.run_config)
+            warm(population.run_config)
         self._population = population
         self._content: tuple[Any, RecordDict] | None = None
 
@@ -261,12 +265,12 @@ class _Actor:
 
     def run(
         self, reference: list[Any], block: Block
-    ) -> tuple[list[Message], dict[int, RecordDict]]:
+    ) -> tuple[list[Message], dict[int, RecordDict], str]:
         import ray
 
         if self._content is None or self._content[0] != reference[0]:
             self._content = (reference[0], ray.get(reference[0]))
-        return run_block(self._app, self._population, self._content[1], block, self._fold)
+        return run_block(self._handlers, self._population, self._content[1], block)
 
 
 def _load(reference: str) -> Any:

@@ -21,6 +21,7 @@ class Adagrad:
     initial_accumulator: Annotated[float, Ge(0)] = 0.0
 
     full_batch: ClassVar = False
+    is_linear: ClassVar = False
 
     def start(self, parameters: list[Tensor], lead: int = 0) -> OptimizerState:
         """Return the state before the first step; `lead` axes of the parameters are clients."""

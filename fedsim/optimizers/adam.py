@@ -22,6 +22,7 @@ class Adam:
     eps: Annotated[float, Gt(0)] = 1e-8
 
     full_batch: ClassVar = False
+    is_linear: ClassVar = False
 
     def start(self, parameters: list[Tensor], lead: int = 0) -> OptimizerState:
         """Return the state before the first step; `lead` axes of the parameters are clients."""

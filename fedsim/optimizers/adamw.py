@@ -24,6 +24,7 @@ class AdamW:
     weight_decay: Annotated[float, Ge(0)] = 0.01
 
     full_batch: ClassVar = False
+    is_linear: ClassVar = False
 
     def start(self, parameters: list[Tensor], lead: int = 0) -> OptimizerState:
         """Return the state before the first step; `lead` axes of the parameters are clients."""

@@ -19,6 +19,7 @@ class Gd:
     lr: Annotated[float, Gt(0)] = 0.1
 
     full_batch: ClassVar = True
+    is_linear: ClassVar = True
 
     def start(self, parameters: list[Tensor], lead: int = 0) -> OptimizerState:
         """Return the state before the first step; `lead` axes of the parameters are clients."""

@@ -22,6 +22,7 @@ class Rmsprop:
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.0
 
     full_batch: ClassVar = False
+    is_linear: ClassVar = False
 
     def start(self, parameters: list[Tensor], lead: int = 0) -> OptimizerState:
         """Return the state before the first step; `lead` axes of the parameters are clients."""

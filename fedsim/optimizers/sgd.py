@@ -27,6 +27,7 @@ class Sgd:
     nesterov: bool = False
 
     full_batch: ClassVar = False
+    is_linear: ClassVar = True
 
     def __post_init__(self) -> None:
         """Refuse Nesterov's look-ahead without momentum or with dampening."""

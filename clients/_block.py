@@ -1,0 +1,172 @@
+"""A block of clients answered as one: the fast side of `app.py`, and nothing else than it.
+
+`answer` trains the clients of a block on the resident model, one after another or all at once, and
+adds their updates up as it goes. What it cannot do, or what goes wrong on the way, it leaves to the
+per-client handlers of `app.py` by returning None: those also find out which client it was.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from flwr.app import Message, RecordDict
+from flwr.app.metadata import Metadata
+
+from fedsim import exact, messages
+from fedsim.core import ClientContext, Memo, Update
+from fedsim.exact import PartialSum
+from fedsim.federation import Federation, from_text
+from fedsim.tiers import MESSAGES, RESIDENT, examples_together, fit_of
+from fedsim.vectorized.block import Trained, train_block
+
+__all__ = ["answer"]
+
+#: limit(clients) -> what raises when so many clients take longer than they may.
+Limit = Callable[[int], AbstractContextManager[None]]
+
+
+@dataclass(slots=True)
+class _Block:
+    """A block in work: who is asked what, and what has come of it so far."""
+
+    federation: Federation
+    order: messages.Train
+    metadata: Sequence[Mapping[str, Any]]
+    clients: Sequence[int]
+    memos: list[Memo]
+    limit: Limit
+    total: PartialSum | None = None
+    rows: list[messages.Row] = field(default_factory=list)
+    replies: list[Message] = field(default_factory=list)
+    kept: dict[int, Memo] = field(default_factory=dict)
+    last: int = 0
+
+    def context(self, place: int) -> ClientContext:
+        seed = self.federation.config.seed
+        order = self.order
+        return ClientContext(seed, order.round, self.clients[place], order.lr_factor)
+
+    def instruction(self, place: int) -> Message:
+        return Message(content=RecordDict(), metadata=Metadata(**self.metadata[place]))
+
+    def lose(self, place: int, error: BaseException) -> None:
+        self.replies.append(messages.error_reply(self.instruction(place), error))
+
+    def count(self, place: int, update: Update, memo: Memo, seconds: float) -> None:
+        """Take a client's update into the sum, or as a reply of its own."""
+        if self.order.form is None:
+            content = messages.update_content(update, client=self.clients[place], seconds=seconds)
+            self.replies.append(Message(content, reply_to=self.instruction(place)))
+        else:
+            self.total = exact.accumulate(self.total, update, self.order.form)
+            self.add_row(place, update.weight, update.metrics, seconds)
+        self.kept[place] = memo
+
+    def add_row(
+        self, place: int, weight: float, metrics: Mapping[str, float], seconds: float
+    ) -> None:
+        row = messages.row(self.clients[place], weight, seconds, metrics)
+        self.rows.append(row)
+        self.last = place
+
+    def finished(self) -> list[Message]:
+        if self.total is None:
+            return self.replies
+        content = messages.sum_content(self.total, self.rows)
+        return [Message(content, reply_to=self.instruction(self.last)), *self.replies]
+
+
+def answer(
+    content: RecordDict,
+    metadata: Sequence[Mapping[str, Any]],
+    clients: Sequence[int],
+    states: Sequence[RecordDict | None],
+    run_config: Mapping[str, Any],
+    limit: Limit,
+) -> tuple[list[Message], dict[int, RecordDict]] | None:
+    """Train clients that got the same content; None where each has to be asked by itself.
+
+    Returns the replies, one for all whose updates were added up, and by place in `clients` the new
+    states of those that keep something.
+    """
+    tier = str(run_config.get("tier", MESSAGES))
+    if tier == MESSAGES or metadata[0]["message_type"] != messages.TRAIN:
+        return None
+    block = _Block(
+        from_text(str(run_config["experiment"])),
+        messages.read_instruction(content),
+        metadata,
+        clients,
+        [{} if state is None else messages.memo_of(state) for state in states],
+        limit,
+    )
+    if tier == RESIDENT:
+        _one_by_one(block, range(len(clients)))
+    else:
+        _at_once(block, tier)
+    return block.finished(), _states(block, states)
+
+
+def _one_by_one(block: _Block, places: Sequence[int]) -> None:
+    federation, local = block.federation, block.federation.config.local
+    for place in places:
+        started = perf_counter()
+        try:
+            with block.limit(1):
+                shard = federation.clients.train(block.clients[place])
+                task = federation.task(block.order.model, shard)
+                update, memo = local.train(task, block.memos[place], block.context(place))
+            block.count(place, update, memo, perf_counter() - started)
+        except Exception as error:
+            block.lose(place, error)
+
+
+def _at_once(block: _Block, tier: str) -> None:
+    recipe = block.federation.config.local.recipe
+    started = perf_counter()
+    shards = [block.federation.clients.train(client) for client in block.clients]
+    sizes = [len(shard.y) for shard in shards]
+    task = block.federation.task(block.order.model, examples_together(shards))
+    contexts = [block.context(place) for place in range(len(sizes))]
+    with block.limit(len(sizes)):
+        fit = fit_of(tier, block.federation)
+        for trained in train_block(fit, task, recipe, sizes, block.memos, contexts):
+            seconds = (perf_counter() - started) / len(trained.members)
+            _count_group(block, trained, [float(sizes[i]) for i in trained.members], seconds)
+            started = perf_counter()
+
+
+def _count_group(block: _Block, trained: Trained, weights: Sequence[float], seconds: float) -> None:
+    """Take a group's updates into the sum; what is out of bounds is looked at one by one."""
+    form = block.order.form
+    losses = trained.losses.tolist()
+    metrics = [{"loss": s, "examples": w} for s, w in zip(losses, weights, strict=True)]
+    if form is None:
+        for i, vector in enumerate(trained.change.vectors()):
+            update = Update(vector, weights[i], metrics[i])
+            block.count(trained.members[i], update, trained.memos[i], seconds)
+        return
+    is_good = (trained.change.largest() <= form.max_abs).cpu()  # False for NaN too
+    good = [i for i, fine in enumerate(is_good.tolist()) if fine]
+    if good:
+        counted = torch.where(is_good, torch.tensor(weights), 0.0)
+        vector = trained.change.weighted_sum(counted.to(trained.losses.device))
+        part = exact.encode_sum(vector, [weights[i] for i in good], form)
+        block.total = exact.add_into(block.total, part)
+    for i in good:
+        block.add_row(trained.members[i], weights[i], metrics[i], seconds)
+        block.kept[trained.members[i]] = trained.memos[i]
+    _one_by_one(block, [trained.members[i] for i in range(len(weights)) if i not in good])
+
+
+def _states(block: _Block, before: Sequence[RecordDict | None]) -> dict[int, RecordDict]:
+    states = {}
+    for place, memo in block.kept.items():
+        if memo or before[place] is not None:
+            state = before[place] or RecordDict()
+            messages.set_memo(state, memo)
+            states[place] = state
+    return states

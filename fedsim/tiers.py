@@ -1,0 +1,299 @@
+"""Tiers: the ways in which a worker can train the clients of a block, and which one a run takes.
+
+From the most general to the fastest: `messages` (any ClientApp, a message each), `resident` (our
+local algorithms one client after another, no message in between), `vectorized` (parameters of all
+clients of a block stacked) and `low-rank` (dense layers under SGD, weights never formed). Which one
+is legal follows from the model, the local algorithm and the optimizer; which legal one is taken,
+and how many clients make a block, from a short measurement. Both stand in the run's record: the
+same tier and block size give the same bytes, others differ in rounding.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedsim.core import ClientContext, Memo, Recipe
+from fedsim.data import Examples
+from fedsim.errors import ConfigError, Problem
+from fedsim.federation import Federation
+from fedsim.vectorized import dense, stacked
+from fedsim.vectorized.block import Fit, train_block
+
+__all__ = ["MESSAGES", "RESIDENT", "Execution", "choose", "examples_together", "fit_of"]
+
+MESSAGES, RESIDENT, VECTORIZED, LOW_RANK = "messages", "resident", "vectorized", "low-rank"
+
+_FORMAT = 1  # of what is remembered; a change makes it measured anew
+_TRIAL_CLIENTS, _TRIAL_STEPS = 3, 2
+_TOLERANCE = 1e-4  # of a trial; what is refused is off by far more than rounding
+_WIDTHS = {"cpu": (8, 32, 64), "cuda": (16, 64, 256, 1024)}
+_LEAST_BLOCKS = {"cpu": 8, "cuda": 1}  # in a round, so that several workers have work
+_GAIN = 1.15  # how much faster a tier or a larger block must be to be taken
+_MEMORY_SHARE = 0.1  # of what is free, for the stacked copies of one block
+_PROBE_STEPS, _PROBE_EXAMPLES = 4, 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How a run trains its clients. `reason`: why not a faster tier; `block_size` None: by size."""
+
+    tier: str
+    block_size: int | None
+    reason: str = ""
+
+
+def fit_of(tier: str, federation: Federation) -> Fit:
+    """Return what trains a block at once in a tier above `resident`."""
+    if tier == LOW_RANK:
+        return dense.fit_factored
+    is_chain = dense.layers_of(federation.module) is not None
+    return dense.fit_products if is_chain else stacked.fit_stacked
+
+
+def choose(federation: Federation, cache_dir: Path | None = None) -> Execution:
+    """Choose a run's tier and block size: what `engine` asks for, else what is measured here.
+
+    The measurement is remembered in `cache_dir`, so that the same experiment runs alike again.
+    Raises `ConfigError` for a tier that the experiment cannot be run in.
+    """
+    engine = federation.config.engine
+    legal, reason = _legal(federation)
+    if engine.tier != "auto":
+        if engine.tier not in legal:
+            accepted = f"one of {', '.join(legal)} ({reason})"
+            raise ConfigError([Problem("engine.tier", engine.tier, accepted)])
+        legal = [engine.tier]
+    if legal[-1] in (MESSAGES, RESIDENT):
+        return Execution(legal[-1], engine.block_size, reason)
+    if engine.block_size is not None and engine.tier != "auto":
+        return Execution(engine.tier, engine.block_size)
+    found = _remembered(federation, legal, cache_dir) or _measured(federation, legal)
+    _remember(federation, legal, cache_dir, found)
+    return replace(found, block_size=engine.block_size or _limited(federation, found))
+
+
+def _legal(federation: Federation) -> tuple[list[str], str]:
+    """List the tiers a run could take, slowest first, and why no faster one."""
+    config, legal = federation.config, [MESSAGES, RESIDENT]
+    recipe = config.local.recipe
+    if recipe is None:
+        return legal, f"{type(config.local).__name__} trains each client by itself"
+    unsuitable = stacked.unsuitable(federation.module)
+    if unsuitable:
+        return legal, unsuitable
+    failure = _trial(federation, recipe)
+    if failure:
+        return legal, failure
+    legal.append(VECTORIZED)
+    reason = _not_low_rank(federation, recipe)
+    return (legal, reason) if reason else ([*legal, LOW_RANK], "")
+
+
+def _not_low_rank(federation: Federation, recipe: Recipe) -> str:
+    config = federation.config
+    if dense.layers_of(federation.module) is None:
+        return "the model is no chain of dense layers and activations"
+    if not config.optimizer.is_linear or recipe.adjust or recipe.keep_optimizer:
+        return "its steps are not those of SGD alone"
+    if config.regularization.l1 or config.regularization.l2:
+        return "penalties act on whole weights"
+    median = int(np.median(federation.clients.sizes()))
+    if not dense.pays_off(federation.module, median):
+        return f"clients have {median} examples, which is too many for so few inputs"
+    return ""
+
+
+def _trial(federation: Federation, recipe: Recipe) -> str:
+    """Train three tiny clients at once and one by one; say in a line what is wrong, if anything.
+
+    A module may do what no inspection shows: mix the examples of a batch, draw random numbers,
+    branch on values.
+    """
+    short = replace(recipe, steps=_TRIAL_STEPS, batch_size=2, keep_optimizer=False)
+    clients = [min(i, federation.clients.clients - 1) for i in range(_TRIAL_CLIENTS)]
+    shards = [_head(federation.clients.train(c), 3 - i % 2) for i, c in enumerate(clients)]
+    try:
+        together = _train_at_once(federation, VECTORIZED, shards, short)
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [""])[0]
+        return f"its forward pass cannot be stacked: {type(error).__name__}: {text[:200]}"
+    alone = _train_one_by_one(federation, shards, short)
+    difference = float((together - alone).abs().max())
+    scale = max(1.0, float(alone.abs().max()))
+    if not difference <= _TOLERANCE * scale:
+        return f"stacked training differs by {difference:.2g}: it mixes examples or draws numbers"
+    return ""
+
+
+def _train_at_once(
+    federation: Federation, tier: str, shards: Sequence[Examples], recipe: Recipe
+) -> torch.Tensor:
+    task = federation.task(federation.initial, examples_together(shards))
+    contexts = [ClientContext(federation.config.seed, 0, i) for i in range(len(shards))]
+    sizes = [len(shard.y) for shard in shards]
+    memos: list[Memo] = [{} for _ in shards]
+    rows: dict[int, torch.Tensor] = {}
+    for trained in train_block(fit_of(tier, federation), task, recipe, sizes, memos, contexts):
+        rows |= dict(zip(trained.members, trained.change.vectors(), strict=True))
+    return torch.stack([rows[i] for i in range(len(shards))])
+
+
+def _train_one_by_one(
+    federation: Federation, shards: Sequence[Examples], recipe: Recipe
+) -> torch.Tensor:
+    from fedsim.clients._local import train_locally
+
+    found = []
+    for i, shard in enumerate(shards):
+        task = federation.task(federation.initial, shard)
+        update, _ = train_locally(task, {}, ClientContext(federation.config.seed, 0, i), recipe)
+        found.append(update.vector)
+    return torch.stack(found)
+
+
+def _measured(federation: Federation, legal: Sequence[str]) -> Execution:
+    """Time the legal tiers on clients of median size, a few steps each; take the fastest."""
+    device = federation.device.type
+    best = Execution(RESIDENT, None, "the others were not faster here")
+    least = _seconds_resident(federation)
+    for tier in [tier for tier in legal if tier not in (MESSAGES, RESIDENT)]:
+        for width in _WIDTHS[device]:
+            if width > max(_cohort(federation), 2) or width > _affordable(federation):
+                break
+            try:
+                seconds = _seconds_at_once(federation, tier, width)
+            except (MemoryError, RuntimeError):
+                break
+            if seconds * _GAIN < least:
+                least, best = seconds, Execution(tier, width)
+    return best
+
+
+def _seconds_resident(federation: Federation) -> float:
+    clients, recipe = _probe_clients(federation, 2), _short(federation)
+    _train_one_by_one(federation, clients[:1], recipe)
+    started = perf_counter()
+    _train_one_by_one(federation, clients, recipe)
+    return (perf_counter() - started) / len(clients)
+
+
+def _seconds_at_once(federation: Federation, tier: str, width: int) -> float:
+    clients, recipe = _probe_clients(federation, width), _short(federation)
+    _time_at_once(federation, tier, clients[:2], recipe)
+    return min(_time_at_once(federation, tier, clients, recipe) for _ in range(2)) / width
+
+
+def _time_at_once(
+    federation: Federation, tier: str, shards: Sequence[Examples], recipe: Recipe
+) -> float:
+    started = perf_counter()
+    task = federation.task(federation.initial, examples_together(shards))
+    contexts = [ClientContext(federation.config.seed, 0, i) for i in range(len(shards))]
+    sizes = [len(shard.y) for shard in shards]
+    memos: list[Memo] = [{} for _ in shards]
+    for trained in train_block(fit_of(tier, federation), task, recipe, sizes, memos, contexts):
+        trained.change.weighted_sum(torch.ones(len(trained.members), device=federation.device))
+    return perf_counter() - started
+
+
+def _probe_clients(federation: Federation, count: int) -> list[Examples]:
+    """Return shards of clients around the median size, cut where they are very large."""
+    order = np.argsort(federation.clients.sizes(), kind="stable")
+    first = max(0, len(order) // 2 - count // 2)
+    chosen = [int(order[min(first + i, len(order) - 1)]) for i in range(count)]
+    return [_head(federation.clients.train(client), _PROBE_EXAMPLES) for client in chosen]
+
+
+def _short(federation: Federation) -> Recipe:
+    recipe: Recipe = federation.config.local.recipe
+    whole = recipe.steps or recipe.epochs * 1000
+    return replace(recipe, steps=min(_PROBE_STEPS, whole), keep_optimizer=False)
+
+
+def _affordable(federation: Federation) -> int:
+    """Return how many clients' stacked parameters, gradients and optimizer states fit."""
+    import psutil
+
+    if federation.device.type == "cuda":
+        free = torch.cuda.mem_get_info(federation.device)[0]
+    else:
+        free = psutil.virtual_memory().available
+    state = federation.config.optimizer.start([torch.zeros(1)])
+    per_client = 4 * federation.initial.numel() * (3 + len(state))
+    return max(1, int(_MEMORY_SHARE * free / per_client))
+
+
+def _limited(federation: Federation, found: Execution) -> int | None:
+    """Keep blocks small enough that a round has several of them."""
+    if found.block_size is None:
+        return None
+    least = _LEAST_BLOCKS[federation.device.type]
+    return max(1, min(found.block_size, -(-_cohort(federation) // least)))
+
+
+def _cohort(federation: Federation) -> int:
+    asked = federation.config.rounds.cohort or federation.population
+    return int(min(asked, federation.population))
+
+
+def _head(shard: Examples, count: int) -> Examples:
+    return Examples(shard.x[:count], shard.y[:count])
+
+
+def examples_together(shards: Sequence[Examples]) -> Examples:
+    """Return the examples of several clients, one client after another."""
+    x = np.concatenate([shard.x for shard in shards])
+    return Examples(x, np.concatenate([shard.y for shard in shards]))
+
+
+def _key(federation: Federation, legal: Sequence[str]) -> str:
+    """Name what a measurement depends on, the machine included."""
+    config = federation.config
+    parts = [config.data, config.partition, config.model, config.local, config.optimizer]
+    facts: list[Any] = [
+        _FORMAT,
+        list(legal),
+        [[type(part).__name__, asdict(part)] for part in parts],
+        _cohort(federation),
+        federation.initial.numel(),
+        str(federation.device),
+        torch.__version__,
+        platform.node(),
+    ]
+    return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:20]
+
+
+def _remembered(
+    federation: Federation, legal: Sequence[str], cache_dir: Path | None
+) -> Execution | None:
+    if cache_dir is None:
+        return None
+    try:
+        kept: Mapping[str, Any] = json.loads(_file(federation, legal, cache_dir).read_text())
+        return Execution(kept["tier"], kept["block_size"], kept["reason"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _remember(
+    federation: Federation, legal: Sequence[str], cache_dir: Path | None, found: Execution
+) -> None:
+    if cache_dir is None:
+        return
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        _file(federation, legal, cache_dir).write_text(json.dumps(asdict(found)))
+    except OSError:
+        return  # measured anew next time
+
+
+def _file(federation: Federation, legal: Sequence[str], cache_dir: Path) -> Path:
+    return cache_dir / f"tier-{_key(federation, legal)}.json"
