@@ -19,7 +19,7 @@ from fedsim import exact, messages
 from fedsim.core import ClientContext, Memo, Update
 from fedsim.exact import PartialSum
 from fedsim.federation import Federation, from_text
-from fedsim.tiers import MESSAGES, RESIDENT, examples_together, fit_of
+from fedsim.tiers import MESSAGES, RESIDENT, fit_of
 from fedsim.vectorized.block import Trained, train_block
 
 __all__ = ["answer"]
@@ -34,7 +34,7 @@ class _Block:
 
     federation: Federation
     order: messages.Train
-    metadata: Sequence[Mapping[str, Any]]
+    metadata: Callable[[int], dict[str, Any]]
     clients: Sequence[int]
     memos: list[Memo]
     limit: Limit
@@ -50,7 +50,7 @@ class _Block:
         return ClientContext(seed, order.round, self.clients[place], order.lr_factor)
 
     def instruction(self, place: int) -> Message:
-        return Message(content=RecordDict(), metadata=Metadata(**self.metadata[place]))
+        return Message(content=RecordDict(), metadata=Metadata(**self.metadata(place)))
 
     def lose(self, place: int, error: BaseException) -> None:
         self.replies.append(messages.error_reply(self.instruction(place), error))
@@ -81,7 +81,7 @@ class _Block:
 
 def answer(
     content: RecordDict,
-    metadata: Sequence[Mapping[str, Any]],
+    metadata: Callable[[int], dict[str, Any]],
     clients: Sequence[int],
     states: Sequence[RecordDict | None],
     run_config: Mapping[str, Any],
@@ -93,7 +93,7 @@ def answer(
     states of those that keep something.
     """
     tier = str(run_config.get("tier", MESSAGES))
-    if tier == MESSAGES or metadata[0]["message_type"] != messages.TRAIN:
+    if tier == MESSAGES or metadata(0)["message_type"] != messages.TRAIN:
         return None
     block = _Block(
         from_text(str(run_config["experiment"])),
@@ -117,7 +117,7 @@ def _one_by_one(block: _Block, places: Sequence[int]) -> None:
         try:
             with block.limit(1):
                 shard = federation.clients.train(block.clients[place])
-                task = federation.task(block.order.model, shard)
+                task = federation.task(block.order.model, [shard])
                 update, memo = local.train(task, block.memos[place], block.context(place))
             block.count(place, update, memo, perf_counter() - started)
         except Exception as error:
@@ -129,7 +129,7 @@ def _at_once(block: _Block, tier: str) -> None:
     started = perf_counter()
     shards = [block.federation.clients.train(client) for client in block.clients]
     sizes = [len(shard.y) for shard in shards]
-    task = block.federation.task(block.order.model, examples_together(shards))
+    task = block.federation.task(block.order.model, shards)
     contexts = [block.context(place) for place in range(len(sizes))]
     with block.limit(len(sizes)):
         fit = fit_of(tier, block.federation)

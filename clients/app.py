@@ -46,7 +46,7 @@ def train(message: Message, context: Context) -> Message:
     started = perf_counter()
     federation, order, client = _read(message, context)
     ctx = ClientContext(federation.config.seed, order.round, client, order.lr_factor)
-    task = federation.task(order.model, federation.clients.train(client))
+    task = federation.task(order.model, [federation.clients.train(client)])
     update, memo = federation.config.local.train(task, messages.memo_of(context.state), ctx)
     messages.set_memo(context.state, memo)
     seconds = perf_counter() - started

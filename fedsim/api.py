@@ -383,7 +383,8 @@ def _probe(federation: Federation, state: ServerState) -> tuple[float, int]:
     seconds = 0.0
     for _ in range(2):  # the first pays for what is loaded on first use
         started = perf_counter()
-        task = federation.task(state.strategy["model"].float(), federation.clients.train(client))
+        shard = federation.clients.train(client)
+        task = federation.task(state.strategy["model"].float(), [shard])
         federation.config.local.train(task, {}, ClientContext(federation.config.seed, 1, client))
         seconds = perf_counter() - started
     return seconds, int(psutil.Process().memory_info().rss)

@@ -7,7 +7,7 @@ it for the whole run; on one machine the data behind it is one memory-mapped cop
 import importlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -59,10 +59,10 @@ class Federation:
         """Return the clients without the one that the pooled baseline adds."""
         return self.clients.inner if isinstance(self.clients, datasets.Together) else self.clients
 
-    def task(self, model: Tensor, examples: Examples) -> Task:
-        """Set the resident module to `model` and return what a client trains."""
+    def task(self, model: Tensor, shards: Sequence[Examples]) -> Task:
+        """Set the resident module to `model` and return what one client trains, or several."""
         self._set(model)
-        x, y = examples_of(self, examples)
+        x, y = examples_of(self, shards)
         return Task(
             module=self.module,
             model=model.to(self.device),
@@ -77,7 +77,7 @@ class Federation:
     def evaluate(self, model: Tensor, examples: Examples) -> dict[str, Tensor]:
         """Return the additive statistics of `model` on examples, by metric, loss included."""
         self._set(model)
-        x, y = examples_of(self, examples)
+        x, y = examples_of(self, [examples])
         batch = self.config.evaluation.batch_size
         return metrics.evaluate(self.module, x, y, self.loss, self.metrics, batch)
 
@@ -128,9 +128,9 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
     )
 
 
-def examples_of(federation: Federation, examples: Examples) -> tuple[Tensor, Tensor]:
-    """Return examples as (inputs, targets) on the run's device."""
-    x, y = datasets.tensors(examples, federation.clients.meta)
+def examples_of(federation: Federation, shards: Sequence[Examples]) -> tuple[Tensor, Tensor]:
+    """Return examples, one client's after the other's, as (inputs, targets) on the run's device."""
+    x, y = datasets.together(shards, federation.clients.meta)
     return x.to(federation.device), y.to(federation.device)
 
 

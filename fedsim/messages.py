@@ -5,6 +5,7 @@ A reply to `train` carries either one client's update (float32) or the exact sum
 stand behind each: `fold` turns a list of replies into fewer replies and changes no bit.
 """
 
+import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from torch import Tensor
 
 from fedsim import exact
@@ -95,7 +96,7 @@ def update_content(update: Update, *, client: int, seconds: float) -> RecordDict
     own = row(client, update.weight, seconds, update.metrics)
     arrays = {"vector": Array(update.vector.cpu().numpy())}
     arrays |= {f"lane/{k}": Array(lane.cpu().numpy()) for k, lane in update.lanes.items()}
-    return RecordDict({"update": ArrayRecord(arrays), "clients": _table([own])})
+    return RecordDict({"update": ArrayRecord(arrays), **_table([own])})
 
 
 def row(client: int, weight: float, seconds: float, metrics: Mapping[str, float]) -> Row:
@@ -110,9 +111,7 @@ def sum_content(total: PartialSum, rows: Sequence[Row]) -> RecordDict:
     arrays |= {f"lane/{k}": Array(lane.numpy()) for k, lane in total.lanes.items()}
     # The weight is a Python integer of any size: text keeps it exact.
     config = ConfigRecord({"weight": str(total.weight), "count": total.count})
-    return RecordDict(
-        {"sum": ArrayRecord(arrays)} | {"clients": _table(rows)} | {"sum-config": config}
-    )
+    return RecordDict({"sum": ArrayRecord(arrays), **_table(rows), "sum-config": config})
 
 
 def evaluation_content(
@@ -121,17 +120,16 @@ def evaluation_content(
     """Build the reply of one client to `evaluate`: additive statistics, float64, by metric."""
     own = row(client, float(examples), seconds, {})
     stats = {name: Array(value.double().numpy()[None]) for name, value in statistics.items()}
-    return RecordDict({"statistics": ArrayRecord(stats), "clients": _table([own])})
+    return RecordDict({"statistics": ArrayRecord(stats), **_table([own])})
 
 
 def rows(content: RecordDict) -> list[Row]:
     """Return one row per client behind a reply."""
-    table = content.metric_records["clients"]
-    columns = {name: list(values) for name, values in table.items()}
-    length = len(columns["client"])
+    names = [str(name) for name in content.config_records["columns"]["names"]]
+    values = content.array_records["clients"]["values"].numpy().tolist()
     return [
-        {name: float(values[i]) for name, values in columns.items() if not np.isnan(values[i])}
-        for i in range(length)
+        {name: value for name, value in zip(names, own, strict=True) if value == value}  # not NaN
+        for own in values
     ]
 
 
@@ -224,7 +222,7 @@ def _fold_statistics(_: RecordDict, replies: Sequence[Message]) -> list[Message]
     parts = [read_statistics(reply.content) for reply in replies]
     table = [row for reply in replies for row in rows(reply.content)]
     merged = {k: Array(torch.cat([part[k] for part in parts]).numpy()) for k in parts[0]}
-    replies[-1].content = RecordDict({"statistics": ArrayRecord(merged), "clients": _table(table)})
+    replies[-1].content = RecordDict({"statistics": ArrayRecord(merged), **_table(table)})
     return [replies[-1]]
 
 
@@ -233,9 +231,12 @@ def _as_error(reply: Message, error: exact.InvalidUpdateError) -> Message:
     return Message(error=Error(LOST, f"{type(error).__name__}: {error}"), metadata=metadata)
 
 
-def _table(rows: Sequence[Row]) -> MetricRecord:
-    names = sorted({name for row in rows for name in row})
-    return MetricRecord({name: [row.get(name, float("nan")) for row in rows] for name in names})
+def _table(rows: Sequence[Row]) -> dict[str, ArrayRecord | ConfigRecord]:
+    """Return rows as a float64 array [clients, columns], NaN where a row lacks a column."""
+    names = sorted(set().union(*rows))
+    values = np.array([[row.get(name, math.nan) for name in names] for row in rows])
+    array, columns = Array(values), ConfigRecord({"names": names})
+    return {"clients": ArrayRecord({"values": array}), "columns": columns}
 
 
 def _tensor(array: Array) -> Tensor:

@@ -6,7 +6,7 @@ keeps nothing else, so that whoever consumes it can store, checkpoint, show or s
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -29,10 +29,18 @@ _METRIC_BYTES = 8
 
 
 class Carrier(Protocol):
-    """The part of a Flower `Grid` that rounds use."""
+    """Who carries messages: our grids, or Flower's behind `fedsim.engine.flower.FlowerCarrier`."""
 
-    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
-        """Send messages, wait, return the replies in any order."""
+    def broadcast(
+        self,
+        content: RecordDict,
+        nodes: Sequence[int],
+        kind: str,
+        *,
+        ttl: float | None,
+        group_id: str,
+    ) -> Iterable[Message]:
+        """Send the same content to many nodes, wait, return the replies in any order."""
         ...
 
 
@@ -194,12 +202,8 @@ def _send(
     """Send one order to clients and read what comes back; every client ends up in `records`."""
     content = messages.model_content(order)
     ttl = config.rounds.timeout_s
-    replies = grid.send_and_receive(
-        [
-            Message(content, nodes[client], kind, ttl=ttl, group_id=str(order.round))
-            for client in ids
-        ]
-    )
+    asked = [nodes[client] for client in ids]
+    replies = grid.broadcast(content, asked, kind, ttl=ttl, group_id=str(order.round))
     client_of = {nodes[client]: client for client in ids}
     answers, size = _Answers(), order.model.numel() * _FLOAT_BYTES
     for reply in replies:

@@ -27,7 +27,7 @@ from fedsim.federation import Federation
 from fedsim.vectorized import dense, stacked
 from fedsim.vectorized.block import Fit, train_block
 
-__all__ = ["MESSAGES", "RESIDENT", "Execution", "choose", "examples_together", "fit_of"]
+__all__ = ["MESSAGES", "RESIDENT", "Execution", "choose", "fit_of"]
 
 MESSAGES, RESIDENT, VECTORIZED, LOW_RANK = "messages", "resident", "vectorized", "low-rank"
 
@@ -83,7 +83,9 @@ def choose(federation: Federation, cache_dir: Path | None = None) -> Execution:
 def _legal(federation: Federation) -> tuple[list[str], str]:
     """List the tiers a run could take, slowest first, and why no faster one."""
     config, legal = federation.config, [MESSAGES, RESIDENT]
-    recipe = config.local.recipe
+    recipe = getattr(
+        config.local, "recipe", None
+    )  # an algorithm from elsewhere may not declare any
     if recipe is None:
         return legal, f"{type(config.local).__name__} trains each client by itself"
     unsuitable = stacked.unsuitable(federation.module)
@@ -136,7 +138,7 @@ def _trial(federation: Federation, recipe: Recipe) -> str:
 def _train_at_once(
     federation: Federation, tier: str, shards: Sequence[Examples], recipe: Recipe
 ) -> torch.Tensor:
-    task = federation.task(federation.initial, examples_together(shards))
+    task = federation.task(federation.initial, shards)
     contexts = [ClientContext(federation.config.seed, 0, i) for i in range(len(shards))]
     sizes = [len(shard.y) for shard in shards]
     memos: list[Memo] = [{} for _ in shards]
@@ -153,7 +155,7 @@ def _train_one_by_one(
 
     found = []
     for i, shard in enumerate(shards):
-        task = federation.task(federation.initial, shard)
+        task = federation.task(federation.initial, [shard])
         update, _ = train_locally(task, {}, ClientContext(federation.config.seed, 0, i), recipe)
         found.append(update.vector)
     return torch.stack(found)
@@ -195,7 +197,7 @@ def _time_at_once(
     federation: Federation, tier: str, shards: Sequence[Examples], recipe: Recipe
 ) -> float:
     started = perf_counter()
-    task = federation.task(federation.initial, examples_together(shards))
+    task = federation.task(federation.initial, shards)
     contexts = [ClientContext(federation.config.seed, 0, i) for i in range(len(shards))]
     sizes = [len(shard.y) for shard in shards]
     memos: list[Memo] = [{} for _ in shards]
@@ -246,12 +248,6 @@ def _cohort(federation: Federation) -> int:
 
 def _head(shard: Examples, count: int) -> Examples:
     return Examples(shard.x[:count], shard.y[:count])
-
-
-def examples_together(shards: Sequence[Examples]) -> Examples:
-    """Return the examples of several clients, one client after another."""
-    x = np.concatenate([shard.x for shard in shards])
-    return Examples(x, np.concatenate([shard.y for shard in shards]))
 
 
 def _key(federation: Federation, legal: Sequence[str]) -> str:

@@ -5,65 +5,52 @@ A `Recipe` says what is done; `fit` does it for one client on the resident modul
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim import dropout
+from fedsim import counter, dropout
 from fedsim.core import ClientContext, Memo, OptimizerState, Recipe, Task
 
 __all__ = [
+    "BATCHES",
+    "DROPOUT",
     "batches",
     "fit",
-    "recipe_batches",
     "restore_optimizer",
     "save_optimizer",
     "take_step",
     "trainable",
 ]
 
+#: The purposes of a client's counter-based streams.
+BATCHES, DROPOUT = "batches", "dropout"
+
 _OPTIMIZER = "optimizer"
 
 
 def batches(
-    examples: int,
-    *,
-    batch_size: int,
-    epochs: int,
-    steps: int | None,
-    stream: np.random.Generator,
+    size: int, recipe: Recipe, ctx: ClientContext, *, full_batch: bool = False
 ) -> Iterator[Tensor]:
-    """Yield index tensors: `epochs` shuffled passes, or exactly `steps` batches over such passes.
+    """Yield a client's batches as index tensors: shuffled passes over its `size` examples.
 
-    The last batch of a pass may be smaller. `batch_size` 0 takes all examples at once.
+    `recipe.epochs` passes, or exactly `recipe.steps` batches over such passes. The last batch of a
+    pass may be smaller. Batch size 0, or `full_batch`, takes all examples at once.
 
-    >>> stream = np.random.default_rng(0)
-    >>> [len(b) for b in batches(5, batch_size=2, epochs=1, steps=None, stream=stream)]
+    >>> ctx = ClientContext(seed=0, round=1, client=0)
+    >>> [len(b) for b in batches(5, Recipe(batch_size=2), ctx)]
     [2, 2, 1]
     """
-    size = batch_size or examples
+    width = size if full_batch else recipe.batch_size or size
+    keys = counter.client_keys(ctx.seed, BATCHES, ctx.round, [ctx.client])
+    sizes = torch.tensor([size])
 
     def endless() -> Iterator[Tensor]:
-        while True:
-            order = torch.from_numpy(stream.permutation(examples))
-            yield from torch.split(order, size)
+        for epoch in count():
+            yield from torch.split(counter.permutations(keys, sizes, epoch)[0], width)
 
-    return islice(endless(), steps or epochs * -(-examples // size))
-
-
-def recipe_batches(
-    examples: int, recipe: Recipe, ctx: ClientContext, *, full_batch: bool
-) -> Iterator[Tensor]:
-    """Yield a client's batches, as its recipe and its optimizer want them."""
-    return batches(
-        examples,
-        batch_size=0 if full_batch else recipe.batch_size,
-        epochs=recipe.epochs,
-        steps=recipe.steps,
-        stream=ctx.rng("batches"),
-    )
+    return islice(endless(), recipe.steps or recipe.epochs * -(-size // width))
 
 
 def trainable(module: nn.Module) -> list[Tensor]:
@@ -77,8 +64,8 @@ def fit(task: Task, recipe: Recipe, state: OptimizerState, ctx: ClientContext) -
     parameters = trainable(task.module)
     anchors = [p.detach().clone() for p in parameters] if recipe.adjust else []
     total, seen = torch.zeros((), dtype=torch.float64, device=task.x.device), 0
-    order = recipe_batches(len(task.y), recipe, ctx, full_batch=task.optimizer.full_batch)
-    (key,) = dropout.client_keys(ctx.seed, ctx.round, [ctx.client]).to(task.x.device)
+    order = batches(len(task.y), recipe, ctx, full_batch=task.optimizer.full_batch)
+    (key,) = counter.client_keys(ctx.seed, DROPOUT, ctx.round, [ctx.client]).to(task.x.device)
     for number, index in enumerate(order):
         index = index.to(task.x.device)
         with dropout.keyed(key, number):

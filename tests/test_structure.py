@@ -28,6 +28,7 @@ LEVELS = [
     ("fedsim.crypto", 0),
     ("fedsim.exact", 1),
     ("fedsim.sampling", 1),
+    ("fedsim.counter", 1),
     ("fedsim.dropout", 1),
     ("fedsim.data", 1),
     ("fedsim.models", 2),
@@ -59,7 +60,7 @@ LEVELS = [
 # Who may import what; everything else may not.
 ONLY = {
     "flwr": ("fedsim.engine", "fedsim.messages", "fedsim.rounds", "fedsim.clients.app",
-             "fedsim.strategies.flower", "fedsim.deployment"),
+             "fedsim.clients._block", "fedsim.strategies.flower", "fedsim.deployment"),
     "ray": ("fedsim.engine",),
     "opacus": ("fedsim.clients.dp_sgd",),
     "cryptography": ("fedsim.crypto",),

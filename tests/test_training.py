@@ -21,10 +21,6 @@ X = RNG.normal(size=(60, 5)).astype(np.float32)
 Y = (X @ np.array([2.0, -1.0, 0.0, 0.0, 0.5]) + 0.1 * RNG.normal(size=60)).astype(np.float32)
 
 
-def stream(seed=0):
-    return np.random.default_rng(seed)
-
-
 CTX = ClientContext(0, 1, 0)
 
 
@@ -117,9 +113,7 @@ def test_an_extra_gradient_is_added_before_the_step():
 @settings(deadline=None)
 @given(st.integers(1, 50), st.integers(0, 60), st.integers(1, 3))
 def test_every_epoch_visits_every_example_once(examples, batch_size, epochs):
-    seen = list(
-        batches(examples, batch_size=batch_size, epochs=epochs, steps=None, stream=stream())
-    )
+    seen = list(batches(examples, Recipe(epochs, batch_size=batch_size), CTX))
     size = batch_size or examples
     per_epoch = -(-examples // size)
     assert len(seen) == epochs * per_epoch
@@ -132,21 +126,28 @@ def test_every_epoch_visits_every_example_once(examples, batch_size, epochs):
 @settings(deadline=None)
 @given(st.integers(1, 20), st.integers(0, 25), st.integers(1, 30))
 def test_steps_give_exactly_so_many_batches_and_reshuffle(examples, batch_size, steps):
-    options = {"batch_size": batch_size, "epochs": 1}
-    seen = list(batches(examples, steps=steps, stream=stream(1), **options))
-    again = list(batches(examples, steps=steps, stream=stream(1), **options))
+    recipe = Recipe(steps=steps, batch_size=batch_size)
+    seen, again = list(batches(examples, recipe, CTX)), list(batches(examples, recipe, CTX))
     assert len(seen) == steps
     assert all(torch.equal(a, b) for a, b in zip(seen, again, strict=True))
     counts = torch.cat(seen).bincount(minlength=examples)
     assert counts.max() - counts.min() <= 1  # a pass ends before the next begins
 
 
-def test_another_stream_gives_another_order():
-    options = {"batch_size": 0, "epochs": 2, "steps": None}
-    first, second = batches(50, stream=stream(0), **options)
-    (other, _) = batches(50, stream=stream(1), **options)
+@pytest.mark.parametrize(
+    "other", [(1, 1, 0), (0, 2, 0), (0, 1, 1)], ids=["seed", "round", "client"]
+)
+def test_another_stream_gives_another_order(other):
+    recipe = Recipe(epochs=2, batch_size=0)
+    first, second = batches(50, recipe, CTX)
+    (third, _) = batches(50, recipe, ClientContext(*other))
     assert not torch.equal(first, second)
-    assert not torch.equal(first, other)
+    assert not torch.equal(first, third)
+
+
+def test_a_full_batch_optimizer_takes_all_examples_at_once():
+    (batch,) = batches(7, Recipe(batch_size=2), CTX, full_batch=True)
+    assert sorted(batch.tolist()) == list(range(7))
 
 
 PARTS = [registry.load("optimizers", name)(lr=0.01) for name in registry.names("optimizers")]

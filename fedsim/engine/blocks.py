@@ -25,7 +25,6 @@ __all__ = [
     "ClientTimeoutError",
     "Fold",
     "Handlers",
-    "Item",
     "Population",
     "block_size",
     "run_block",
@@ -37,12 +36,12 @@ Fold = Callable[[RecordDict, Sequence[Message]], list[Message]]
 ClientApp = Callable[[Message, Context], Message]
 #: limit(clients): a context that ends with `ClientTimeoutError` when they take too long.
 Limit = Callable[[int], AbstractContextManager[None]]
-#: Answers a whole block: (content, metadata of each message, partition ids, states, run config,
-#: limit) -> (replies, new states by place), or None where every client is to be asked by itself.
+#: Answers a whole block: (content, metadata of the message at a place, partition ids, states, run
+#: config, limit) -> (replies, new states by place), or None where each client is to be asked.
 BlockApp = Callable[
     [
         RecordDict,
-        Sequence[dict[str, Any]],
+        Callable[[int], dict[str, Any]],
         Sequence[int],
         Sequence[RecordDict | None],
         dict[str, Any],
@@ -100,23 +99,36 @@ class Population:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One client's part of a block: its message's metadata, and its state where it has any."""
-
-    metadata: dict[str, Any]
-    state: RecordDict | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Block:
-    """Clients that answer the same content."""
+    """Clients that answer the same content; their messages differ in addressee and id alone.
 
-    items: tuple[Item, ...]
+    `common` is the metadata they share, `states` what those clients keep that keep anything.
+    """
+
+    common: dict[str, Any]
+    nodes: tuple[int, ...]
+    ids: tuple[str, ...]
+    states: dict[int, RecordDict]
+
+    def __len__(self) -> int:
+        """Return the number of clients."""
+        return len(self.nodes)
 
     @property
     def ttl(self) -> float:
         """Return the longest a single client of the block may take, in seconds."""
-        return float(max(item.metadata["ttl"] for item in self.items))
+        return float(self.common["ttl"])
+
+    def metadata(self, place: int) -> dict[str, Any]:
+        """Return the metadata of one client's message, its clock started now."""
+        own = {"dst_node_id": self.nodes[place], "message_id": self.ids[place]}
+        return self.common | own | {"created_at": time()}
+
+    def part(self, start: int, stop: int) -> "Block":
+        """Return the block of some of the clients."""
+        nodes, ids = self.nodes[start:stop], self.ids[start:stop]
+        states = {node: self.states[node] for node in nodes if node in self.states}
+        return Block(self.common, nodes, ids, states)
 
 
 def block_size(messages: int) -> int:
@@ -128,9 +140,9 @@ def block_size(messages: int) -> int:
     return min(64, max(1, -(-messages // _BLOCKS_PER_ROUND)))
 
 
-def split(items: Sequence[Item], size: int) -> list[Block]:
-    """Cut items, in the order given, into blocks."""
-    return [Block(tuple(items[i : i + size])) for i in range(0, len(items), size)]
+def split(block: Block, size: int) -> list[Block]:
+    """Cut a block, in its order, into blocks of `size` clients; the last may be smaller."""
+    return [block.part(start, start + size) for start in range(0, len(block), size)]
 
 
 def run_block(
@@ -155,41 +167,38 @@ def run_block(
 def _at_once(
     answer: BlockApp, population: Population, content: RecordDict, block: Block
 ) -> tuple[list[Message], dict[int, RecordDict]] | None:
-    items = block.items
-    nodes = [item.metadata["dst_node_id"] for item in items]
-    now = time()
     answered = answer(
         content,
-        [item.metadata | {"created_at": now} for item in items],
-        [population.client(node) for node in nodes],
-        [item.state for item in items],
+        block.metadata,
+        [population.client(node) for node in block.nodes],
+        [block.states.get(node) for node in block.nodes],
         population.run_config,
         lambda clients: _time_limit(block.ttl, clients),
     )
     if answered is None:
         return None
     replies, states = answered
-    return replies, {nodes[place]: state for place, state in states.items()}
+    return replies, {block.nodes[place]: state for place, state in states.items()}
 
 
 def _one_by_one(
     handlers: Handlers, population: Population, content: RecordDict, block: Block
 ) -> tuple[list[Message], dict[int, RecordDict]]:
     replies, states = [], {}
-    for item in block.items:
+    for place, node in enumerate(block.nodes):
         # Clients take turns here but would run side by side: time counts from a client's start.
-        metadata = Metadata(**item.metadata | {"created_at": time()})
+        metadata = Metadata(**block.metadata(place))
         # A client may change the content it is given: each gets an outer dictionary of its own.
         message = Message(content=RecordDict(dict(content)), metadata=metadata)
-        node = metadata.dst_node_id
-        context = population.context(metadata.run_id, node, item.state or RecordDict())
+        state = block.states.get(node)
+        context = population.context(metadata.run_id, node, state or RecordDict())
         try:
             with _time_limit(metadata.ttl):
                 reply = handlers.app(message, context)
         except Exception as error:
             replies.append(error_reply(message, error))
             continue
-        if len(context.state) or item.state is not None:
+        if len(context.state) or state is not None:
             states[node] = context.state
         replies.append(reply)
     return (handlers.fold(content, replies) if handlers.fold else replies), states

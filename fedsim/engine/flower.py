@@ -7,6 +7,7 @@ client as a Flower `ClientApp` in `clients/app.py`.
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from fedsim.errors import ConfigError, Problem, RunFailedError
 from fedsim.federation import Federation, from_text
 from fedsim.rounds import ServerState, run_rounds, start_state
 
-__all__ = ["FedsimStrategy", "discover", "server_app"]
+__all__ = ["FedsimStrategy", "FlowerCarrier", "discover", "server_app"]
 
 _QUERY = "query"
 _NUM_EXAMPLES = "num-examples"
@@ -144,6 +145,27 @@ class FedsimStrategy(FlowerStrategy):  # type: ignore[misc]
         return updates, sums
 
 
+@dataclass(frozen=True, slots=True)
+class FlowerCarrier:
+    """Flower's own grids as rounds use them: one message for every node."""
+
+    grid: Grid
+
+    def broadcast(
+        self,
+        content: RecordDict,
+        nodes: Sequence[int],
+        kind: str,
+        *,
+        ttl: float | None,
+        group_id: str,
+    ) -> Iterable[Message]:
+        """Send the same content to many nodes, wait, return the replies in any order."""
+        sent = [Message(content, node, kind, ttl=ttl, group_id=group_id) for node in nodes]
+        replies: Iterable[Message] = self.grid.send_and_receive(sent)
+        return replies
+
+
 def server_app(
     prepare: Callable[[Context], str],
     on_round: Callable[[Federation, RoundRecord, ServerState], None],
@@ -165,7 +187,8 @@ def server_app(
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as on our own grids: another number could change bits
         try:
-            for record, state in run_rounds(grid, nodes, federation, start_state(federation)):
+            carrier = FlowerCarrier(grid)
+            for record, state in run_rounds(carrier, nodes, federation, start_state(federation)):
                 on_round(federation, record, state)
         finally:
             torch.set_num_threads(threads)

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from time import time
+from typing import Any
 
 from flwr.app import Message, RecordDict
+from flwr.app.constants import DEFAULT_TTL
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedsim.engine.blocks import Block, Item, Population, block_size, split
+from fedsim.engine.blocks import Block, Population, block_size, split
 
 __all__ = ["BlockGrid", "RunBlocks"]
 
@@ -20,17 +22,8 @@ RunBlocks = Callable[
 ]
 
 _SERVER_NODE = 1
-_FIELDS = (
-    "run_id",
-    "message_id",
-    "src_node_id",
-    "dst_node_id",
-    "reply_to_message_id",
-    "group_id",
-    "created_at",
-    "ttl",
-    "message_type",
-)
+#: The metadata that messages of a block share; a client's clock starts when its turn comes.
+_COMMON = ("run_id", "src_node_id", "reply_to_message_id", "group_id", "ttl", "message_type")
 
 
 class BlockGrid(Grid):  # type: ignore[misc]
@@ -85,7 +78,7 @@ class BlockGrid(Grid):  # type: ignore[misc]
         """Run the messages; their replies wait for `pull_messages`."""
         sent = list(messages)
         ids = [self._address(message) for message in sent]
-        for reply in self._carry(sent, None):
+        for reply in self._carry(self._by_content(sent), None):
             self._inbox[reply.metadata.reply_to_message_id] = reply
         return ids
 
@@ -104,32 +97,75 @@ class BlockGrid(Grid):  # type: ignore[misc]
         sent = list(messages)
         for message in sent:
             self._address(message)
-        return self._carry(sent, timeout)
+        return self._carry(self._by_content(sent), timeout)
+
+    def broadcast(
+        self,
+        content: RecordDict,
+        nodes: Sequence[int],
+        kind: str,
+        *,
+        ttl: float | None,
+        group_id: str,
+    ) -> list[Message]:
+        """Send the same content to many nodes: `send_and_receive` without a message for each.
+
+        A thousand Message objects take longer to make than a thousand small clients to train.
+        """
+        block = Block(
+            {
+                "run_id": self._run.run_id,
+                "src_node_id": _SERVER_NODE,
+                "reply_to_message_id": "",
+                "group_id": group_id,
+                "ttl": DEFAULT_TTL if ttl is None else ttl,
+                "message_type": kind,
+            },
+            tuple(nodes),
+            tuple(self._identity() for _ in nodes),
+            {node: self.states[node] for node in nodes if node in self.states},
+        )
+        return self._carry([(content, block)], None)
+
+    def _identity(self) -> str:
+        return f"{self._run.run_id}-{next(self._ids)}"
 
     def _address(self, message: Message) -> str:
-        identity = f"{self._run.run_id}-{next(self._ids)}"
+        identity = self._identity()
         message.metadata.__dict__["_message_id"] = identity
         if message.metadata.dst_node_id not in self.population.nodes:
             raise ValueError(f"no client has node id {message.metadata.dst_node_id}")
         return identity
 
-    def _carry(self, sent: Sequence[Message], timeout: float | None) -> list[Message]:
+    def _carry(
+        self, sent: Sequence[tuple[RecordDict, Block]], timeout: float | None
+    ) -> list[Message]:
         deadline = None if timeout is None else time() + timeout
-        replies, done = [], 0
-        for content, items in self._by_content(sent):
-            blocks = split(items, self._size or block_size(len(items)))
+        replies, done, asked = [], 0, sum(len(block) for _, block in sent)
+        for content, block in sent:
+            blocks = split(block, self._size or block_size(len(block)))
             for answered, states, clients in self._run_blocks(content, blocks, deadline):
                 replies += answered
                 self.states.update(states)
                 done += clients
-                self.on_progress(done, len(sent))
+                self.on_progress(done, asked)
         return replies
 
-    def _by_content(self, sent: Sequence[Message]) -> list[tuple[RecordDict, list[Item]]]:
+    def _by_content(self, sent: Sequence[Message]) -> list[tuple[RecordDict, Block]]:
         """Group messages that carry the same object: it crosses to each worker once."""
-        groups: dict[int, tuple[RecordDict, list[Item]]] = {}
+        groups: dict[tuple[Any, ...], tuple[RecordDict, list[Message]]] = {}
         for message in sent:
-            metadata = {name: getattr(message.metadata, name) for name in _FIELDS}
-            item = Item(metadata, self.states.get(message.metadata.dst_node_id))
-            groups.setdefault(id(message.content), (message.content, []))[1].append(item)
-        return list(groups.values())
+            common = tuple(getattr(message.metadata, name) for name in _COMMON)
+            key = (id(message.content), *common)
+            groups.setdefault(key, (message.content, []))[1].append(message)
+        return [(content, self._block(group)) for content, group in groups.values()]
+
+    def _block(self, group: Sequence[Message]) -> Block:
+        metadata = [message.metadata for message in group]
+        nodes = tuple(own.dst_node_id for own in metadata)
+        return Block(
+            {name: getattr(metadata[0], name) for name in _COMMON},
+            nodes,
+            tuple(own.message_id for own in metadata),
+            {node: self.states[node] for node in nodes if node in self.states},
+        )

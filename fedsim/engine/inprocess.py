@@ -44,4 +44,4 @@ class InProcessGrid(BlockGrid):
             replies, states, incident = run_block(self._handlers, self.population, content, block)
             if incident:
                 self.incidents.append(f"block asked client by client: {incident}")
-            yield replies, states, len(block.items)
+            yield replies, states, len(block)

@@ -17,7 +17,7 @@ from flwr.app import Error, Message, RecordDict
 from flwr.app.constants import DEFAULT_TTL
 from flwr.app.metadata import Metadata
 
-from fedsim.engine.blocks import Block, Handlers, Population, run_block
+from fedsim.engine.blocks import Block, Handlers, Population, run_block, split
 from fedsim.engine.grid import BlockGrid
 from fedsim.errors import RunFailedError
 
@@ -188,7 +188,7 @@ class RayWorkers:
                 worker.since = time()
                 if incident:
                     self.incidents.append(f"block asked client by client: {incident}")
-                yield replies, states, len(job.block.items)
+                yield replies, states, len(job.block)
         for worker in busy:
             if worker.up is not None and not self._is_up(worker):
                 worker.since = time()  # a client's time does not count while its worker starts
@@ -209,7 +209,7 @@ class RayWorkers:
         jobs = [job for _, job in worker.jobs]
         self._restart(worker)
         running, waiting = jobs[0], jobs[1:]
-        nodes = [item.metadata["dst_node_id"] for item in running.block.items]
+        nodes = list(running.block.nodes)
         self.incidents.append(f"{reason} (running nodes {nodes}; {len(waiting)} block(s) waiting)")
         self._deaths += 1
         if self._deaths > _MOST_DEATHS + len(self._workers):
@@ -219,9 +219,10 @@ class RayWorkers:
         running.attempts += 1
         if running.attempts < _ATTEMPTS:
             self._queue.appendleft(running)
-        elif len(running.block.items) > 1:
-            for item in reversed(running.block.items):
-                self._queue.appendleft(_Job(Block((item,)), attempts=_ATTEMPTS - 1))
+        elif len(running.block) > 1:
+            # Half of it may fit where the whole did not; in the end this finds the one client.
+            for half in reversed(split(running.block, -(-len(running.block) // 2))):
+                self._queue.appendleft(_Job(half, attempts=_ATTEMPTS - 1))
         else:
             yield [_lost(running.block, reason)], {}, 1
 
@@ -282,12 +283,11 @@ def _load(reference: str) -> Any:
 
 def _limit(block: Block) -> float:
     ttl = block.ttl
-    return float("inf") if ttl >= DEFAULT_TTL else ttl * len(block.items) + _GRACE_S
+    return float("inf") if ttl >= DEFAULT_TTL else ttl * len(block) + _GRACE_S
 
 
 def _lost(block: Block, reason: str) -> Message:
-    (item,) = block.items
-    instruction = Message(content=RecordDict(), metadata=Metadata(**item.metadata))
+    instruction = Message(content=RecordDict(), metadata=Metadata(**block.metadata(0)))
     return Message(error=Error(0, reason), reply_to=instruction)
 
 

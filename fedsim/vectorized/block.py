@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedsim.core import ClientContext, Memo, Recipe, Task
 from fedsim.vectorized.change import Changes
-from fedsim.vectorized.schedule import Schedule, client_batches, groups, plan_steps
+from fedsim.vectorized.schedule import Schedule, groups, plan_steps
 
 __all__ = ["Fit", "Trained", "train_block"]
 
@@ -42,11 +42,14 @@ def train_block(
     contexts: Sequence[ClientContext],
 ) -> Iterator[Trained]:
     """Train clients whose examples follow each other in `task.x`; yields one group at a time."""
-    orders = client_batches(sizes, recipe, contexts, full_batch=task.optimizer.full_batch)
+    full_batch = task.optimizer.full_batch
     places = torch.split(torch.arange(len(task.y), device=task.x.device), list(sizes))
-    for members in groups([[len(batch) for batch in order] for order in orders]):
-        schedule = plan_steps([orders[i] for i in members], task.x.device)
+    for members in groups(sizes, recipe, full_batch=full_batch):
+        chosen = [contexts[i] for i in members]
+        schedule = plan_steps(
+            [sizes[i] for i in members], recipe, chosen, task.x.device, full_batch=full_batch
+        )
         rows = [places[i] for i in members]
-        own = [memos[i] for i in members], [contexts[i] for i in members]
-        change, seen, kept = fit(task, recipe, schedule, rows, *own)
+        own = [memos[i] for i in members]
+        change, seen, kept = fit(task, recipe, schedule, rows, own, chosen)
         yield Trained(members, change, seen, kept, schedule.padding)

@@ -8,14 +8,14 @@ clients' batches differ in size is a batch padded, and `groups` bounds what that
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fedsim.core import ClientContext, Recipe
-from fedsim.training import recipe_batches
+from fedsim.counter import client_keys, permutations
+from fedsim.training import BATCHES
 
-__all__ = ["MOST_PADDING", "Schedule", "Step", "client_batches", "groups", "plan_steps"]
+__all__ = ["MOST_PADDING", "Schedule", "Step", "batch_sizes", "groups", "plan_steps"]
 
 #: Examples computed, padding included, may be this many times the real ones.
 MOST_PADDING = 1.25
@@ -49,14 +49,29 @@ class Schedule:
     padding: float
 
 
-def groups(counts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Split clients, given each one's batch sizes, so that padding stays below `MOST_PADDING`.
+def batch_sizes(size: int, recipe: Recipe, *, full_batch: bool) -> list[int]:
+    """Return how many examples each of a client's batches has.
 
-    Returns lists of places in `counts`; in each the clients with the most steps come first.
+    >>> batch_sizes(5, Recipe(batch_size=2, epochs=2), full_batch=False)
+    [2, 2, 1, 2, 2, 1]
+    """
+    width = size if full_batch else recipe.batch_size or size
+    one_pass = [min(width, size - start) for start in range(0, size, width)]
+    passes = recipe.epochs if recipe.steps is None else -(-recipe.steps // len(one_pass))
+    return (one_pass * passes)[: recipe.steps]
 
-    >>> groups([[10, 10], [10, 9], [2]])
+
+def groups(sizes: Sequence[int], recipe: Recipe, *, full_batch: bool) -> list[list[int]]:
+    """Split clients of such sizes so that padding stays below `MOST_PADDING`.
+
+    Returns lists of places in `sizes`; in each the clients with the most steps come first.
+
+    >>> groups([20, 19, 2], Recipe(batch_size=10), full_batch=False)
     [[0, 1], [2]]
     """
+    if len(set(sizes)) == 1:
+        return [list(range(len(sizes)))]
+    counts = [batch_sizes(size, recipe, full_batch=full_batch) for size in sizes]
     order = sorted(range(len(counts)), key=lambda i: (-len(counts[i]), -sum(counts[i]), i))
     found: list[list[int]] = []
     widest: list[int] = []
@@ -76,33 +91,56 @@ def groups(counts: Sequence[Sequence[int]]) -> list[list[int]]:
     return found
 
 
-def plan_steps(orders: Sequence[Sequence[Tensor]], device: torch.device) -> Schedule:
-    """Stack the batches of clients, those with the most steps first."""
-    sizes = [[len(batch) for batch in order] for order in orders]
-    steps, computed = [], 0
-    for number in range(len(sizes[0])):
-        active = sum(1 for own in sizes if number < len(own))
-        counts = [own[number] for own in sizes[:active]]
-        width = max(counts)
-        index = np.empty((active, width), dtype=np.int64)
-        for row, order in enumerate(orders[:active]):
-            index[row, : counts[row]] = order[number].numpy()
-            index[row, counts[row] :] = order[0][0]
-        computed += active * width
-        real = torch.tensor(counts, device=device)
-        mask = None
-        if min(counts) < width:
-            mask = (torch.arange(width, device=device) < real[:, None]).float()
-        steps.append(Step(active, torch.from_numpy(index).to(device), real, mask))
-    seen = [sum(own) for own in sizes]
-    return Schedule(steps, torch.tensor(seen, device=device), computed / sum(seen))
+def plan_steps(
+    sizes: Sequence[int],
+    recipe: Recipe,
+    contexts: Sequence[ClientContext],
+    device: torch.device,
+    *,
+    full_batch: bool,
+) -> Schedule:
+    """Stack the batches that clients would train on alone; those with the most steps come first."""
+    first = contexts[0]
+    ids = [ctx.client for ctx in contexts]
+    keys = client_keys(first.seed, BATCHES, first.round, ids)
+    size = torch.tensor(sizes)
+    width = (
+        size if full_batch or not recipe.batch_size else torch.full_like(size, recipe.batch_size)
+    )
+    per_pass = -(-size // width)
+    steps = (
+        per_pass * recipe.epochs if recipe.steps is None else torch.full_like(size, recipe.steps)
+    )
+    passes: dict[int, Tensor] = {}
+    planned, computed, real = [], 0, 0
+    for number in range(int(steps.max())):
+        active = int((steps > number).sum())
+        epoch, batch = number // per_pass[:active], number % per_pass[:active]
+        start = batch * width[:active]
+        counts = torch.minimum(width[:active], size[:active] - start)
+        widest = int(counts.max())
+        place = torch.arange(widest)
+        is_real = place < counts.unsqueeze(1)
+        # Padding repeats the client's first example, which masks then hide.
+        at = torch.where(is_real, start.unsqueeze(1) + place, 0)
+        index = _orders(keys, size, epoch, passes).gather(1, at)
+        mask = None if bool(is_real.all()) else is_real.float().to(device)
+        planned.append(Step(active, index.to(device), counts.to(device), mask))
+        computed, real = computed + active * widest, real + int(counts.sum())
+    whole, rest = steps // per_pass, steps % per_pass
+    seen = whole * size + torch.minimum(rest * width, size)
+    return Schedule(planned, seen.to(device), computed / real)
 
 
-def client_batches(
-    sizes: Sequence[int], recipe: Recipe, contexts: Sequence[ClientContext], *, full_batch: bool
-) -> list[list[Tensor]]:
-    """Draw every client's batches from its own stream: those it would train on alone."""
-    return [
-        list(recipe_batches(size, recipe, ctx, full_batch=full_batch))
-        for size, ctx in zip(sizes, contexts, strict=True)
-    ]
+def _orders(keys: Tensor, size: Tensor, epoch: Tensor, passes: dict[int, Tensor]) -> Tensor:
+    """Return the order of each client's current pass; `passes` remembers those already drawn."""
+    current = sorted(set(epoch.tolist()))
+    for number in current:
+        if number not in passes:
+            passes[number] = permutations(keys, size, number)
+    for number in [number for number in passes if number < current[0]]:
+        del passes[number]
+    order = passes[current[0]][: len(epoch)]
+    for number in current[1:]:
+        order = torch.where((epoch == number).unsqueeze(1), passes[number][: len(epoch)], order)
+    return order

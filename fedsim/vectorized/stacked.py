@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fedsim import dropout, losses
+from fedsim import counter, dropout, losses
 from fedsim.core import ClientContext, Memo, OptimizerState, Recipe, Task
-from fedsim.training import restore_optimizer, save_optimizer, take_step
+from fedsim.training import DROPOUT, restore_optimizer, save_optimizer, take_step
 from fedsim.vectorized.change import Change
 from fedsim.vectorized.schedule import Schedule, Step
 
@@ -97,7 +97,7 @@ def keys_of(contexts: Sequence[ClientContext], device: torch.device) -> Tensor:
     """Return the clients' dropout keys: [clients, 2]."""
     first = contexts[0]
     ids = [ctx.client for ctx in contexts]
-    return dropout.client_keys(first.seed, first.round, ids).to(device)
+    return counter.client_keys(first.seed, DROPOUT, first.round, ids).to(device)
 
 
 def _start(

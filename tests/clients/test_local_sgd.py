@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from fedsim.clients.sgd import Sgd as LocalSgd
-from fedsim.core import ClientContext
+from fedsim.core import Recipe
 from fedsim.models import get_vector, set_vector
 from fedsim.optimizers.adam import Adam
 from fedsim.optimizers.gd import Gd
 from fedsim.optimizers.sgd import Sgd
+from fedsim.training import batches
 
 
 def descend(task, batches, lr):
@@ -21,10 +22,8 @@ def descend(task, batches, lr):
 def test_epochs_are_sgd_over_the_clients_own_shuffles(task, ctx):
     made = task()
     update, _ = LocalSgd(epochs=3, batch_size=7).train(made, {}, ctx(2))
-    stream = ClientContext(9, 2, 4).rng("batches")
-    order = [stream.permutation(24) for _ in range(3)]
-    batches = [part[i : i + 7] for part in order for i in range(0, 24, 7)]
-    expected = descend(made, batches, 0.05) - made.model.double().numpy()
+    order = batches(24, Recipe(epochs=3, batch_size=7), ctx(2))
+    expected = descend(made, [batch.numpy() for batch in order], 0.05) - made.model.double().numpy()
     np.testing.assert_allclose(update.vector.numpy(), expected, rtol=0, atol=1e-6)
 
 
@@ -42,10 +41,8 @@ def test_full_batch_gd_is_the_closed_form(task, ctx):
 def test_steps_override_epochs(task, ctx):
     made = task()
     update, _ = LocalSgd(epochs=9, steps=5, batch_size=10).train(made, {}, ctx())
-    stream = ClientContext(9, 1, 4).rng("batches")
-    order = [stream.permutation(24) for _ in range(2)]
-    batches = [part[i : i + 10] for part in order for i in range(0, 24, 10)][:5]
-    expected = descend(made, batches, 0.05) - made.model.double().numpy()
+    order = list(batches(24, Recipe(epochs=2, batch_size=10), ctx()))[:5]
+    expected = descend(made, [batch.numpy() for batch in order], 0.05) - made.model.double().numpy()
     np.testing.assert_allclose(update.vector.numpy(), expected, rtol=0, atol=1e-6)
 
 
