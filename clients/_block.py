@@ -68,8 +68,7 @@ class _Block:
     def add_row(
         self, place: int, weight: float, metrics: Mapping[str, float], seconds: float
     ) -> None:
-        row = messages.row(self.clients[place], weight, seconds, metrics)
-        self.rows.append(row)
+        self.rows.append(messages.Row(self.clients[place], weight, seconds, metrics))
         self.last = place
 
     def finished(self) -> list[Message]:

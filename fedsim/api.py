@@ -396,6 +396,7 @@ def _state_bytes(state: ServerState) -> int:
 
 def _open_federation(config: RunConfig, places: Places, tell: Listener) -> Federation:
     tell(Stage("loading data"))
+    environment.keep_freed_memory()
     federation = build(config, places)
     number_format(federation)  # refuses a run whose sums could overflow
     return federation

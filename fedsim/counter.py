@@ -7,7 +7,9 @@ must be secret comes from here.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,16 +20,18 @@ __all__ = ["bits", "client_keys", "permutations"]
 _GOLDEN, _PRIME = -1640531527, 2135587861  # odd 32-bit constants (golden ratio; xxHash's second)
 _LAST = 2**31 - 1
 
+_Words = TypeVar("_Words", Tensor, np.ndarray)
 
-def client_keys(seed: int, purpose: str, round: int, clients: Sequence[int]) -> Tensor:
+
+def client_keys(seed: int, purpose: str, round: int, clients: Sequence[int]) -> np.ndarray:
     """Return the keys of clients in a round for a purpose: int32 [clients, 2]."""
     derived = rng.derive(seed, purpose, round=round)
     words = [_wrapped(derived >> 32 * i) for i in range(4)]
-    ids = torch.tensor(clients, dtype=torch.int64)
-    low, high = _as_int32(ids), _as_int32(ids >> 32)
+    halves = np.array(clients, dtype="<i8").view("<i4").reshape(-1, 2)
+    low, high = halves[:, 0], halves[:, 1]
     first = _mix(_mix((low * _GOLDEN) ^ words[0]) + (high ^ words[1]))
     second = _mix(_mix((low * _PRIME) ^ words[2]) + (high ^ words[3]))
-    return torch.stack([first, second], dim=-1)
+    return np.stack([first, second], axis=1)
 
 
 def bits(keys: Tensor, count: int, salt: int) -> Tensor:
@@ -37,31 +41,33 @@ def bits(keys: Tensor, count: int, salt: int) -> Tensor:
     """
     first, second = (keys[..., i].unsqueeze(-1) for i in (0, 1))
     index = torch.arange(count, dtype=torch.int32, device=keys.device)
-    return _mix(_mix((index * _GOLDEN) ^ _mix(first + _wrapped(salt * _PRIME))) + second)
+    return _hash(first, second, index, salt)
 
 
-def permutations(keys: Tensor, sizes: Tensor, salt: int) -> Tensor:
+def permutations(keys: np.ndarray, sizes: np.ndarray, salt: int) -> np.ndarray:
     """Return a random order of 0 .. size - 1 for each client: int64 [clients, largest size].
 
     Beyond a client's size comes whatever is left. Orders are those of random 32-bit numbers; the
     rare ties among them keep the order of the places.
     """
-    drawn = bits(keys, int(sizes.max()), salt).clamp(max=_LAST - 1)
-    place = torch.arange(drawn.shape[1], device=keys.device)
-    return drawn.masked_fill(place >= sizes.unsqueeze(1), _LAST).argsort(dim=1, stable=True)
+    index = np.arange(int(sizes.max()), dtype=np.int32)
+    drawn = _hash(keys[:, :1], keys[:, 1:], index, salt).clip(max=_LAST - 1)
+    drawn[index >= sizes[:, None]] = _LAST
+    return np.asarray(drawn.argsort(axis=1, kind="stable"))
 
 
-def _mix(x: Tensor) -> Tensor:
+def _hash(first: _Words, second: _Words, index: _Words, salt: int) -> _Words:
+    return _mix(_mix((index * _GOLDEN) ^ _mix(first + _wrapped(salt * _PRIME))) + second)
+
+
+def _mix(x: _Words) -> _Words:
     """MurmurHash3's 32-bit finalizer on int32 (multiplication wraps; shifts made logical)."""
     x = x ^ ((x >> 16) & 0xFFFF)
     x = x * -2048144789  # 0x85ebca6b
     x = x ^ ((x >> 13) & 0x7FFFF)
     x = x * -1028477387  # 0xc2b2ae35
-    return x ^ ((x >> 16) & 0xFFFF)
-
-
-def _as_int32(x: Tensor) -> Tensor:
-    return ((x + 2**31) % 2**32 - 2**31).to(torch.int32)
+    mixed: _Words = x ^ ((x >> 16) & 0xFFFF)
+    return mixed
 
 
 def _wrapped(value: int) -> int:

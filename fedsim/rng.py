@@ -40,5 +40,9 @@ def torch_stream(seed: int, purpose: str, *, round: int = -1, client: int = -1) 
     # Asking about GPUs would start CUDA in every process: only where it is in use already.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=list(devices)):
-        torch.manual_seed(derive(seed, purpose, round=round, client=client) % 2**63)
+        number = derive(seed, purpose, round=round, client=client) % 2**63
+        # torch.manual_seed remembers a traceback for every kind of device that is not in use yet.
+        torch.default_generator.manual_seed(number)
+        if devices:
+            torch.cuda.manual_seed_all(number)
         yield

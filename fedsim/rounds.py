@@ -232,25 +232,24 @@ def _read(
 ) -> None:
     rows = messages.rows(content)
     if kind == messages.EVALUATE:
-        ids = [int(row["client"]) for row in rows]
+        ids = [row.client for row in rows]
         answers.statistics.append((ids, messages.read_statistics(content)))
     elif is_folded:
         answers.sums.append(messages.partial_sums(content, form))
     else:
         update = messages.updates(content)
         exact.encode(update, form)  # what cannot be summed does not count here either
-        answers.updates[int(rows[0]["client"])] = update
+        answers.updates[rows[0].client] = update
+    payload = size if kind == messages.TRAIN else 0
     for row in rows:
-        shown = {k.removeprefix("metric/"): v for k, v in row.items() if k.startswith("metric/")}
-        payload = _METRIC_BYTES * len(row) + (size if kind == messages.TRAIN else 0)
-        answers.records[int(row["client"])] = ClientRecord(
-            client=int(row["client"]),
+        answers.records[row.client] = ClientRecord(
+            client=row.client,
             phase="train" if kind == messages.TRAIN else "evaluate",
-            weight=row["weight"],
-            metrics=shown,
-            real_seconds=row["seconds"],
+            weight=row.weight,
+            metrics=row.metrics,
+            real_seconds=row.seconds,
             bytes_down=size,
-            bytes_up=payload,
+            bytes_up=_METRIC_BYTES * (3 + len(row.metrics)) + payload,
         )
 
 

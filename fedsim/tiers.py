@@ -34,7 +34,7 @@ MESSAGES, RESIDENT, VECTORIZED, LOW_RANK = "messages", "resident", "vectorized",
 _FORMAT = 1  # of what is remembered; a change makes it measured anew
 _TRIAL_CLIENTS, _TRIAL_STEPS = 3, 2
 _TOLERANCE = 1e-4  # of a trial; what is refused is off by far more than rounding
-_WIDTHS = {"cpu": (8, 32, 64), "cuda": (16, 64, 256, 1024)}
+_WIDTHS = {"cpu": (8, 32, 128), "cuda": (16, 64, 256, 1024)}
 _LEAST_BLOCKS = {"cpu": 8, "cuda": 1}  # in a round, so that several workers have work
 _GAIN = 1.15  # how much faster a tier or a larger block must be to be taken
 _MEMORY_SHARE = 0.1  # of what is free, for the stacked copies of one block
@@ -54,8 +54,7 @@ def fit_of(tier: str, federation: Federation) -> Fit:
     """Return what trains a block at once in a tier above `resident`."""
     if tier == LOW_RANK:
         return dense.fit_factored
-    is_chain = dense.layers_of(federation.module) is not None
-    return dense.fit_products if is_chain else stacked.fit_stacked
+    return dense.fit_products if _is_chain(federation) else stacked.fit_stacked
 
 
 def choose(federation: Federation, cache_dir: Path | None = None) -> Execution:
@@ -101,7 +100,7 @@ def _legal(federation: Federation) -> tuple[list[str], str]:
 
 def _not_low_rank(federation: Federation, recipe: Recipe) -> str:
     config = federation.config
-    if dense.layers_of(federation.module) is None:
+    if not _is_chain(federation):
         return "the model is no chain of dense layers and activations"
     if not config.optimizer.is_linear or recipe.adjust or recipe.keep_optimizer:
         return "its steps are not those of SGD alone"
@@ -111,6 +110,10 @@ def _not_low_rank(federation: Federation, recipe: Recipe) -> str:
     if not dense.pays_off(federation.module, median):
         return f"clients have {median} examples, which is too many for so few inputs"
     return ""
+
+
+def _is_chain(federation: Federation) -> bool:
+    return dense.suits(federation.module, federation.clients.meta.input_shape)
 
 
 def _trial(federation: Federation, recipe: Recipe) -> str:

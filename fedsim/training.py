@@ -7,6 +7,7 @@ A `Recipe` says what is done; `fit` does it for one client on the resident modul
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,9 +15,9 @@ from fedsim import counter, dropout
 from fedsim.core import ClientContext, Memo, OptimizerState, Recipe, Task
 
 __all__ = [
-    "BATCHES",
-    "DROPOUT",
     "batches",
+    "client_keys",
+    "epoch_orders",
     "fit",
     "restore_optimizer",
     "save_optimizer",
@@ -24,8 +25,9 @@ __all__ = [
     "trainable",
 ]
 
-#: The purposes of a client's counter-based streams.
-BATCHES, DROPOUT = "batches", "dropout"
+#: The purpose of a client's counter-based stream. Salts from 0 on are dropout's (step and call),
+#: negative ones are those of the epochs' orders.
+_PURPOSE = "training"
 
 _OPTIMIZER = "optimizer"
 
@@ -43,12 +45,12 @@ def batches(
     [2, 2, 1]
     """
     width = size if full_batch else recipe.batch_size or size
-    keys = counter.client_keys(ctx.seed, BATCHES, ctx.round, [ctx.client])
-    sizes = torch.tensor([size])
+    keys, sizes = client_keys([ctx]), np.array([size])
 
     def endless() -> Iterator[Tensor]:
         for epoch in count():
-            yield from torch.split(counter.permutations(keys, sizes, epoch)[0], width)
+            order = torch.from_numpy(epoch_orders(keys, sizes, epoch)[0])
+            yield from torch.split(order, width)
 
     return islice(endless(), recipe.steps or recipe.epochs * -(-size // width))
 
@@ -60,12 +62,13 @@ def trainable(module: nn.Module) -> list[Tensor]:
 
 def fit(task: Task, recipe: Recipe, state: OptimizerState, ctx: ClientContext) -> float:
     """Train the task's module in place; return the mean loss per example that it saw."""
-    task.module.train()
+    if not task.module.training:
+        task.module.train()
     parameters = trainable(task.module)
     anchors = [p.detach().clone() for p in parameters] if recipe.adjust else []
     total, seen = torch.zeros((), dtype=torch.float64, device=task.x.device), 0
     order = batches(len(task.y), recipe, ctx, full_batch=task.optimizer.full_batch)
-    (key,) = counter.client_keys(ctx.seed, DROPOUT, ctx.round, [ctx.client]).to(task.x.device)
+    (key,) = torch.from_numpy(client_keys([ctx])).to(task.x.device)
     for number, index in enumerate(order):
         index = index.to(task.x.device)
         with dropout.keyed(key, number):
@@ -75,6 +78,17 @@ def fit(task: Task, recipe: Recipe, state: OptimizerState, ctx: ClientContext) -
         total += loss.detach().double() * len(index)
         seen += len(index)
     return float(total) / seen
+
+
+def client_keys(contexts: Sequence[ClientContext]) -> np.ndarray:
+    """Return the keys of clients' streams in their round: int32 [clients, 2]."""
+    first, ids = contexts[0], [ctx.client for ctx in contexts]
+    return counter.client_keys(first.seed, _PURPOSE, first.round, ids)
+
+
+def epoch_orders(keys: np.ndarray, sizes: np.ndarray, epoch: int) -> np.ndarray:
+    """Return the order in which clients go through their examples: int64 [clients, largest]."""
+    return counter.permutations(keys, sizes, -1 - epoch)
 
 
 @torch.no_grad()

@@ -65,8 +65,8 @@ def test_folding_any_part_gives_the_same_sum_and_keeps_every_row(cohort, cut):
     assert torch.equal(total.vector, exact.add(single).vector)
     assert (total.weight, total.count) == (exact.add(single).weight, len(cohort))
     rows = [row for r in [*folded[:1], *twice] for row in messages.rows(r.content)]
-    assert sorted(row["client"] for row in rows) == list(range(len(cohort)))
-    assert {row["client"]: row["metric/loss"] for row in rows} == {
+    assert sorted(row.client for row in rows) == list(range(len(cohort)))
+    assert {row.client: row.metrics["loss"] for row in rows} == {
         float(i): float(i) for i in range(len(cohort))
     }
 
@@ -104,7 +104,7 @@ def test_statistics_survive_and_fold():
         [4, 10],
         [2, 10],
     ]
-    assert [row["client"] for row in messages.rows(merged.content)] == [4.0, 2.0]
+    assert [row.client for row in messages.rows(merged.content)] == [4.0, 2.0]
 
 
 def test_memos_live_in_the_state():
@@ -125,5 +125,5 @@ def test_rows_of_different_metrics_leave_gaps():
     ]
     (merged,) = messages.fold(messages.model_content(ORDER), many)
     rows = messages.rows(merged.content)
-    assert "metric/b" not in rows[0]
-    assert rows[1]["metric/b"] == pytest.approx(2.0)
+    assert "b" not in rows[0].metrics
+    assert rows[1].metrics["b"] == pytest.approx(2.0)

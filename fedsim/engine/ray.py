@@ -19,6 +19,7 @@ from flwr.app.metadata import Metadata
 
 from fedsim.engine.blocks import Block, Handlers, Population, run_block, split
 from fedsim.engine.grid import BlockGrid
+from fedsim.environment import keep_freed_memory
 from fedsim.errors import RunFailedError
 
 __all__ = ["RayGrid", "RayWorkers", "WorkerSettings", "start_ray"]
@@ -253,6 +254,7 @@ class _Actor:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         torch.set_num_threads(settings.threads)
         sys.path[:0] = [folder for folder in settings.code if folder not in sys.path]
+        keep_freed_memory()
         app, *others = references
         fold, block, warm = (_load(name) if name else None for name in others)
         self._handlers = Handlers(_load(app), fold, block)

@@ -6,11 +6,16 @@ module holds under several names (tied weights) counts once, under its first nam
 """
 
 from collections.abc import Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 __all__ = ["get_counters", "get_vector", "layout", "named", "set_counters", "set_vector"]
+
+
+_places: WeakKeyDictionary[nn.Module, list[tuple[str, dict[str, Any], str]]] = WeakKeyDictionary()
 
 
 def layout(module: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
@@ -56,13 +61,25 @@ def get_counters(module: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def set_counters(module: nn.Module, counters: dict[str, Tensor]) -> None:
     """Put integer buffers back, so that a client sees nothing of whoever used the module before."""
-    buffers = dict(module.named_buffers())
+    buffers = dict(module.named_buffers()) if counters else {}
     for name, counter in counters.items():
         buffers[name].copy_(counter)
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()  # a tied parameter comes once
-    for name, buffer in module.named_buffers():
-        if buffer.is_floating_point():
-            yield name, buffer
+    if module not in _places:
+        _places[module] = _find(module)
+    for name, owner, key in _places[module]:
+        yield name, owner[key]
+
+
+def _find(module: nn.Module) -> list[tuple[str, dict[str, Any], str]]:
+    """List where the tensors of the vector are: to walk a module for every client costs."""
+    names = [name for name, _ in module.named_parameters()]  # a tied parameter comes once
+    names += [name for name, buffer in module.named_buffers() if buffer.is_floating_point()]
+    found = []
+    for name in names:
+        path, _, key = name.rpartition(".")
+        owner = module.get_submodule(path)
+        found.append((name, owner._parameters if key in owner._parameters else owner._buffers, key))
+    return found

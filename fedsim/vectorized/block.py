@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,9 +13,10 @@ from fedsim.vectorized.schedule import Schedule, groups, plan_steps
 
 __all__ = ["Fit", "Trained", "train_block"]
 
-#: (task, recipe, schedule, rows, memos, contexts) -> (changes, losses, memos)
+#: (task, recipe, schedule, places, memos, contexts) -> (changes, losses, memos); `places`
+#: [clients, most examples] says where in `task.x` each client's examples are.
 Fit = Callable[
-    [Task, Recipe, Schedule, Sequence[Tensor], Sequence[Memo], Sequence[ClientContext]],
+    [Task, Recipe, Schedule, Tensor, Sequence[Memo], Sequence[ClientContext]],
     tuple[Changes, Tensor, list[Memo]],
 ]
 
@@ -43,13 +45,21 @@ def train_block(
 ) -> Iterator[Trained]:
     """Train clients whose examples follow each other in `task.x`; yields one group at a time."""
     full_batch = task.optimizer.full_batch
-    places = torch.split(torch.arange(len(task.y), device=task.x.device), list(sizes))
+    counts = np.array(sizes)
+    firsts = np.cumsum(counts) - counts
     for members in groups(sizes, recipe, full_batch=full_batch):
         chosen = [contexts[i] for i in members]
         schedule = plan_steps(
             [sizes[i] for i in members], recipe, chosen, task.x.device, full_batch=full_batch
         )
-        rows = [places[i] for i in members]
+        places = _places(firsts[members], counts[members]).to(task.x.device)
         own = [memos[i] for i in members]
-        change, seen, kept = fit(task, recipe, schedule, rows, own, chosen)
+        change, seen, kept = fit(task, recipe, schedule, places, own, chosen)
         yield Trained(members, change, seen, kept, schedule.padding)
+
+
+def _places(firsts: np.ndarray, counts: np.ndarray) -> Tensor:
+    """Return where each client's examples are; beyond its last stands its first again."""
+    place = np.arange(counts.max())
+    own = np.where(place < counts[:, None], place, 0)
+    return torch.from_numpy(firsts[:, None] + own)

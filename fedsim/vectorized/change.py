@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedsim.models import layout
 
-__all__ = ["Change", "Changes", "flat_like"]
+__all__ = ["Change", "Changes", "flat_like", "largest_of", "take_rows"]
 
 
 class Changes(Protocol):
@@ -41,8 +41,7 @@ class Change:
 
     def largest(self) -> Tensor:
         """Bound each client's largest absolute coordinate from above; NaN stays NaN."""
-        parts = [p.flatten(1).abs().amax(dim=1) for p in self.stacked]
-        return torch.stack(parts).amax(dim=0)
+        return torch.stack([largest_of(p) for p in self.stacked]).amax(dim=0)
 
     def norms(self) -> Tensor:
         """Return the L2 norm of each client's whole update: [clients]."""
@@ -63,6 +62,20 @@ class Change:
         clients = range(len(self.stacked[0]))
         rows = [flat_like(self.module, [p[i].flatten() for p in self.stacked]) for i in clients]
         return torch.stack(rows).cpu()
+
+
+def largest_of(stacked: Tensor) -> Tensor:
+    """Return each client's largest absolute number: [clients]; NaN stays NaN."""
+    flat = stacked.flatten(1)  # abs would copy it, aminmax takes twenty times as long
+    return torch.maximum(flat.amax(dim=1), -flat.amin(dim=1))
+
+
+def take_rows(x: Tensor, places: Tensor) -> Tensor:
+    """Return `x[places]`; without a copy where the places are all rows in order."""
+    flat, shape = places.flatten(), (*places.shape, *x.shape[1:])
+    if len(flat) == len(x) and torch.equal(flat, torch.arange(len(x), device=x.device)):
+        return x.view(shape)
+    return x.index_select(0, flat).view(shape)
 
 
 def flat_like(module: nn.Module, parts: Sequence[Tensor]) -> Tensor:

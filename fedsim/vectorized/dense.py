@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from fedsim import dropout
 from fedsim.core import ClientContext, Memo, Recipe, Task
-from fedsim.training import restore_optimizer, save_optimizer, take_step
-from fedsim.vectorized.change import flat_like
+from fedsim.training import client_keys, restore_optimizer, save_optimizer, take_step
+from fedsim.vectorized.change import flat_like, largest_of, take_rows
 from fedsim.vectorized.schedule import Schedule, Step
-from fedsim.vectorized.stacked import client_losses, keys_of
+from fedsim.vectorized.stacked import client_losses
 
-__all__ = ["DenseChange", "fit_factored", "fit_products", "layers_of", "pays_off"]
+__all__ = ["DenseChange", "fit_factored", "fit_products", "layers_of", "pays_off", "suits"]
 
 _ELEMENTWISE = (
     nn.ReLU,
@@ -76,6 +76,13 @@ class _Factored:
         return torch.bmm(self.inputs, self.inputs.transpose(1, 2)) + ones
 
 
+def suits(module: nn.Module, input_shape: Sequence[int]) -> bool:
+    """Say whether a module is a chain of dense layers on one vector per example."""
+    layers = layers_of(module) or [module]
+    is_flat = len(input_shape) == 1 or type(layers[0]) is nn.Flatten
+    return is_flat and layers_of(module) is not None
+
+
 def layers_of(module: nn.Module) -> list[nn.Module] | None:
     """Return a module's layers where it is a chain of dense layers and activations, else None."""
     if isinstance(module, nn.Sequential):
@@ -103,24 +110,24 @@ def fit_products(
     task: Task,
     recipe: Recipe,
     schedule: Schedule,
-    rows: Sequence[Tensor],
+    places: Tensor,
     memos: Sequence[Memo],
     contexts: Sequence[ClientContext],
 ) -> tuple["DenseChange", Tensor, list[Memo]]:
     """`fit_stacked` for chains of dense layers, by batched products: no vmap, no factors."""
-    return _fit(task, recipe, schedule, rows, memos, contexts, is_factored=False)
+    return _fit(task, recipe, schedule, places, memos, contexts, is_factored=False)
 
 
 def fit_factored(
     task: Task,
     recipe: Recipe,
     schedule: Schedule,
-    rows: Sequence[Tensor],
+    places: Tensor,
     memos: Sequence[Memo],
     contexts: Sequence[ClientContext],
 ) -> tuple["DenseChange", Tensor, list[Memo]]:
     """`fit_products`, with factors for every layer where they are smaller than the weights."""
-    return _fit(task, recipe, schedule, rows, memos, contexts, is_factored=True)
+    return _fit(task, recipe, schedule, places, memos, contexts, is_factored=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +144,7 @@ class DenseChange:
             if isinstance(layer, _Factored):
                 bounds.append(_squares(layer).sqrt())
             else:
-                bounds += [p.flatten(1).abs().amax(dim=1) for p in layer.parameters]
+                bounds += [largest_of(p) for p in layer.parameters]
         return torch.stack(bounds).amax(dim=0)
 
     def norms(self) -> Tensor:
@@ -175,7 +182,7 @@ def _fit(
     task: Task,
     recipe: Recipe,
     schedule: Schedule,
-    rows: Sequence[Tensor],
+    places: Tensor,
     memos: Sequence[Memo],
     contexts: Sequence[ClientContext],
     *,
@@ -183,8 +190,6 @@ def _fit(
 ) -> tuple[DenseChange, Tensor, list[Memo]]:
     chain = layers_of(task.module.train())
     assert chain is not None
-    places = nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=-1)
-    places = torch.where(places < 0, places[:, :1], places)
     layers = _start(chain, task.x, places, schedule, is_factored=is_factored)
     dense = list(layers.values())
     parameters = [p for layer in dense for p in _steppable(layer)]
@@ -193,8 +198,8 @@ def _fit(
     if recipe.keep_optimizer:
         for row, memo in enumerate(memos):
             restore_optimizer({n: [t[row] for t in ts] for n, ts in state.items()}, memo)
-    keys = keys_of(contexts, task.x.device)
-    totals = torch.zeros(len(rows), dtype=torch.float64, device=task.x.device)
+    keys = torch.from_numpy(client_keys(contexts)).to(task.x.device)
+    totals = torch.zeros(len(places), dtype=torch.float64, device=task.x.device)
     slot = 0
     for number, step in enumerate(schedule.steps):
         active = slice(step.clients)
@@ -209,9 +214,9 @@ def _fit(
         take_step(task, recipe, steppable, gradients, anchors, own, contexts[0].lr_factor)
         totals[active] += each.detach().double() * step.counts
         slot += step.index.shape[1]
-    kept: list[Memo] = [{} for _ in rows]
+    kept: list[Memo] = [{} for _ in places]
     if recipe.keep_optimizer:
-        names = range(len(rows))
+        names = range(len(places))
         kept = [save_optimizer({n: [t[r] for t in ts] for n, ts in state.items()}) for r in names]
     _subtract(chain, layers)
     return DenseChange(task.module, dense), totals / schedule.seen, kept
@@ -231,7 +236,7 @@ def _start(
         wide, high = linear.in_features, linear.out_features
         is_first = all(type(layer) is nn.Flatten for layer in chain[:place])
         if is_factored and is_first and 2 * most <= wide:
-            layers[place] = _first(linear, x[places].flatten(2))
+            layers[place] = _first(linear, take_rows(x, places).flatten(2))
         elif is_factored and not is_first and 2 * slots * (wide + high) <= wide * high:
             inputs = x.new_zeros(clients, slots, wide)
             layers[place] = _Factored(linear, inputs, x.new_zeros(clients, slots, high))
@@ -268,7 +273,10 @@ def _forward(
             h = _known(layer, step)
             sources.append([h])
             continue
-        h = x[chosen] if h is None else h
+        if h is None:
+            if type(module) is nn.Flatten:
+                continue
+            h = take_rows(x, chosen).flatten(2)
         if isinstance(layer, _Factored):
             layer.inputs[active, slot : slot + h.shape[1]] = h.detach()
             h = _remembered(layer, h, active)
@@ -279,7 +287,7 @@ def _forward(
             h = product if layer.bias is None else product + own[1].unsqueeze(1)
             sources.append(own)
         else:
-            h = h.flatten(2) if type(module) is nn.Flatten else module(h)
+            h = h if type(module) is nn.Flatten else module(h)
     assert h is not None
     return h, sources
 

@@ -8,12 +8,12 @@ clients' batches differ in size is a batch padded, and `groups` bounds what that
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedsim.core import ClientContext, Recipe
-from fedsim.counter import client_keys, permutations
-from fedsim.training import BATCHES
+from fedsim.training import client_keys, epoch_orders
 
 __all__ = ["MOST_PADDING", "Schedule", "Step", "batch_sizes", "groups", "plan_steps"]
 
@@ -100,47 +100,46 @@ def plan_steps(
     full_batch: bool,
 ) -> Schedule:
     """Stack the batches that clients would train on alone; those with the most steps come first."""
-    first = contexts[0]
-    ids = [ctx.client for ctx in contexts]
-    keys = client_keys(first.seed, BATCHES, first.round, ids)
-    size = torch.tensor(sizes)
-    width = (
-        size if full_batch or not recipe.batch_size else torch.full_like(size, recipe.batch_size)
-    )
+    keys, size = client_keys(contexts), np.array(sizes)
+    takes_all = full_batch or not recipe.batch_size
+    width = size if takes_all else np.full_like(size, recipe.batch_size)
     per_pass = -(-size // width)
-    steps = (
-        per_pass * recipe.epochs if recipe.steps is None else torch.full_like(size, recipe.steps)
-    )
-    passes: dict[int, Tensor] = {}
+    steps = np.full_like(size, recipe.steps) if recipe.steps else per_pass * recipe.epochs
+    passes: dict[int, np.ndarray] = {}
     planned, computed, real = [], 0, 0
     for number in range(int(steps.max())):
         active = int((steps > number).sum())
-        epoch, batch = number // per_pass[:active], number % per_pass[:active]
+        epoch, batch = np.divmod(number, per_pass[:active])
         start = batch * width[:active]
-        counts = torch.minimum(width[:active], size[:active] - start)
-        widest = int(counts.max())
-        place = torch.arange(widest)
-        is_real = place < counts.unsqueeze(1)
+        counts = np.minimum(width[:active], size[:active] - start)
+        place = np.arange(counts.max())
+        is_real = place < counts[:, None]
         # Padding repeats the client's first example, which masks then hide.
-        at = torch.where(is_real, start.unsqueeze(1) + place, 0)
-        index = _orders(keys, size, epoch, passes).gather(1, at)
-        mask = None if bool(is_real.all()) else is_real.float().to(device)
-        planned.append(Step(active, index.to(device), counts.to(device), mask))
-        computed, real = computed + active * widest, real + int(counts.sum())
-    whole, rest = steps // per_pass, steps % per_pass
-    seen = whole * size + torch.minimum(rest * width, size)
-    return Schedule(planned, seen.to(device), computed / real)
+        at = np.where(is_real, start[:, None] + place, 0)
+        index = np.take_along_axis(_orders(keys, size, epoch, passes), at, axis=1)
+        mask = None if is_real.all() else _on(device, is_real.astype(np.float32))
+        planned.append(Step(active, _on(device, index), _on(device, counts), mask))
+        computed, real = computed + index.size, real + int(counts.sum())
+    whole, rest = np.divmod(steps, per_pass)
+    seen = whole * size + np.minimum(rest * width, size)
+    return Schedule(planned, _on(device, seen), computed / real)
 
 
-def _orders(keys: Tensor, size: Tensor, epoch: Tensor, passes: dict[int, Tensor]) -> Tensor:
+def _on(device: torch.device, array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array).to(device)
+
+
+def _orders(
+    keys: np.ndarray, size: np.ndarray, epoch: np.ndarray, passes: dict[int, np.ndarray]
+) -> np.ndarray:
     """Return the order of each client's current pass; `passes` remembers those already drawn."""
-    current = sorted(set(epoch.tolist()))
+    current = np.unique(epoch).tolist()
     for number in current:
         if number not in passes:
-            passes[number] = permutations(keys, size, number)
+            passes[number] = epoch_orders(keys, size, number)
     for number in [number for number in passes if number < current[0]]:
         del passes[number]
     order = passes[current[0]][: len(epoch)]
     for number in current[1:]:
-        order = torch.where((epoch == number).unsqueeze(1), passes[number][: len(epoch)], order)
+        order = np.where((epoch == number)[:, None], passes[number][: len(epoch)], order)
     return order

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fedsim import counter, dropout, losses
+from fedsim import dropout, losses
 from fedsim.core import ClientContext, Memo, OptimizerState, Recipe, Task
-from fedsim.training import DROPOUT, restore_optimizer, save_optimizer, take_step
-from fedsim.vectorized.change import Change
+from fedsim.training import client_keys, restore_optimizer, save_optimizer, take_step
+from fedsim.vectorized.change import Change, take_rows
 from fedsim.vectorized.schedule import Schedule, Step
 
-__all__ = ["client_losses", "fit_stacked", "keys_of", "unsuitable"]
+__all__ = ["client_losses", "fit_stacked", "unsuitable"]
 
 #: (stacked parameters, inputs [clients, width, ...], keys, step number) -> outputs
 Forward = Callable[[list[Tensor], Tensor, Tensor, int], Tensor]
@@ -40,29 +40,28 @@ def fit_stacked(
     task: Task,
     recipe: Recipe,
     schedule: Schedule,
-    rows: Sequence[Tensor],
+    places: Tensor,
     memos: Sequence[Memo],
     contexts: Sequence[ClientContext],
 ) -> tuple[Change, Tensor, list[Memo]]:
     """Train clients from the task's model; return their changes, mean losses and memos.
 
-    `task.x`, `task.y` hold the examples of all, `rows[i]` where those of client i are. The clients
-    are in the order of the schedule.
+    `task.x`, `task.y` hold the examples of all, `places[i]` where those of client i are. The
+    clients are in the order of the schedule.
     """
     module = task.module.train()
     names = [name for name, p in module.named_parameters() if p.requires_grad]
     anchors = [p.detach() for p in module.parameters() if p.requires_grad]
-    stacked = [p.expand(len(rows), *p.shape).clone() for p in anchors]
+    stacked = [p.expand(len(places), *p.shape).clone() for p in anchors]
     state = _start(task, recipe, anchors, stacked, memos)
     forward = _forward(module, names)
-    keys = keys_of(contexts, task.x.device)
-    places = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-    totals = torch.zeros(len(rows), dtype=torch.float64, device=task.x.device)
+    keys = torch.from_numpy(client_keys(contexts)).to(task.x.device)
+    totals = torch.zeros(len(places), dtype=torch.float64, device=task.x.device)
     for number, step in enumerate(schedule.steps):
         active = slice(step.clients)
         chosen = places[active].gather(1, step.index)
         leaves = [p[active].detach().requires_grad_() for p in stacked]
-        output = forward(leaves, task.x[chosen], keys[active], number)
+        output = forward(leaves, take_rows(task.x, chosen), keys[active], number)
         each = client_losses(task, output, task.y[chosen], step)
         gradients = torch.autograd.grad(each.sum(), leaves, allow_unused=True)
         own = {name: [t[active] for t in tensors] for name, tensors in state.items()}
@@ -70,7 +69,7 @@ def fit_stacked(
         take_step(task, recipe, parameters, gradients, anchors, own, contexts[0].lr_factor)
         totals[active] += each.detach().double() * step.counts
     torch._foreach_sub_(stacked, anchors)
-    kept = _memos(state, len(rows)) if recipe.keep_optimizer else [{} for _ in rows]
+    kept = _memos(state, len(places)) if recipe.keep_optimizer else [{} for _ in places]
     return Change(module, stacked), totals / schedule.seen, kept
 
 
@@ -91,13 +90,6 @@ def _forward(module: nn.Module, names: list[str]) -> Forward:
             return cast(Tensor, functional_call(module, own, (x,)))
 
     return cast(Forward, vmap(one, in_dims=(0, 0, 0, None)))
-
-
-def keys_of(contexts: Sequence[ClientContext], device: torch.device) -> Tensor:
-    """Return the clients' dropout keys: [clients, 2]."""
-    first = contexts[0]
-    ids = [ctx.client for ctx in contexts]
-    return counter.client_keys(first.seed, DROPOUT, first.round, ids).to(device)
 
 
 def _start(
