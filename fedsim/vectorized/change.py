@@ -61,7 +61,7 @@ class Change:
         """Return every client's update: float32 [clients, model]."""
         clients = range(len(self.stacked[0]))
         rows = [flat_like(self.module, [p[i].flatten() for p in self.stacked]) for i in clients]
-        return torch.stack(rows).cpu()
+        return torch.stack(rows).float().cpu()
 
 
 def largest_of(stacked: Tensor) -> Tensor:

@@ -175,7 +175,7 @@ class DenseChange:
                 own = _rows(layer, torch.tensor([i], device=_leading(layer).device))
                 parts += _sums(own, torch.ones(1, device=_leading(layer).device))
             rows.append(flat_like(self.module, parts))
-        return torch.stack(rows).cpu()
+        return torch.stack(rows).float().cpu()
 
 
 def _fit(
