@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from fedsim import counter
 
-__all__ = ["Dropout", "keep", "keyed", "replace_dropout"]
+__all__ = ["Dropout", "example_keys", "keep", "keyed", "replace_dropout"]
 
 _MOST_CALLS = 2**12  # in a step; tells the masks of a step from those of the next
 
@@ -54,6 +54,20 @@ def keep(shape: Sequence[int], p: float) -> Tensor:
     threshold = round(p * 2**32) - 2**31  # of the signed range
     is_kept = drawn >= threshold if threshold < 2**31 else torch.zeros_like(drawn, dtype=torch.bool)
     return is_kept.reshape(*drawn.shape[:-1], *shape)
+
+
+def example_keys(count: int) -> tuple[Tensor, int]:
+    """Return keys for `count` examples that are computed one by one, int32 [count, 2], and a step.
+
+    They are drawn from the current stream; where there is none, masks are torch's affair and these
+    keys only count the examples.
+    """
+    if not _streams:
+        return torch.zeros(count, 2, dtype=torch.int32), 0
+    stream = _streams[-1]
+    drawn = counter.bits(stream.keys, 2 * count, stream.step * _MOST_CALLS + stream.calls)
+    stream.calls += 1
+    return drawn.view(count, 2), stream.step
 
 
 class Dropout(nn.Module):

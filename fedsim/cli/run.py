@@ -1,11 +1,13 @@
 """`fedsim run`: run an experiment."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fedsim.cli._complete import experiment_names
 from fedsim.cli._output import DataDir, Json, Runs
+from fedsim.errors import ConfigError, Problem
 
 __all__ = ["run"]
 
@@ -17,7 +19,8 @@ def run(
         list[str] | None,
         typer.Argument(
             metavar="[EXPERIMENT] [key=value ...]",
-            help="A TOML file or a built-in experiment (default: digits), then overrides.",
+            help="A TOML file, a built-in experiment (default: digits) or the folder of a Flower "
+            "app, then overrides.",
             autocompletion=experiment_names,
         ),
     ] = None,
@@ -26,15 +29,37 @@ def run(
     workers: Annotated[
         int | None, typer.Option(help="Ray workers: short for engine.workers=N.")
     ] = None,
+    clients: Annotated[
+        int | None, typer.Option(help="Of a Flower app: how many clients to simulate.")
+    ] = None,
     grid: Annotated[str | None, typer.Option(help="ray or inprocess: engine.grid=...")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run an experiment; what it comes to goes to stdout, the report's path last."""
+    """Run an experiment; what it comes to goes to stdout, the report's path last.
+
+    The folder of a Flower app is run as it is, on simulated clients; overrides are those of its run
+    config.
+    """
+    experiment, overrides = split(arguments or [])
+    if Path(experiment).is_dir():
+        from fedsim.cli._flower import run_app
+
+        run_app(
+            Path(experiment),
+            overrides,
+            clients=clients,
+            workers=workers,
+            grid=grid,
+            as_json=as_json,
+        )
+        return
+    if clients is not None:
+        accepted = "for Flower apps; an experiment says it in partition.clients or its data"
+        raise ConfigError([Problem("--clients", clients, accepted)])
     from fedsim import api
     from fedsim.cli._progress import progress
     from fedsim.cli._result import print_result
 
-    experiment, overrides = split(arguments or [])
     if workers is not None:
         overrides.append(f"engine.workers={workers}")
     if grid is not None:

@@ -4,15 +4,18 @@ Which clients form a block depends on the messages alone, never on the number of
 """
 
 import ctypes
+import importlib
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from time import time
 from typing import Any
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.app.constants import DEFAULT_TTL
 from flwr.app.metadata import Metadata
 
@@ -26,7 +29,10 @@ __all__ = [
     "Fold",
     "Handlers",
     "Population",
+    "WorkerCode",
     "block_size",
+    "load",
+    "own_copy",
     "run_block",
     "split",
 ]
@@ -61,6 +67,30 @@ class Handlers:
     app: ClientApp
     fold: Fold | None = None
     block: BlockApp | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCode:
+    """What a worker loads when it starts: each "module:name"; `app` may be the object itself.
+
+    `fold` and `block`: see `Handlers`. `warm(run_config)` loads what clients need, before the first
+    of them is timed.
+    """
+
+    app: str | bytes | ClientApp
+    fold: str | None = None
+    block: str | None = None
+    warm: str | None = None
+
+    def open(self, run_config: dict[str, Any]) -> Handlers:
+        """Import everything; raises what importing raises."""
+        if self.warm:
+            load(self.warm)(run_config)
+        app: Any = load(self.app) if isinstance(self.app, str) else self.app
+        if isinstance(app, bytes):
+            app = pickle.loads(app)
+        fold, block = (load(name) if name else None for name in (self.fold, self.block))
+        return Handlers(app, fold, block)
 
 
 _BLOCKS_PER_ROUND = 64
@@ -145,6 +175,28 @@ def split(block: Block, size: int) -> list[Block]:
     return [block.part(start, start + size) for start in range(0, len(block), size)]
 
 
+def own_copy(content: RecordDict) -> RecordDict:
+    """Copy a content but for the bytes of its arrays, which nobody can change."""
+    return RecordDict({name: _copy(record) for name, record in content.items()})
+
+
+def _copy(record: Any) -> Any:
+    if isinstance(record, ArrayRecord):
+        return ArrayRecord(
+            {name: Array(a.dtype, a.shape, a.stype, a.data) for name, a in record.items()}
+        )
+    return type(record)({k: list(v) if isinstance(v, list) else v for k, v in record.items()})
+
+
+def load(reference: str) -> Any:
+    """Import what "module:name" names; the name may have dots.
+
+    Raises what importing raises, and `AttributeError`.
+    """
+    module, name = reference.split(":")
+    return attrgetter(name)(importlib.import_module(module))
+
+
 def run_block(
     handlers: Handlers, population: Population, content: RecordDict, block: Block
 ) -> tuple[list[Message], dict[int, RecordDict], str]:
@@ -188,10 +240,10 @@ def _one_by_one(
     for place, node in enumerate(block.nodes):
         # Clients take turns here but would run side by side: time counts from a client's start.
         metadata = Metadata(**block.metadata(place))
-        # A client may change the content it is given: each gets an outer dictionary of its own.
-        message = Message(content=RecordDict(dict(content)), metadata=metadata)
+        # A client may change what it is given, and may fail half way.
+        message = Message(content=own_copy(content), metadata=metadata)
         state = block.states.get(node)
-        context = population.context(metadata.run_id, node, state or RecordDict())
+        context = population.context(metadata.run_id, node, own_copy(state or RecordDict()))
         try:
             with _time_limit(metadata.ttl):
                 reply = handlers.app(message, context)

@@ -1,23 +1,28 @@
 """What both simulated grids share: Flower's `Grid` interface over blocks of clients."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from threading import Lock
 from time import time
 from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.app.constants import DEFAULT_TTL
+from flwr.server.superlink.linkstate.utils import (
+    create_message_error_unavailable_ins_message as _unavailable,
+)
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedsim.engine.blocks import Block, Population, block_size, split
+from fedsim.engine.blocks import Block, Population, block_size, own_copy, split
 
 __all__ = ["BlockGrid", "RunBlocks"]
 
-#: Runs blocks that answer one content; yields (replies, new states, number of clients done).
+#: Runs blocks, each with the content it answers; yields (replies, new states, clients done).
 RunBlocks = Callable[
-    [RecordDict, Sequence[Block], float | None],
+    [Sequence[tuple[RecordDict, Block]], float | None],
     Iterable[tuple[list[Message], dict[int, RecordDict], int]],
 ]
 
@@ -30,8 +35,8 @@ class BlockGrid(Grid):  # type: ignore[misc]
     """Flower's `Grid` for simulated clients; `run_blocks` says where they run.
 
     `states` holds every client's `Context.state` between messages, by node id, where not empty.
-    `on_progress(done, asked)` is called while replies come in. `incidents` grows with what went
-    wrong with blocks and workers, for the run's log.
+    `on_progress(done, asked)` and `on_reply(reply)` are called while replies come in. `incidents`
+    grows with what went wrong with blocks and workers, for the run's log.
     """
 
     def __init__(
@@ -41,11 +46,16 @@ class BlockGrid(Grid):  # type: ignore[misc]
         self.states: dict[int, RecordDict] = {}
         self.incidents: list[str] = []
         self.on_progress: Callable[[int, int], None] = lambda done, asked: None
+        self.on_reply: Callable[[Message], None] = lambda reply: None
         self._run_blocks = run_blocks
         self._size = size
         self._run = Run.create_empty(run_id=1)
         self._ids = count(1)
         self._inbox: dict[str, Message] = {}
+        self._unanswered: set[str] = set()  # pushed, and not pulled yet
+        self._lock = Lock()  # one exchange at a time
+        self._pushed: ThreadPoolExecutor | None = None
+        self._failure: BaseException | None = None
         # Flower's Message refuses to be made outside a run; this is the one run there is.
         TaskIdentity.task_id = TaskIdentity.run_id = self._run.run_id
         TaskIdentity.node_id = _SERVER_NODE
@@ -75,16 +85,30 @@ class BlockGrid(Grid):  # type: ignore[misc]
         return self.population.nodes
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Run the messages; their replies wait for `pull_messages`."""
-        sent = list(messages)
+        """Run the messages in the background; their replies wait for `pull_messages`."""
+        sent = _as_they_are(messages)
         ids = [self._address(message) for message in sent]
-        for reply in self._carry(self._by_content(sent), None):
-            self._inbox[reply.metadata.reply_to_message_id] = reply
+        self._unanswered.update(ids)
+        if self._pushed is None:
+            self._pushed = ThreadPoolExecutor(1)
+        self._pushed.submit(self._deliver, sent)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that are there, each once."""
-        return [self._inbox.pop(i) for i in message_ids if i in self._inbox]
+        """Return the replies that are there, each once; for unknown messages an error, as Flower.
+
+        Raises what stopped the grid since, such as `RunFailedError`.
+        """
+        if self._failure is not None:
+            raise self._failure
+        found = []
+        for identity in message_ids:
+            if identity in self._inbox:
+                found.append(self._inbox.pop(identity))
+                self._unanswered.discard(identity)
+            elif identity not in self._unanswered:
+                found.append(_unavailable(identity, self._run.run_id))
+        return found
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -97,7 +121,7 @@ class BlockGrid(Grid):  # type: ignore[misc]
         sent = list(messages)
         for message in sent:
             self._address(message)
-        return self._carry(self._by_content(sent), timeout)
+        return list(self._carry(self._by_content(sent), timeout))
 
     def broadcast(
         self,
@@ -125,7 +149,7 @@ class BlockGrid(Grid):  # type: ignore[misc]
             tuple(self._identity() for _ in nodes),
             {node: self.states[node] for node in nodes if node in self.states},
         )
-        return self._carry([(content, block)], None)
+        return list(self._carry([(content, block)], None))
 
     def _identity(self) -> str:
         return f"{self._run.run_id}-{next(self._ids)}"
@@ -137,19 +161,31 @@ class BlockGrid(Grid):  # type: ignore[misc]
             raise ValueError(f"no client has node id {message.metadata.dst_node_id}")
         return identity
 
+    def _deliver(self, sent: Sequence[Message]) -> None:
+        try:
+            for reply in self._carry(self._by_content(sent), None):
+                self._inbox[reply.metadata.reply_to_message_id] = reply
+        except BaseException as error:
+            self._failure = error
+
     def _carry(
         self, sent: Sequence[tuple[RecordDict, Block]], timeout: float | None
-    ) -> list[Message]:
+    ) -> Iterator[Message]:
         deadline = None if timeout is None else time() + timeout
-        replies, done, asked = [], 0, sum(len(block) for _, block in sent)
-        for content, block in sent:
-            blocks = split(block, self._size or block_size(len(block)))
-            for answered, states, clients in self._run_blocks(content, blocks, deadline):
-                replies += answered
+        done, asked = 0, sum(len(block) for _, block in sent)
+        jobs = [
+            (content, part)
+            for content, block in sent
+            for part in split(block, self._size or block_size(len(block)))
+        ]
+        with self._lock:
+            for answered, states, clients in self._run_blocks(jobs, deadline):
                 self.states.update(states)
                 done += clients
                 self.on_progress(done, asked)
-        return replies
+                for reply in answered:
+                    self.on_reply(reply)
+                    yield reply
 
     def _by_content(self, sent: Sequence[Message]) -> list[tuple[RecordDict, Block]]:
         """Group messages that carry the same object: it crosses to each worker once."""
@@ -169,3 +205,12 @@ class BlockGrid(Grid):  # type: ignore[misc]
             tuple(own.message_id for own in metadata),
             {node: self.states[node] for node in nodes if node in self.states},
         )
+
+
+def _as_they_are(messages: Iterable[Message]) -> list[Message]:
+    """Copy messages, so that their sender may change the contents; what they share stays shared."""
+    copies: dict[int, RecordDict] = {}
+    sent = list(messages)
+    for message in sent:
+        copies.setdefault(id(message.content), own_copy(message.content))
+    return [Message(copies[id(m.content)], metadata=m.metadata) for m in sent]

@@ -7,9 +7,6 @@ from flwr.app import Message, RecordDict
 
 from fedsim.engine.blocks import (
     Block,
-    BlockApp,
-    ClientApp,
-    Fold,
     Handlers,
     Population,
     run_block,
@@ -24,21 +21,19 @@ class InProcessGrid(BlockGrid):
 
     def __init__(
         self,
-        app: ClientApp,
+        handlers: Handlers,
         population: Population,
         *,
-        fold: Fold | None = None,
-        block: BlockApp | None = None,
         size: int | None = None,
     ) -> None:
-        """`fold`, `block`: see `Handlers`; `size`: clients per block, by the messages if unset."""
+        """`size`: clients per block, chosen by the number of messages when unset."""
         BlockGrid.__init__(self, population, self._run_here, size=size)
-        self._handlers = Handlers(app, fold, block)
+        self._handlers = handlers
 
     def _run_here(
-        self, content: RecordDict, blocks: Sequence[Block], deadline: float | None
+        self, jobs: Sequence[tuple[RecordDict, Block]], deadline: float | None
     ) -> Iterator[tuple[list[Message], dict[int, RecordDict], int]]:
-        for block in blocks:
+        for content, block in jobs:
             if deadline is not None and time() > deadline:
                 return
             replies, states, incident = run_block(self._handlers, self.population, content, block)

@@ -8,17 +8,21 @@ from dataclasses import dataclass
 import torch
 
 from fedsim.config.schema import Engine
-from fedsim.engine.blocks import Population
+from fedsim.engine.blocks import Population, WorkerCode
 from fedsim.engine.grid import BlockGrid
 from fedsim.engine.inprocess import InProcessGrid
+from fedsim.engine.ray import RayGrid, RayWorkers, WorkerSettings, start_ray
 from fedsim.errors import ConfigError, Problem
 
-__all__ = ["OpenGrid", "open_grid", "worker_count"]
+__all__ = ["OURS", "OpenGrid", "open_grid", "worker_count"]
 
-_APP = "fedsim.clients.app:app"
-_FOLD = "fedsim.messages:fold"
-_BLOCK = "fedsim.clients._block:answer"
-_WARM = "fedsim.clients.app:warm"
+#: Our own clients.
+OURS = WorkerCode(
+    "fedsim.clients.app:app",
+    fold="fedsim.messages:fold",
+    block="fedsim.clients._block:answer",
+    warm="fedsim.clients.app:warm",
+)
 _WORKERS_PER_GPU = 4
 
 
@@ -42,10 +46,18 @@ def worker_count(engine: Engine, cpus: int, clients: int) -> int:
 
 @contextmanager
 def open_grid(
-    engine: Engine, population: Population, *, cpus: int, code: tuple[str, ...] = ()
+    engine: Engine,
+    population: Population,
+    *,
+    cpus: int,
+    code: tuple[str, ...] = (),
+    runs: WorkerCode = OURS,
+    show_output: bool = False,
 ) -> Iterator[OpenGrid]:
     """Open the grid that `engine` names; one torch thread per worker, so that bits do not vary.
 
+    `code`: folders of the user's code; `runs`: what workers run; `show_output`: whether what they
+    print is printed here.
     Raises `ConfigError` for a device this machine does not have.
     """
     if engine.device == "cuda" and not torch.cuda.is_available():
@@ -57,42 +69,36 @@ def open_grid(
     torch.set_num_threads(1)
     try:
         if engine.grid == "inprocess":
-            from fedsim.clients._block import answer
-            from fedsim.clients.app import app, warm
-            from fedsim.messages import fold
-
-            warm(population.run_config)
-            size = engine.block_size
-            grid = InProcessGrid(app, population, fold=fold, block=answer, size=size)
-            yield OpenGrid(grid, 1)
+            handlers = runs.open(population.run_config)
+            yield OpenGrid(InProcessGrid(handlers, population, size=engine.block_size), 1)
         else:
-            yield from _open_ray(engine, population, workers, code)
+            settings = WorkerSettings(gpus=_gpu_share(engine, workers), code=code)
+            with _ray(workers, _gpus(engine), show_output=show_output):
+                pool = RayWorkers(runs, population, workers, settings=settings)
+                try:
+                    yield OpenGrid(RayGrid(pool, size=engine.block_size), workers)
+                finally:
+                    pool.close()
     finally:
         torch.set_num_threads(threads)
 
 
-def _open_ray(
-    engine: Engine, population: Population, workers: int, code: tuple[str, ...]
-) -> Iterator[OpenGrid]:
+@contextmanager
+def _ray(workers: int, gpus: int, *, show_output: bool) -> Iterator[None]:
+    """Have Ray run on this machine; whoever started it stops it."""
     import ray
 
-    from fedsim.engine.ray import RayGrid, RayWorkers, WorkerSettings, start_ray
-
-    gpus = _gpus(engine)
-    share = engine.gpus_per_worker or (gpus / workers if gpus else 0.0)
-    is_ours = start_ray(workers, gpus)
-    pool = None
+    is_ours = start_ray(workers, gpus, show_output=show_output)
     try:
-        settings = WorkerSettings(gpus=share, code=code)
-        pool = RayWorkers(
-            _APP, population, workers, fold=_FOLD, block=_BLOCK, warm=_WARM, settings=settings
-        )
-        yield OpenGrid(RayGrid(pool, size=engine.block_size), workers)
+        yield
     finally:
         if is_ours:
             ray.shutdown()
-        elif pool is not None:
-            pool.close()
+
+
+def _gpu_share(engine: Engine, workers: int) -> float:
+    gpus = _gpus(engine)
+    return engine.gpus_per_worker or (gpus / workers if gpus else 0.0)
 
 
 def _gpus(engine: Engine) -> int:

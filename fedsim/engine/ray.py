@@ -9,7 +9,7 @@ reaches it, is found by running its block client by client, and is lost for the 
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import time
 from typing import Any
 
@@ -17,7 +17,7 @@ from flwr.app import Error, Message, RecordDict
 from flwr.app.constants import DEFAULT_TTL
 from flwr.app.metadata import Metadata
 
-from fedsim.engine.blocks import Block, Handlers, Population, run_block, split
+from fedsim.engine.blocks import Block, Population, WorkerCode, run_block, split
 from fedsim.engine.grid import BlockGrid
 from fedsim.environment import keep_freed_memory
 from fedsim.errors import RunFailedError
@@ -42,6 +42,7 @@ class WorkerSettings:
 
 @dataclass(slots=True)
 class _Job:
+    content: RecordDict
     block: Block
     attempts: int = 0
 
@@ -56,9 +57,10 @@ class _Worker:
     since: float = 0.0  # when the oldest job became the oldest
 
 
-def start_ray(workers: int, gpus: float = 0.0) -> bool:
+def start_ray(workers: int, gpus: float = 0.0, *, show_output: bool = False) -> bool:
     """Start Ray on this machine, without telemetry or dashboard; False if it ran already.
 
+    `show_output`: print here what workers print.
     Ray's own processes listen on this machine's addresses, as Ray always does.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -74,13 +76,14 @@ def start_ray(workers: int, gpus: float = 0.0) -> bool:
         num_cpus=workers,
         num_gpus=gpus or None,
         include_dashboard=False,
-        log_to_driver=False,
+        log_to_driver=show_output,
         logging_level="error",
         configure_logging=False,
     )
     # Deaths of workers are dealt with and reported here; Ray would print them on stdout, which
     # belongs to results.
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    if not show_output:
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
     return True
 
 
@@ -98,33 +101,28 @@ class RayWorkers:
 
     def __init__(
         self,
-        app: str,
+        code: WorkerCode,
         population: Population,
         count: int,
         *,
-        fold: str | None = None,
-        block: str | None = None,
-        warm: str | None = None,
         settings: WorkerSettings = WorkerSettings(),
     ) -> None:
-        """`app`, `fold`, `block` and `warm`: "module:name", imported once in each worker.
-
-        `warm(run_config)` loads what clients need, before the first of them is timed.
-        """
         import ray
 
+        if not isinstance(code.app, str):  # workers unpickle it once they can import its modules
+            code = replace(code, app=ray.cloudpickle.dumps(code.app))
         self.population = population
         self._ray = ray
         remote = ray.remote(_Actor)
         options = {"num_cpus": settings.cpus, "num_gpus": settings.gpus, "max_restarts": 0}
-        references = app, fold, block, warm
         actor = remote.options(**options)
-        self._make: Callable[[], Any] = lambda: actor.remote(references, population, settings)
+        self._make: Callable[[], Any] = lambda: actor.remote(code, population, settings)
         self._workers = [self._start() for _ in range(count)]
         self._queue: deque[_Job] = deque()
         #: What went wrong with workers, for the run's log.
         self.incidents: list[str] = []
         self._deaths = 0
+        self._sent: tuple[RecordDict, Any] | None = None
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers; waits until they are up."""
@@ -138,13 +136,13 @@ class RayWorkers:
         self._workers = []
 
     def run(
-        self, content: RecordDict, blocks: Sequence[Block], deadline: float | None
+        self, jobs: Sequence[tuple[RecordDict, Block]], deadline: float | None
     ) -> Iterator[tuple[list[Message], dict[int, RecordDict], int]]:
         """Run blocks; yields results as they come. Past `deadline` the rest is abandoned."""
-        reference, self._deaths = self._ray.put(content), 0
-        self._queue = deque(_Job(block) for block in blocks)
+        self._deaths = 0
+        self._queue = deque(_Job(content, block) for content, block in jobs)
         try:
-            while self._feed(reference):
+            while self._feed():
                 if deadline is not None and time() > deadline:
                     return
                 yield from self._collect()
@@ -160,7 +158,7 @@ class RayWorkers:
         worker.actor = self._make()
         worker.up = worker.actor.pid.remote()
 
-    def _feed(self, reference: Any) -> bool:
+    def _feed(self) -> bool:
         """Give waiting jobs to workers with room, emptiest first; say if any is in flight."""
         for depth in range(_QUEUE):
             for worker in self._workers:
@@ -169,9 +167,15 @@ class RayWorkers:
                     if not worker.jobs:
                         worker.since = time()
                     # In a list: Ray passes the reference on and the worker fetches it once.
-                    call = worker.actor.run.remote([reference], job.block)
+                    call = worker.actor.run.remote([self._reference(job.content)], job.block)
                     worker.jobs.append((call, job))
         return any(worker.jobs for worker in self._workers)
+
+    def _reference(self, content: RecordDict) -> Any:
+        """Put a content into the object store once for all blocks in a row that answer it."""
+        if self._sent is None or self._sent[0] is not content:
+            self._sent = content, self._ray.put(content)
+        return self._sent[1]
 
     def _collect(self) -> Iterator[tuple[list[Message], dict[int, RecordDict], int]]:
         """Wait for the next result, a death or a time-out, and deal with it."""
@@ -223,13 +227,14 @@ class RayWorkers:
         elif len(running.block) > 1:
             # Half of it may fit where the whole did not; in the end this finds the one client.
             for half in reversed(split(running.block, -(-len(running.block) // 2))):
-                self._queue.appendleft(_Job(half, attempts=_ATTEMPTS - 1))
+                self._queue.appendleft(_Job(running.content, half, attempts=_ATTEMPTS - 1))
         else:
             yield [_lost(running.block, reason)], {}, 1
 
     def _abandon(self) -> None:
         """Forget what is in flight; workers that still run something are replaced."""
         self._queue.clear()
+        self._sent = None
         for worker in self._workers:
             if worker.jobs:
                 self._ray.kill(worker.actor)
@@ -241,7 +246,7 @@ class _Actor:
 
     def __init__(
         self,
-        references: tuple[str, str | None, str | None, str | None],
+        code: WorkerCode,
         population: Population,
         settings: WorkerSettings,
     ) -> None:
@@ -255,11 +260,7 @@ class _Actor:
         torch.set_num_threads(settings.threads)
         sys.path[:0] = [folder for folder in settings.code if folder not in sys.path]
         keep_freed_memory()
-        app, *others = references
-        fold, block, warm = (_load(name) if name else None for name in others)
-        self._handlers = Handlers(_load(app), fold, block)
-        if warm:
-            warm(population.run_config)
+        self._handlers = code.open(population.run_config)
         self._population = population
         self._content: tuple[Any, RecordDict] | None = None
 
@@ -274,13 +275,6 @@ class _Actor:
         if self._content is None or self._content[0] != reference[0]:
             self._content = (reference[0], ray.get(reference[0]))
         return run_block(self._handlers, self._population, self._content[1], block)
-
-
-def _load(reference: str) -> Any:
-    import importlib
-
-    module, name = reference.split(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _limit(block: Block) -> float:

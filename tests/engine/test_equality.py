@@ -7,7 +7,7 @@ import pytest
 import fedsim
 from fedsim import config as configuration
 from fedsim.clients.app import app
-from fedsim.engine.blocks import Population
+from fedsim.engine.blocks import Handlers, Population, WorkerCode
 from fedsim.engine.inprocess import InProcessGrid
 from fedsim.engine.ray import RayGrid, RayWorkers
 from fedsim.federation import Places, from_text, to_text
@@ -49,7 +49,7 @@ def test_the_block_size_changes_nothing(size, tiny, reference, tmp_path):
 def test_folding_changes_nothing_in_process(folding, tiny, reference):
     text = to_text(configuration.load(tiny()), Places())
     federation = from_text(text)
-    grid = InProcessGrid(app, Population(9, {"experiment": text}), fold=folding, size=3)
+    grid = InProcessGrid(Handlers(app, folding), Population(9, {"experiment": text}), size=3)
     last = list(run_rounds(grid, grid.population.nodes, federation, start_state(federation)))[-1][0]
     assert last.model_sha256 == reference.model_sha256
     assert last.metrics == pytest.approx(reference.history[-1]["metrics"], abs=0)
@@ -60,7 +60,7 @@ def test_folding_changes_nothing_on_ray(folding, tiny, reference, cluster):
     text = to_text(configuration.load(tiny()), Places())
     federation = from_text(text)
     population = Population(9, {"experiment": text})
-    workers = RayWorkers("fedsim.clients.app:app", population, 2, fold=folding)
+    workers = RayWorkers(WorkerCode("fedsim.clients.app:app", fold=folding), population, 2)
     grid = RayGrid(workers, size=2)
     last = list(run_rounds(grid, population.nodes, federation, start_state(federation)))[-1][0]
     workers.close()

@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 
-from fedsim.engine.blocks import Population
+from fedsim.engine.blocks import Handlers, Population
 from fedsim.engine.flower import FedsimStrategy
 from fedsim.engine.inprocess import InProcessGrid
 from fedsim.strategies.fedadam import FedAdam
@@ -43,7 +43,7 @@ def quadratic_app():
 
 
 def started(strategy, rounds=6, app=None):
-    grid = InProcessGrid(app or quadratic_app(), Population(5, {}))
+    grid = InProcessGrid(Handlers(app or quadratic_app()), Population(5, {}))
     initial = ArrayRecord({"w": Array(np.zeros((2, 3), dtype=np.float32))})
     return strategy.start(grid=grid, initial_arrays=initial, num_rounds=rounds)
 
@@ -111,19 +111,21 @@ def test_nobody_answers():
         raise RuntimeError("down")
 
     strategy = FedsimStrategy(FedAvg())
-    grid = InProcessGrid(app, Population(2, {}))
+    grid = InProcessGrid(Handlers(app), Population(2, {}))
     arrays = ArrayRecord({"w": Array(np.zeros(2, dtype=np.float32))})
     messages = strategy.configure_train(1, arrays, ConfigRecord(), grid)
     assert strategy.aggregate_train(1, grid.send_and_receive(messages)) == (None, None)
 
 
 def test_push_and_pull():
-    grid = InProcessGrid(quadratic_app(), Population(3, {}))
+    grid = InProcessGrid(Handlers(quadratic_app()), Population(3, {}))
     arrays = ArrayRecord({"w": Array(np.zeros((2, 3), dtype=np.float32))})
     content = RecordDict({"arrays": arrays, "config": ConfigRecord()})
     sent = [grid.create_message(content, "train", node, "1") for node in grid.get_node_ids()]
     ids = list(grid.push_messages(sent))
-    replies = list(grid.pull_messages(ids[:2]))
+    replies = []
+    while len(replies) < 2:
+        replies += grid.pull_messages(ids[len(replies) : 2])
     assert [reply.metadata.src_node_id for reply in replies] == [1, 2]
     assert [reply.metadata.reply_to_message_id for reply in replies] == ids[:2]
     assert [r.metadata.src_node_id for r in grid.pull_messages(ids)] == [3]
@@ -131,7 +133,7 @@ def test_push_and_pull():
 
 
 def test_an_unknown_node_is_refused():
-    grid = InProcessGrid(quadratic_app(), Population(3, {}))
+    grid = InProcessGrid(Handlers(quadratic_app()), Population(3, {}))
     message = grid.create_message(RecordDict(), "train", 99, "1")
     with pytest.raises(ValueError, match="99"):
         grid.send_and_receive([message])

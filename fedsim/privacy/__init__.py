@@ -1,0 +1,1 @@
+"""What protects records: clipping; mechanisms, accounting and a ledger are to come."""

@@ -1,0 +1,341 @@
+"""Per-example clipping with one forward and one backward pass.
+
+The gradient of an example in a dense layer or a convolution is a sum over positions of (output
+gradient) x (input). So its norm follows from what the layer took in and from the gradients of what
+it put out, and the clipped sum over a batch is one product of the two, with no example's gradient
+formed where that is cheaper: Bu et al., "Differentially private optimization on large model at
+small cost", ICML 2023 (arXiv 2210.00038), "book-keeping" with the mixed choice of section 4. Where
+a module has parameters in other layers, all its examples' gradients are formed, by `vmap` or, where
+torch cannot do that, one after another.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+
+from fedsim import dropout, losses
+from fedsim.losses import Loss
+
+__all__ = ["Clipped", "Clipper", "factors", "mixes_examples"]
+
+_DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d)
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+@dataclass(frozen=True, slots=True)
+class Clipped:
+    """Of a batch: `sums`, one per parameter that is not frozen, of min(1, C / norm) x gradient.
+
+    `norms` [examples] are those of the whole gradients before clipping; `losses` [examples]. An
+    example whose gradient is not finite counts as zero in the sums; its norm says so.
+    """
+
+    sums: list[Tensor]
+    norms: Tensor
+    losses: Tensor
+
+
+@dataclass(slots=True)
+class _Calls:
+    """What a layer took in and put out, call by call, in one forward pass."""
+
+    inputs: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One layer's share: squared norms [examples], and sums by parameter for given factors."""
+
+    squares: Tensor
+    sums: Callable[[Tensor], dict[nn.Parameter, Tensor]]
+
+
+def mixes_examples(module: nn.Module) -> str:
+    """Say why a module has no gradient per example, "" where it has."""
+    if any(isinstance(child, nn.modules.batchnorm._BatchNorm) for child in module.modules()):
+        return "batch norm mixes the examples of a batch; group norm does not"
+    return ""
+
+
+def factors(norms: Tensor, clipping_norm: float) -> Tensor:
+    """Return min(1, C / norm); 0 for a norm that is not finite, 1 for a norm of zero."""
+    return torch.where(norms.isfinite(), (clipping_norm / norms).clamp(max=1.0), 0.0)
+
+
+class Clipper:
+    """Clipped gradient sums of a module's parameters; keep one for as long as the module lives."""
+
+    def __init__(self, module: nn.Module, loss: Loss) -> None:
+        """Raise `ValueError` for a module whose examples have no gradients of their own."""
+        if reason := mixes_examples(module):
+            raise ValueError(reason)
+        self._module, self._loss = module, loss
+        self._parameters = [p for p in module.parameters() if p.requires_grad]
+        self._layers = _layers(module)
+        self._can_vmap, self._copies = True, False
+
+    @property
+    def forms_gradients(self) -> bool:
+        """Whether every example's whole gradient is formed, for want of a rule for some layer."""
+        return self._layers is None
+
+    def __call__(self, x: Tensor, y: Tensor, clipping_norm: float) -> Clipped:
+        """Return the clipped sums for inputs `x` [examples, ...] and targets `y`; none is fine."""
+        if not len(x):
+            sums = [torch.zeros_like(p) for p in self._parameters]
+            return Clipped(sums, x.new_zeros(0), x.new_zeros(0))
+        if self._layers is None:
+            return self._by_example(x, y, clipping_norm)
+        return self._by_layer(self._layers, x, y, clipping_norm)
+
+    def _by_layer(
+        self, layers: Sequence[nn.Module], x: Tensor, y: Tensor, clipping_norm: float
+    ) -> Clipped:
+        """One pass forward and one back."""
+        calls: dict[nn.Module, _Calls] = {}
+        record = _recorder(calls, copies=self._copies)
+        handles = [layer.register_forward_hook(record) for layer in layers]
+        try:
+            each = _example_losses(self._loss, self._module(x), y)
+        finally:
+            for handle in handles:
+                handle.remove()
+        outputs = [output for call in calls.values() for output in call.outputs]
+        versions = [version for call in calls.values() for version in call.versions]
+        if [output._version for output in outputs] != versions:
+            self._copies = True  # the module works in place: it gets copies from now on
+            return self._by_layer(layers, x, y, clipping_norm)
+        gradients = iter(torch.autograd.grad(each.sum(), outputs, materialize_grads=True))
+        with torch.no_grad():
+            parts = [
+                _part(layer, call.inputs, [next(gradients) for _ in call.outputs])
+                for layer, call in calls.items()
+            ]
+            norms = torch.stack([part.squares for part in parts]).sum(dim=0).sqrt()
+            weights = factors(norms, clipping_norm)
+            sums: dict[nn.Parameter, Tensor] = {}
+            if is_finite := bool(norms.isfinite().all()):
+                for part in parts:
+                    sums |= part.sums(weights)
+        if not is_finite:
+            return self._finite(x, y, clipping_norm, norms, each.detach())
+        missing = (torch.zeros_like(p) for p in self._parameters)
+        ordered = [sums.get(p, z) for p, z in zip(self._parameters, missing, strict=True)]
+        return Clipped(ordered, norms, each.detach())
+
+    def _finite(
+        self, x: Tensor, y: Tensor, clipping_norm: float, norms: Tensor, each: Tensor
+    ) -> Clipped:
+        """Leave out the examples whose gradients are not finite: zero times NaN is NaN."""
+        good = norms.isfinite()
+        rest = self(x[good], y[good], clipping_norm)
+        return Clipped(rest.sums, norms, each)
+
+    def _by_example(self, x: Tensor, y: Tensor, clipping_norm: float) -> Clipped:
+        gradients, each = self._formed(x, y)
+        squares = [g.flatten(1).square().sum(dim=1) for g in gradients]
+        norms = torch.stack(squares).sum(dim=0).sqrt()
+        weights = factors(norms, clipping_norm)
+        sums = []
+        for g in gradients:
+            flat = torch.where(norms.isfinite().unsqueeze(1), g.flatten(1), 0.0)
+            sums.append((weights.to(flat) @ flat).view(g.shape[1:]))
+        return Clipped(sums, norms, each)
+
+    def _formed(self, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return every example's gradient [examples, ...] by parameter, and the losses."""
+        named = {n: p.detach() for n, p in self._module.named_parameters() if p.requires_grad}
+        keys, step = dropout.example_keys(len(x))
+
+        def one(own: dict[str, Tensor], x: Tensor, y: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+            with dropout.keyed(key, step):
+                output = functional_call(self._module, own, (x.unsqueeze(0),))
+            loss = _example_losses(self._loss, output, y.unsqueeze(0)).sum()
+            return loss, loss
+
+        if self._can_vmap:
+            try:
+                each_one = grad(one, has_aux=True)
+                over = vmap(each_one, in_dims=(None, 0, 0, 0), randomness="different")
+                with warnings.catch_warnings():  # it works, one example at a time inside torch
+                    warnings.filterwarnings("ignore", "There is a performance drop")
+                    found, each = over(named, x, y, keys)
+                return list(found.values()), each.detach()
+            except RuntimeError:
+                self._can_vmap = False
+        rows, seen = [], []
+        for i in range(len(x)):
+            own = {name: p.requires_grad_() for name, p in named.items()}
+            loss, _ = one(own, x[i], y[i], keys[i])
+            rows.append(torch.autograd.grad(loss, list(own.values()), materialize_grads=True))
+            seen.append(loss.detach())
+        return [torch.stack(column) for column in zip(*rows, strict=True)], torch.stack(seen)
+
+
+def _example_losses(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
+    """Return every example's loss, the mean over its positions: [examples]."""
+    each = losses.each(loss, output, target)
+    return each.flatten(1).mean(dim=1) if each.dim() > 1 else each
+
+
+def _layers(module: nn.Module) -> list[nn.Module] | None:
+    """List the layers that have parameters to train; None where one of them has no rule."""
+    found: list[nn.Module] = []
+    seen: set[nn.Parameter] = set()
+    for child in module.modules():
+        own = [p for p in child.parameters(recurse=False) if p.requires_grad]
+        if not own:
+            continue
+        if not _has_rule(child) or seen & set(own):  # tied weights: their norm is of the sum
+            return None
+        seen |= set(own)
+        found.append(child)
+    return found or None
+
+
+def _has_rule(layer: nn.Module) -> bool:
+    if type(layer) is nn.Embedding:
+        return layer.max_norm is None and not layer.scale_grad_by_freq and not layer.sparse
+    return type(layer) in _DENSE or type(layer) in _NORMS
+
+
+def _recorder(calls: dict[nn.Module, _Calls], *, copies: bool) -> Callable[..., Tensor | None]:
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        own = calls.setdefault(layer, _Calls())
+        own.inputs.append(inputs[0].detach())
+        own.outputs.append(output)
+        own.versions.append(output._version)
+        return output.clone() if copies else None
+
+    return record
+
+
+def _part(layer: nn.Module, inputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> _Part:
+    pairs = list(zip(inputs, gradients, strict=True))
+    if isinstance(layer, nn.Embedding):
+        return _embedding(layer, pairs)
+    if isinstance(layer, _NORMS):
+        return _norm(layer, pairs)
+    shaped = [_positions(layer, a, g) for a, g in pairs]
+    # Calls of the same layer are more positions of it.
+    a, g = (torch.cat([pair[i] for pair in shaped], dim=1) for i in (0, 1))
+    return _dense(layer, a, g, groups=getattr(layer, "groups", 1))
+
+
+def _positions(layer: Any, a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (inputs [n groups, positions, inputs], gradients [n groups, positions, outputs])."""
+    if isinstance(layer, nn.Linear):
+        return a.reshape(len(a), -1, a.shape[-1]), g.reshape(len(g), -1, g.shape[-1])
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    a = functional.pad(a, layer._reversed_padding_repeated_twice, mode=mode)
+    if isinstance(layer, nn.Conv1d):
+        a, g = a.unsqueeze(2), g.unsqueeze(2)
+    sizes = [
+        (1,) * (2 - len(value)) + tuple(value)
+        for value in (layer.kernel_size, layer.dilation, layer.stride)
+    ]
+    columns = functional.unfold(a, sizes[0], dilation=sizes[1], stride=sizes[2])
+    rows, positions = len(a) * layer.groups, columns.shape[-1]
+    return (
+        columns.reshape(rows, -1, positions).transpose(1, 2),
+        g.reshape(rows, -1, positions).transpose(1, 2),
+    )
+
+
+def _dense(layer: Any, a: Tensor, g: Tensor, *, groups: int) -> _Part:
+    """Linear layers and convolutions: gradients are sums over positions of g x a."""
+    positions, wide, high = a.shape[1], a.shape[2], g.shape[2]
+    weight, bias = layer.weight, layer.bias
+    squares = a.new_zeros(len(a))
+    formed, biases = None, None
+    if weight.requires_grad and positions == 1:
+        squares = a.square().sum(dim=(1, 2)) * g.square().sum(dim=(1, 2))
+    elif weight.requires_grad and groups == 1 and 2 * positions**2 < wide * high:
+        similar = torch.bmm(a, a.transpose(1, 2)), torch.bmm(g, g.transpose(1, 2))
+        squares = (similar[0] * similar[1]).sum(dim=(1, 2))
+    elif weight.requires_grad:
+        formed = torch.bmm(g.transpose(1, 2), a)
+        squares = formed.square().sum(dim=(1, 2))
+    if bias is not None and bias.requires_grad:
+        biases = g.sum(dim=1)
+        squares = squares + biases.square().sum(dim=1)
+
+    def sums(weights: Tensor) -> dict[nn.Parameter, Tensor]:
+        found: dict[nn.Parameter, Tensor] = {}
+        if formed is not None:
+            parts = formed.view(len(weights), -1)
+            found[weight] = (weights @ parts).view(weight.shape)
+        elif weight.requires_grad:
+            own = weights.repeat_interleave(groups) if groups > 1 else weights
+            scaled = g * own.view(-1, 1, 1)
+            if groups == 1:
+                total = scaled.flatten(0, 1).t() @ a.flatten(0, 1)
+            else:
+                each = torch.bmm(scaled.transpose(1, 2), a)
+                total = each.view(len(weights), groups, high, wide).sum(dim=0)
+            found[weight] = total.reshape(weight.shape)
+        if biases is not None:
+            found[bias] = (weights @ biases.reshape(len(weights), -1)).view(bias.shape)
+        return found
+
+    return _Part(squares.view(-1, groups).sum(dim=1), sums)
+
+
+def _embedding(layer: nn.Embedding, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Part:
+    """Embeddings: positions of the same token add up."""
+    tokens = torch.cat([a.reshape(len(a), -1) for a, _ in pairs], dim=1)
+    g = torch.cat([g.reshape(len(g), -1, g.shape[-1]) for _, g in pairs], dim=1)
+    if layer.padding_idx is not None:
+        g = torch.where((tokens == layer.padding_idx).unsqueeze(2), 0.0, g)
+    same = tokens.unsqueeze(1) == tokens.unsqueeze(2)
+    squares = (torch.bmm(g, g.transpose(1, 2)) * same).sum(dim=(1, 2)).clamp(min=0)
+
+    def sums(weights: Tensor) -> dict[nn.Parameter, Tensor]:
+        scaled = (g * weights.view(-1, 1, 1)).flatten(0, 1)
+        total = torch.zeros_like(layer.weight).index_add_(0, tokens.flatten(), scaled)
+        return {cast(nn.Parameter, layer.weight): total}
+
+    return _Part(squares, sums)
+
+
+def _norm(layer: Any, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Part:
+    """Norm layers: a scale and a shift for each channel or feature; their gradients are small."""
+    gradients: dict[nn.Parameter, Tensor] = {}
+    shift = getattr(layer, "bias", None)  # an RMSNorm has none
+    for a, g in pairs:
+        for parameter, own in ((layer.weight, g * _normalized(layer, a)), (shift, g)):
+            if parameter is not None and parameter.requires_grad:
+                part = _to_shape(own, parameter, layer)
+                before = gradients.get(parameter)
+                gradients[parameter] = part if before is None else before + part
+    squares = torch.stack([o.flatten(1).square().sum(dim=1) for o in gradients.values()]).sum(dim=0)
+
+    def sums(weights: Tensor) -> dict[nn.Parameter, Tensor]:
+        return {p: (weights @ own.flatten(1)).view(p.shape) for p, own in gradients.items()}
+
+    return _Part(squares, sums)
+
+
+def _normalized(layer: Any, a: Tensor) -> Tensor:
+    """Return a norm layer's output before its scale and shift."""
+    if isinstance(layer, nn.GroupNorm):
+        return functional.group_norm(a, layer.num_groups, eps=layer.eps)
+    if isinstance(layer, nn.LayerNorm):
+        return functional.layer_norm(a, layer.normalized_shape, eps=layer.eps)
+    return functional.rms_norm(a, layer.normalized_shape, eps=layer.eps)
+
+
+def _to_shape(own: Tensor, parameter: nn.Parameter, layer: Any) -> Tensor:
+    """Sum over an example's positions: [examples, *parameter.shape]."""
+    if isinstance(layer, nn.GroupNorm):  # channels come first
+        return own.flatten(2).sum(dim=2) if own.dim() > 2 else own
+    whole = own.reshape(len(own), -1, *parameter.shape)
+    return whole.sum(dim=1)

@@ -1,0 +1,1 @@
+"""custom-messages: a Flower app made for tests."""

@@ -1,0 +1,1 @@
+"""evaluate-only: a Flower app made for tests."""

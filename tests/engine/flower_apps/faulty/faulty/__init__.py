@@ -1,0 +1,1 @@
+"""faulty: a Flower app made for tests."""

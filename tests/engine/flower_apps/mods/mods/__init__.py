@@ -1,0 +1,1 @@
+"""mods: a Flower app made for tests."""

@@ -1,0 +1,1 @@
+"""numpy-client: a Flower app made for tests."""

@@ -1,0 +1,1 @@
+"""own-strategy: a Flower app made for tests."""

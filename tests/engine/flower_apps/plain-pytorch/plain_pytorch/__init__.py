@@ -1,0 +1,1 @@
+"""plain-pytorch: a Flower app made for tests."""
