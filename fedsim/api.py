@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -33,6 +33,8 @@ from fedsim.rounds import ServerState, number_format, run_rounds, start_state
 from fedsim.store import RunStore, StoredRun
 
 __all__ = ["Listener", "Result", "plan", "resume", "run", "write_report"]
+
+_MOST_INCIDENTS = 50  # kept with the run; all of them are in its log
 
 Listener = Callable[[Event], None]
 Experiment = str | Path | Mapping[str, Any] | RunConfig
@@ -196,6 +198,7 @@ class _Session:
     places: Places
     execution: tiers.Execution
     tell: Listener
+    seen_incidents: list[str] = field(default_factory=list)
 
     def go(self, state: ServerState, memos: Mapping[int, Any]) -> Result:
         config = self.federation.config
@@ -284,6 +287,7 @@ class _Session:
     def _incidents(self, opened: OpenGrid) -> None:
         while opened.grid.incidents:
             text = opened.grid.incidents.pop(0)
+            self.seen_incidents.append(text)
             self.log(f"incident: {text}")
             self.tell(Stage(text))
 
@@ -299,7 +303,9 @@ class _Session:
 
         own = {name: tensor.contiguous().clone() for name, tensor in named.items()}
         write_atomically(self.folder / "model.safetensors", save(own))
-        self.store.finish(self.run_id, status, _summary(self.store.get(self.run_id)))
+        summary = _summary(self.store.get(self.run_id))
+        summary["incidents"] = self.seen_incidents[:_MOST_INCIDENTS]
+        self.store.finish(self.run_id, status, summary)
         self.log(status)
         path = write_report(self.store, self.run_id)
         stored = self.store.get(self.run_id)
@@ -418,6 +424,7 @@ def _facts(federation: Federation, places: Places, execution: tiers.Execution) -
         "workers": worker_count(config.engine, environment.cpu_limit(), federation.population),
         "device": str(federation.device),
         "execution": asdict(execution),
+        "notice": getattr(config.local, "notice", ""),
         "dimension": form.dimension,
         "fraction_bits": form.fraction_bits,
         "max_abs_update": form.max_abs,

@@ -113,6 +113,7 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
     configuration.check_data(config, clients.meta, population)
     module = models.build(config.model, clients.meta, config.seed)
     _check_forward(config, module, clients.meta)
+    _check_local(config, module)
     device = _device(config.engine.device)
     loss = config.loss if config.loss != "auto" else losses.default(clients.meta.kind)
     return Federation(
@@ -186,6 +187,15 @@ def _check_forward(config: RunConfig, module: nn.Module, meta: Meta) -> None:
         raise ConfigError(
             [Problem("model.name", name, f"{wanted}: for two inputs it gives {found}")]
         )
+
+
+def _check_local(config: RunConfig, module: nn.Module) -> None:
+    """Refuse a model that the local algorithm cannot train, where it says so."""
+    refuses = getattr(config.local, "refuses", None)
+    if reason := refuses(module) if refuses else "":
+        name = getattr(config.model, "name", type(config.model).__name__.lower())
+        accepted = f"a model that local algorithm {type(config.local).__name__} can train: {reason}"
+        raise ConfigError([Problem("model.name", name, accepted)])
 
 
 def _device(name: str) -> torch.device:

@@ -26,6 +26,7 @@ def print_result(result: Any, *, as_json: bool) -> None:
                 "model_sha256": result.model_sha256,
                 "folder": str(result.folder),
                 "report": str(result.report),
+                "notice": result.stored.facts.get("notice", ""),
             }
         )
         return
@@ -48,4 +49,6 @@ def print_result(result: Any, *, as_json: bool) -> None:
             ]
         ],
     )
+    if notice := result.stored.facts.get("notice"):
+        print(notice)
     print(result.report)

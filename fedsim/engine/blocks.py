@@ -209,11 +209,41 @@ def run_block(
     if handlers.block:
         try:
             answered = _at_once(handlers.block, population, content, block)
-        except Exception as error:  # the clients are asked one by one: that shows whose fault it is
-            answered, incident = None, f"{type(error).__name__}: {error}"
+        except Exception as error:
+            if len(block) > 1 and _is_memory(error):
+                return _halved(handlers, population, content, block)
+            # The clients are asked one by one: that shows whose fault it is.
+            answered, incident = None, f"block asked client by client: {error!r}"
         if answered is not None:
             return *answered, ""
     return *_one_by_one(handlers, population, content, block), incident
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Say whether an error is one of too little memory, on the CPU or on a GPU."""
+    import torch
+
+    is_typed = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return is_typed or "can't allocate memory" in str(error)  # torch's on a CPU is a RuntimeError
+
+
+def _halved(
+    handlers: Handlers, population: Population, content: RecordDict, block: Block
+) -> tuple[list[Message], dict[int, RecordDict], str]:
+    """Run a block that does not fit into memory as two."""
+    import torch
+
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+    replies: list[Message] = []
+    states: dict[int, RecordDict] = {}
+    incident = f"out of memory: block of {len(block)} clients halved"
+    for half in split(block, -(-len(block) // 2)):
+        own, kept, further = run_block(handlers, population, content, half)
+        replies += own
+        states |= kept
+        incident = further or incident
+    return replies, states, incident
 
 
 def _at_once(

@@ -38,5 +38,5 @@ class InProcessGrid(BlockGrid):
                 return
             replies, states, incident = run_block(self._handlers, self.population, content, block)
             if incident:
-                self.incidents.append(f"block asked client by client: {incident}")
+                self.incidents.append(incident)
             yield replies, states, len(block)

@@ -186,13 +186,17 @@ class RayWorkers:
             worker = oldest[call]
             try:
                 replies, states, incident = self._ray.get(call)
+            except self._ray.exceptions.OutOfMemoryError as error:
+                worker.jobs[0][1].attempts = _ATTEMPTS - 1  # the same again would die again
+                reason = f"worker killed for memory, its block halved: {_first_line(error)}"
+                yield from self._replace(worker, reason)
             except self._ray.exceptions.RayActorError as error:
                 yield from self._replace(worker, f"worker died: {_first_line(error)}")
             else:
                 _, job = worker.jobs.popleft()
                 worker.since = time()
                 if incident:
-                    self.incidents.append(f"block asked client by client: {incident}")
+                    self.incidents.append(incident)
                 yield replies, states, len(job.block)
         for worker in busy:
             if worker.up is not None and not self._is_up(worker):

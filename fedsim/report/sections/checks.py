@@ -24,6 +24,7 @@ def section(run: Any, clients: Sequence[dict[str, Any]]) -> Section:
         _spread,
         _exact,
         _private,
+        _incidents,
         _code,
     )
     found = [check for check in (make(run) for make in every) if check is not None]
@@ -98,6 +99,8 @@ def _exact(run: Any) -> Check:
         f"64-bit fixed point with {facts['fraction_bits']} fraction bits: no sum can overflow, and "
         "neither order nor the number of workers can change a bit"
     )
+    if (facts.get("execution") or {}).get("tier") in ("vectorized", "low-rank"):
+        why += "; within a block of clients trained at once, sums are floating point"
     return "pass", "Aggregation is exact", why
 
 
@@ -106,7 +109,17 @@ def _private(run: Any) -> Check:
         "this is a simulation on one machine; the server saw every update and metric in the clear: "
         "no differential privacy, no secure aggregation"
     )
+    if notice := run.facts.get("notice"):
+        why = f"{notice} {why}"
     return "warn", "Privacy protection", why
+
+
+def _incidents(run: Any) -> Check | None:
+    found = (run.summary or {}).get("incidents") or []
+    if not found:
+        return None
+    more = f" and {len(found) - 1} more, in run.log" if len(found) > 1 else ""
+    return "warn", "Workers ran undisturbed", f"{found[0]}{more}"
 
 
 def _code(run: Any) -> Check | None:

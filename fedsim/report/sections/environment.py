@@ -1,6 +1,6 @@
 """Where it ran, and exactly what: environment and configuration."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tomli_w
@@ -8,6 +8,17 @@ import tomli_w
 from fedsim.report.section import Section, Table, bytes_text
 
 __all__ = ["section"]
+
+
+def _training(facts: Mapping[str, Any]) -> str:
+    """Say how workers trained clients."""
+    execution = facts.get("execution") or {}
+    size, reason = execution.get("block_size"), execution.get("reason")
+    return (
+        f"{execution.get('tier', 'messages')}"
+        + (f", {size} clients at once" if size else "")
+        + (f" ({reason})" if reason else "")
+    )
 
 
 def section(run: Any, clients: Sequence[dict[str, Any]]) -> Section:
@@ -18,6 +29,7 @@ def section(run: Any, clients: Sequence[dict[str, Any]]) -> Section:
         ["run", run.id],
         ["started / ended", f"{run.created[:19]} / {run.finished[:19] or '-'} UTC"],
         ["engine", f"{facts['grid']}, {facts['workers']} worker(s), {facts['device']}"],
+        ["training", _training(facts)],
         ["processor", f"{env.get('processor', '-')}, {env.get('cpus', '-')} core(s) usable"],
         ["memory", bytes_text(env.get("memory_bytes", 0))],
         ["GPUs", ", ".join(env.get("gpus") or []) or "none"],

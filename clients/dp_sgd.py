@@ -1,0 +1,111 @@
+"""DP-SGD: local training that clips every example's gradient and adds noise to every step.
+
+Abadi et al., "Deep learning with differential privacy", CCS 2016, Algorithm 1: batches are drawn by
+Poisson sampling, gradients are clipped to `clipping_norm` in L2 norm, summed, Gaussian noise of
+standard deviation `noise_multiplier` x `clipping_norm` is added to the sum, and the result is
+divided by the expected batch size. The noise comes from the experiment's seed, so that a run can be
+repeated: whoever knows the seed can subtract it. It shows what privacy costs; it gives none.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, cast
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor, nn
+
+from fedsim import counter, dropout, rng, training
+from fedsim.core import ClientContext, Memo, Recipe, Task, Update
+from fedsim.models import get_vector
+from fedsim.privacy.clipping import Clipper, mixes_examples
+
+__all__ = ["DpSgd", "poisson_batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class DpSgd:
+    """Like `sgd`, with examples' gradients clipped and noise added, in Poisson-sampled batches.
+
+    Each example is in a batch with probability q = `batch_size` / examples (0: always), whatever
+    else is; `epochs` is 1 / q batches, rounded up, so often; `steps` sets their number instead.
+    The noise is seeded, hence simulated: not private, and no epsilon is accounted for it.
+    """
+
+    clipping_norm: Annotated[float, Gt(0)] = 1.0
+    noise_multiplier: Annotated[float, Ge(0)] = 1.0
+    epochs: Annotated[int, Ge(1)] = 1
+    steps: Annotated[int, Ge(1)] | None = None
+    batch_size: Annotated[int, Ge(0)] = 32
+    keep_optimizer: bool = False
+
+    #: Said wherever a run with this algorithm is shown.
+    notice: ClassVar[str] = (
+        "DP-SGD with seeded noise: simulated, not private. No epsilon is accounted for this run."
+    )
+    #: A batch is a random subset, drawn step by step: each client trains by itself.
+    recipe: ClassVar[None] = None
+
+    def refuses(self, module: nn.Module) -> str:
+        """Say why a model cannot be trained like this, "" if it can."""
+        return mixes_examples(module)
+
+    def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:
+        """Train on the shard; the update weighs as many as there are examples."""
+        state = task.optimizer.start(training.trainable(task.module))
+        if self.keep_optimizer:
+            training.restore_optimizer(state, memo)
+        with rng.torch_stream(ctx.seed, "dropout", round=ctx.round, client=ctx.client):
+            loss = self._descend(task, state, ctx)
+        metrics = {"examples": float(len(task.y))} | ({} if loss is None else {"loss": loss})
+        vector = (get_vector(task.module) - task.model).cpu()
+        update = Update(vector, weight=float(len(task.y)), metrics=metrics)
+        return update, training.save_optimizer(state) if self.keep_optimizer else {}
+
+    def _descend(
+        self, task: Task, state: dict[str, list[Tensor]], ctx: ClientContext
+    ) -> float | None:
+        """Take all steps; return the mean loss of the examples seen, None if none was."""
+        task.module.train()
+        clip, size = _clipper(task.module, cast(Any, task.loss)), len(task.y)
+        takes_all = task.optimizer.full_batch or not self.batch_size
+        expected = size if takes_all else min(self.batch_size, size)
+        steps = self.steps or self.epochs * -(-size // expected)
+        parameters = training.trainable(task.module)
+        keys = torch.from_numpy(training.client_keys([ctx])).to(task.x.device)
+        seed = rng.derive(ctx.seed, "noise", round=ctx.round, client=ctx.client) % 2**63
+        noise = torch.Generator().manual_seed(seed)
+        total, seen = 0.0, 0
+        for number in range(steps):
+            chosen = poisson_batch(keys, size, expected / size, number)
+            with dropout.keyed(keys[0], number):
+                clipped = clip(task.x[chosen], task.y[chosen], self.clipping_norm)
+            gradients = self._noised(clipped.sums, expected, noise)
+            training.take_step(task, Recipe(), parameters, gradients, [], state, ctx.lr_factor)
+            total += float(clipped.losses.double().sum())
+            seen += len(chosen)
+        return total / seen if seen else None
+
+    def _noised(self, sums: list[Tensor], expected: int, noise: torch.Generator) -> list[Tensor]:
+        scale = self.noise_multiplier * self.clipping_norm
+        if scale:
+            for total in sums:
+                drawn = torch.randn(total.shape, generator=noise).to(total)
+                total.add_(drawn, alpha=scale)
+        return list(torch._foreach_div(sums, float(expected)))
+
+
+def poisson_batch(keys: Tensor, size: int, rate: float, step: int) -> Tensor:
+    """Return which of `size` examples are in the batch of a step: each with probability `rate`.
+
+    `keys`: int32 [1, 2], the client's. The rate is met to 2^-32.
+    """
+    if rate >= 1:
+        return torch.arange(size, device=keys.device)
+    drawn = counter.bits(keys, size, -1 - step)[0]
+    return (drawn < round(rate * 2**32) - 2**31).nonzero().flatten()
+
+
+@lru_cache(maxsize=2)
+def _clipper(module: nn.Module, loss: Any) -> Clipper:
+    return Clipper(module, loss)
