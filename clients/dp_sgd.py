@@ -92,7 +92,8 @@ class DpSgd:
             for total in sums:
                 drawn = torch.randn(total.shape, generator=noise).to(total)
                 total.add_(drawn, alpha=scale)
-        return list(torch._foreach_div(sums, float(expected)))
+        torch._foreach_div_(sums, float(expected))
+        return sums
 
 
 def poisson_batch(keys: Tensor, size: int, rate: float, step: int) -> Tensor:

@@ -18,13 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from fedsim import dropout, losses
 from fedsim.losses import Loss
 
 __all__ = ["Clipped", "Clipper", "factors", "mixes_examples"]
 
-_DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d)
+_DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_KERNELS: dict[type, Callable[..., Tensor]] = {
+    nn.Conv1d: conv1d_weight,
+    nn.Conv2d: conv2d_weight,
+    nn.Conv3d: conv3d_weight,
+}
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
@@ -127,8 +133,7 @@ class Clipper:
                     sums |= part.sums(weights)
         if not is_finite:
             return self._finite(x, y, clipping_norm, norms, each.detach())
-        missing = (torch.zeros_like(p) for p in self._parameters)
-        ordered = [sums.get(p, z) for p, z in zip(self._parameters, missing, strict=True)]
+        ordered = [sums[p] if p in sums else torch.zeros_like(p) for p in self._parameters]
         return Clipped(ordered, norms, each.detach())
 
     def _finite(
@@ -222,71 +227,115 @@ def _part(layer: nn.Module, inputs: Sequence[Tensor], gradients: Sequence[Tensor
     pairs = list(zip(inputs, gradients, strict=True))
     if isinstance(layer, nn.Embedding):
         return _embedding(layer, pairs)
-    if isinstance(layer, _NORMS):
-        return _norm(layer, pairs)
-    shaped = [_positions(layer, a, g) for a, g in pairs]
-    # Calls of the same layer are more positions of it.
-    a, g = (torch.cat([pair[i] for pair in shaped], dim=1) for i in (0, 1))
-    return _dense(layer, a, g, groups=getattr(layer, "groups", 1))
+    return _norm(layer, pairs) if isinstance(layer, _NORMS) else _dense(layer, pairs)
+
+
+def _dense(layer: Any, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Part:
+    """Linear layers and convolutions: gradients are sums over positions of g x a."""
+    weight, bias = layer.weight, layer.bias
+    squares = pairs[0][0].new_zeros(len(pairs[0][0]))
+    makes: dict[nn.Parameter, Callable[[Tensor], Tensor]] = {}
+    if weight.requires_grad:
+        squares, makes[weight] = _weight(layer, pairs)
+    if bias is not None and bias.requires_grad:
+        own = _added([_to_outputs(layer, g) for _, g in pairs])
+        squares = squares + own.square().sum(dim=1)
+        makes[bias] = lambda weights: weights @ own
+    return _Part(squares, lambda weights: {p: make(weights) for p, make in makes.items()})
+
+
+def _weight(
+    layer: Any, pairs: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return squared norms [examples] of a weight's gradients, and what sums them up weighted.
+
+    Through inner products of positions where those are few, else each gradient is formed.
+    """
+    weight = layer.weight
+    is_linear = isinstance(layer, nn.Linear)
+    positions = sum(g[0].numel() // weight.shape[0] for _, g in pairs)
+    can_compare = is_linear or (layer.groups == 1 and not isinstance(layer, nn.Conv3d))
+    if can_compare and (positions == 1 or 2 * positions**2 < weight.numel()):
+        shaped = [_positions(layer, a, g) for a, g in pairs]
+        # Calls of the same layer are more positions of it.
+        a, g = (_joined([pair[side] for pair in shaped]) for side in (0, 1))
+
+        def through_positions(weights: Tensor) -> Tensor:
+            scaled = (g * weights.view(-1, 1, 1)).flatten(0, 1)
+            return (scaled.t() @ a.flatten(0, 1)).view(weight.shape)
+
+        return _products(a, g), through_positions
+    formed = _added([_formed(layer, a, g) for a, g in pairs])
+    return formed.square().sum(dim=1), lambda weights: (weights @ formed).view(weight.shape)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
+
+
+def _added(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(dim=0)
+
+
+def _products(a: Tensor, g: Tensor) -> Tensor:
+    """Return |sum over positions of g x a|^2 for each example, from inner products."""
+    if a.shape[1] == 1:
+        return a.square().sum(dim=(1, 2)) * g.square().sum(dim=(1, 2))
+    similar = torch.bmm(a, a.transpose(1, 2)) * torch.bmm(g, g.transpose(1, 2))
+    return similar.sum(dim=(1, 2)).clamp(min=0)
 
 
 def _positions(layer: Any, a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (inputs [n groups, positions, inputs], gradients [n groups, positions, outputs])."""
+    """Return (inputs [examples, positions, inputs], gradients [examples, positions, outputs])."""
     if isinstance(layer, nn.Linear):
         return a.reshape(len(a), -1, a.shape[-1]), g.reshape(len(g), -1, g.shape[-1])
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    a = functional.pad(a, layer._reversed_padding_repeated_twice, mode=mode)
+    a, _ = _padded(layer, a)
+    sizes: list[Any] = [layer.kernel_size, layer.dilation, layer.stride]
     if isinstance(layer, nn.Conv1d):
-        a, g = a.unsqueeze(2), g.unsqueeze(2)
-    sizes = [
-        (1,) * (2 - len(value)) + tuple(value)
-        for value in (layer.kernel_size, layer.dilation, layer.stride)
-    ]
+        a, sizes = a.unsqueeze(2), [(1, *size) for size in sizes]
     columns = functional.unfold(a, sizes[0], dilation=sizes[1], stride=sizes[2])
-    rows, positions = len(a) * layer.groups, columns.shape[-1]
-    return (
-        columns.reshape(rows, -1, positions).transpose(1, 2),
-        g.reshape(rows, -1, positions).transpose(1, 2),
+    return columns.transpose(1, 2), g.flatten(2).transpose(1, 2)
+
+
+def _formed(layer: Any, a: Tensor, g: Tensor) -> Tensor:
+    """Return every example's gradient of the weight: [examples, weight].
+
+    Of a convolution it is that of one with a group per example: torch computes all at once.
+    """
+    if isinstance(layer, nn.Linear):
+        wide = _positions(layer, a, g)
+        return torch.bmm(wide[1].transpose(1, 2), wide[0]).flatten(1)
+    a, padding = _padded(layer, a)
+    found = _KERNELS[type(layer)](
+        a.reshape(1, -1, *a.shape[2:]),
+        (len(a) * layer.out_channels, *layer.weight.shape[1:]),
+        g.reshape(1, -1, *g.shape[2:]),
+        layer.stride,
+        padding,
+        layer.dilation,
+        len(a) * layer.groups,
     )
+    return found.view(len(a), -1)
 
 
-def _dense(layer: Any, a: Tensor, g: Tensor, *, groups: int) -> _Part:
-    """Linear layers and convolutions: gradients are sums over positions of g x a."""
-    positions, wide, high = a.shape[1], a.shape[2], g.shape[2]
-    weight, bias = layer.weight, layer.bias
-    squares = a.new_zeros(len(a))
-    formed, biases = None, None
-    if weight.requires_grad and positions == 1:
-        squares = a.square().sum(dim=(1, 2)) * g.square().sum(dim=(1, 2))
-    elif weight.requires_grad and groups == 1 and 2 * positions**2 < wide * high:
-        similar = torch.bmm(a, a.transpose(1, 2)), torch.bmm(g, g.transpose(1, 2))
-        squares = (similar[0] * similar[1]).sum(dim=(1, 2))
-    elif weight.requires_grad:
-        formed = torch.bmm(g.transpose(1, 2), a)
-        squares = formed.square().sum(dim=(1, 2))
-    if bias is not None and bias.requires_grad:
-        biases = g.sum(dim=1)
-        squares = squares + biases.square().sum(dim=1)
+def _padded(layer: Any, a: Tensor) -> tuple[Tensor, Any]:
+    """Return (inputs, padding left to do) of a convolution."""
+    if (
+        layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+        and not any(layer.padding)
+    ):
+        return a, layer.padding
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = functional.pad(a, layer._reversed_padding_repeated_twice, mode=mode)
+    return padded, (0,) * len(layer.kernel_size)
 
-    def sums(weights: Tensor) -> dict[nn.Parameter, Tensor]:
-        found: dict[nn.Parameter, Tensor] = {}
-        if formed is not None:
-            parts = formed.view(len(weights), -1)
-            found[weight] = (weights @ parts).view(weight.shape)
-        elif weight.requires_grad:
-            own = weights.repeat_interleave(groups) if groups > 1 else weights
-            scaled = g * own.view(-1, 1, 1)
-            if groups == 1:
-                total = scaled.flatten(0, 1).t() @ a.flatten(0, 1)
-            else:
-                each = torch.bmm(scaled.transpose(1, 2), a)
-                total = each.view(len(weights), groups, high, wide).sum(dim=0)
-            found[weight] = total.reshape(weight.shape)
-        if biases is not None:
-            found[bias] = (weights @ biases.reshape(len(weights), -1)).view(bias.shape)
-        return found
 
-    return _Part(squares.view(-1, groups).sum(dim=1), sums)
+def _to_outputs(layer: Any, g: Tensor) -> Tensor:
+    """Sum over an example's positions: [examples, outputs]."""
+    if isinstance(layer, nn.Linear):
+        return g.reshape(len(g), -1, g.shape[-1]).sum(dim=1)
+    return g.flatten(2).sum(dim=2)
 
 
 def _embedding(layer: nn.Embedding, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Part:

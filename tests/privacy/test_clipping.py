@@ -114,6 +114,13 @@ def test_convolutions(batch, groups, ins, outs, kernel, stride, dilation, paddin
     check(module, flat_loss, torch.randn(shape), torch.rand(batch))
 
 
+def test_convolutions_in_three_dimensions_and_with_few_positions():
+    torch.manual_seed(0)
+    check(nn.Conv3d(2, 3, 2, padding=1), flat_loss, torch.randn(3, 2, 4, 3, 5), torch.rand(3))
+    check(nn.Conv2d(8, 9, 3, padding=1), flat_loss, torch.randn(3, 8, 3, 3), torch.rand(3))
+    check(nn.Conv1d(8, 9, 3, stride=2), flat_loss, torch.randn(3, 8, 7), torch.rand(3))
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     batch=st.integers(1, 5),

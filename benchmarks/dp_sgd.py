@@ -1,0 +1,152 @@
+"""Local DP-SGD on a CNN: milliseconds per client of five ways, interleaved.
+
+python benchmarks/dp_sgd.py [cycles]
+
+One client: 50 images of 3 x 32 x 32, five batches of 10, a CNN of 1.63 M parameters, one thread.
+Prints medians over the cycles and ratios to plain SGD and to Opacus. Ours run in a process set up
+as our workers are (`environment.keep_freed_memory`), Opacus in one as it comes.
+"""
+
+import statistics
+import sys
+import warnings
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from time import perf_counter
+
+import torch
+from torch import nn
+
+from fedsim import environment, losses
+from fedsim.clients.dp_sgd import DpSgd
+from fedsim.clients.sgd import Sgd as LocalSgd
+from fedsim.core import ClientContext, Task
+from fedsim.models import get_vector, set_vector
+from fedsim.optimizers.sgd import Sgd
+from fedsim.privacy.clipping import factors
+
+CLIPPING_NORM, NOISE, LR, BATCH, EXAMPLES = 1.0, 1.0, 0.1, 10, 50
+
+
+def cnn() -> nn.Module:
+    """Return pfl-research's CNN for CIFAR10."""
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Dropout(0.25), nn.Flatten(), nn.Linear(12544, 128), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(128, 10),
+    )  # fmt: skip
+
+
+def ours(task: Task, local: LocalSgd | DpSgd) -> Callable[[int], None]:
+    """Return one client's training by one of our local algorithms."""
+
+    def run(number: int) -> None:
+        set_vector(task.module, task.model)
+        local.train(task, {}, ClientContext(0, 1, number))
+
+    return run
+
+
+def user_level(task: Task) -> Callable[[int], None]:
+    """Return plain training with the whole update clipped."""
+    local = LocalSgd(batch_size=BATCH)
+
+    def run(number: int) -> None:
+        set_vector(task.module, task.model)
+        update, _ = local.train(task, {}, ClientContext(0, 1, number))
+        norm = torch.linalg.vector_norm(update.vector)
+        update.vector.mul_(factors(norm, CLIPPING_NORM))
+
+    return run
+
+
+def opacus(task: Task, mode: str) -> Callable[[int], None]:
+    """Return what a user of Opacus does for each client: `make_private` on its data."""
+    from opacus import PrivacyEngine
+
+    data = torch.utils.data.TensorDataset(task.x, task.y)
+
+    def run(number: int) -> None:
+        module = cnn()
+        set_vector(module, task.model)
+        optimizer = torch.optim.SGD(module.parameters(), lr=LR)
+        loader = torch.utils.data.DataLoader(data, batch_size=BATCH)
+        criterion = nn.CrossEntropyLoss()
+        made = PrivacyEngine().make_private(
+            module=module,
+            optimizer=optimizer,
+            data_loader=loader,
+            noise_multiplier=NOISE,
+            max_grad_norm=CLIPPING_NORM,
+            criterion=criterion,
+            grad_sample_mode=mode,
+        )
+        module, optimizer, *others, loader = made
+        criterion = others[0] if others else criterion
+        for x, y in loader:
+            optimizer.zero_grad()
+            criterion(module(x), y).backward()
+            optimizer.step()
+
+    return run
+
+
+def task_of() -> Task:
+    """Return the client's task."""
+    torch.manual_seed(0)
+    module = cnn()
+    x, y = torch.randn(EXAMPLES, 3, 32, 32), torch.randint(10, (EXAMPLES,))
+    loss = losses.LOSSES["cross_entropy"]
+    return Task(module, get_vector(module), x, y, loss, Sgd(lr=LR))
+
+
+WAYS: dict[str, Callable[[Task], Callable[[int], None]]] = {
+    "plain SGD": lambda task: ours(task, LocalSgd(batch_size=BATCH)),
+    "user-level clipping": user_level,
+    "DP-SGD, ours": lambda task: ours(task, DpSgd(CLIPPING_NORM, NOISE, batch_size=BATCH)),
+    "Opacus make_private": lambda task: opacus(task, "hooks"),
+    "Opacus ghost clipping": lambda task: opacus(task, "ghost"),
+}
+
+
+def work(connection: Connection, *, is_ours: bool) -> None:
+    """Time whatever is asked for, in a process of its own."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    if is_ours:
+        environment.keep_freed_memory()
+    task, ready = task_of(), {}
+    while (asked := connection.recv()) is not None:
+        name, number = asked
+        if name not in ready:
+            ready[name] = WAYS[name](task)
+            ready[name](number)  # the first pays for what is loaded on first use
+        started = perf_counter()
+        ready[name](number)
+        connection.send(perf_counter() - started)
+
+
+def main() -> None:
+    """Measure and print."""
+    context = get_context("spawn")
+    ends = {}
+    for is_ours in (True, False):
+        ends[is_ours], theirs = context.Pipe()
+        options = {"is_ours": is_ours}
+        context.Process(target=work, args=(theirs,), kwargs=options, daemon=True).start()
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    for cycle in range(int(sys.argv[1]) if len(sys.argv) > 1 else 7):
+        for name in WAYS:
+            end = ends["Opacus" not in name]
+            end.send((name, cycle))
+            seconds[name].append(end.recv())
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    print(f"{'':22s} ms/client  x plain  x faster than make_private")
+    for name, value in medians.items():
+        plain, made = value / medians["plain SGD"], medians["Opacus make_private"] / value
+        print(f"{name:22s} {1000 * value:9.1f} {plain:8.2f} {made:8.2f}")
+
+
+if __name__ == "__main__":
+    main()
