@@ -87,13 +87,12 @@ class DpSgd:
         return total / seen if seen else None
 
     def _noised(self, sums: list[Tensor], expected: int, noise: torch.Generator) -> list[Tensor]:
-        scale = self.noise_multiplier * self.clipping_norm
-        if scale:
-            for total in sums:
-                drawn = torch.randn(total.shape, generator=noise).to(total)
-                total.add_(drawn, alpha=scale)
-        torch._foreach_div_(sums, float(expected))
-        return sums
+        scale = self.noise_multiplier * self.clipping_norm / expected
+        if not scale:
+            return list(torch._foreach_div(sums, float(expected)))
+        drawn = [torch.empty(s.shape).normal_(std=scale, generator=noise).to(s) for s in sums]
+        torch._foreach_add_(drawn, sums, alpha=1 / expected)
+        return drawn
 
 
 def poisson_batch(keys: Tensor, size: int, rate: float, step: int) -> Tensor:
