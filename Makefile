@@ -25,7 +25,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	for file in benchmarks/*.py benchmarks/simulation/run.py; do $(BIN)/python $$file || exit 1; done
 
 # torch first and by itself: the build this machine gets must not be replaced by another.
 $(STAMP): pyproject.toml constraints.txt

@@ -15,7 +15,13 @@ import pytest
 import fedsim
 
 COMMAND = [sys.executable, "-m", "fedsim"]
-LONG = ["engine.grid=inprocess", "rounds.count=200", "partition.clients=6", "model.name=linear"]
+LONG = [
+    "engine.grid=inprocess",
+    "rounds.count=200",
+    "partition.clients=6",
+    "model.name=linear",
+    "engine.tier=resident",
+]
 
 
 def start(tmp_path, *arguments, **more):

@@ -63,7 +63,9 @@ def test_flwr_run_gives_the_model_of_fedsim_run(flower, tmp_path):
     assert output.exists(), done.stdout[-4000:] + done.stderr[-4000:]
     rounds = [json.loads(line) for line in output.read_text().splitlines()]
     here = fedsim.run(
-        "digits", [*overrides.split(), "engine.grid=inprocess"], runs=tmp_path / "runs"
+        "digits",
+        [*overrides.split(), "engine.grid=inprocess", "engine.tier=resident"],
+        runs=tmp_path / "runs",
     )
     assert [entry["model_sha256"] for entry in rounds] == [
         entry["model_sha256"] for entry in here.history

@@ -1,0 +1,1 @@
+"""Engines side by side: see `benchmarks/simulation/run.py`."""
