@@ -7,7 +7,7 @@ per-client handlers of `app.py` by returning None: those also find out which cli
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -105,7 +105,9 @@ def answer(
     if tier == RESIDENT:
         _one_by_one(block, range(len(clients)))
     else:
-        _at_once(block, tier)
+        size = int(run_config.get("at-once", 0)) or len(clients)
+        for start in range(0, len(clients), size):
+            _at_once(block, tier, range(start, min(start + size, len(clients))))
     return block.finished(), _states(block, states)
 
 
@@ -123,18 +125,21 @@ def _one_by_one(block: _Block, places: Sequence[int]) -> None:
             block.lose(place, error)
 
 
-def _at_once(block: _Block, tier: str) -> None:
+def _at_once(block: _Block, tier: str, places: Sequence[int]) -> None:
     recipe = block.federation.config.local.recipe
     started = perf_counter()
-    shards = [block.federation.clients.train(client) for client in block.clients]
+    shards = [block.federation.clients.train(block.clients[place]) for place in places]
     sizes = [len(shard.y) for shard in shards]
     task = block.federation.task(block.order.model, shards)
-    contexts = [block.context(place) for place in range(len(sizes))]
+    contexts = [block.context(place) for place in places]
+    memos = [block.memos[place] for place in places]
     with block.limit(len(sizes)):
         fit = fit_of(tier, block.federation)
-        for trained in train_block(fit, task, recipe, sizes, block.memos, contexts):
+        for trained in train_block(fit, task, recipe, sizes, memos, contexts):
             seconds = (perf_counter() - started) / len(trained.members)
-            _count_group(block, trained, [float(sizes[i]) for i in trained.members], seconds)
+            own = [places[i] for i in trained.members]
+            weights = [float(sizes[i]) for i in trained.members]
+            _count_group(block, replace(trained, members=own), weights, seconds)
             started = perf_counter()
 
 

@@ -209,8 +209,10 @@ class _Session:
             )
         )
         text = to_text(_unresolved(self.store, self.run_id), self.places)
-        population = Population(clients, {"experiment": text, "tier": self.execution.tier})
-        engine = replace(config.engine, block_size=self.execution.block_size)
+        at_once = self.execution.block_size or 0
+        told = {"experiment": text, "tier": self.execution.tier, "at-once": at_once}
+        population = Population(clients, told)
+        engine = replace(config.engine, block_size=self._travelling(at_once))
         with _only_one(self.folder, self.run_id), _Interruption(self.tell) as interruption:
             try:
                 self._set_status("running", state)
@@ -235,6 +237,16 @@ class _Session:
                 self._end("interrupted", state)
                 raise Interrupted(self._hint(f"stopped after round {state.round}"))
             return self._end("finished", state)
+
+    def _travelling(self, at_once: int) -> int | None:
+        """Return how many clients go to a worker together: whole groups trained at once."""
+        if not at_once or self.execution.tier in (tiers.MESSAGES, tiers.RESIDENT):
+            return at_once or None
+        config, cpus = self.federation.config, environment.cpu_limit()
+        population = self.federation.population
+        workers = worker_count(config.engine, cpus, population)
+        cohort = min(config.rounds.cohort or population, population)
+        return tiers.travelling(at_once, cohort, workers)
 
     def log(self, text: str) -> None:
         """Append to the run's log; a log that cannot be written must not end a run."""

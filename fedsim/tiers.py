@@ -27,7 +27,7 @@ from fedsim.federation import Federation
 from fedsim.vectorized import dense, stacked
 from fedsim.vectorized.block import Fit, train_block
 
-__all__ = ["MESSAGES", "RESIDENT", "Execution", "choose", "fit_of"]
+__all__ = ["MESSAGES", "RESIDENT", "Execution", "choose", "fit_of", "travelling"]
 
 MESSAGES, RESIDENT, VECTORIZED, LOW_RANK = "messages", "resident", "vectorized", "low-rank"
 
@@ -36,6 +36,7 @@ _TRIAL_CLIENTS, _TRIAL_STEPS = 3, 2
 _TOLERANCE = 1e-4  # of a trial; what is refused is off by far more than rounding
 _WIDTHS = {"cpu": (8, 32, 128), "cuda": (16, 64, 256, 1024)}
 _LEAST_BLOCKS = {"cpu": 8, "cuda": 1}  # in a round, so that several workers have work
+_TRAVELS = 2  # blocks that travel to each worker in a round
 _GAIN = 1.15  # how much faster a tier or a larger block must be to be taken
 _MEMORY_SHARE = 0.1  # of what is free, for the stacked copies of one block
 _PROBE_STEPS, _PROBE_EXAMPLES = 4, 4096
@@ -48,6 +49,17 @@ class Execution:
     tier: str
     block_size: int | None
     reason: str = ""
+
+
+def travelling(at_once: int, cohort: int, workers: int) -> int:
+    """Return how many clients go to a worker together: whole groups, so that no bit depends on it.
+
+    About two such blocks per worker in a round: what travels costs, and the last one is waited for.
+
+    >>> travelling(125, 1000, 2), travelling(8, 20, 4), travelling(5, 12, 1)
+    (250, 8, 5)
+    """
+    return at_once * max(1, cohort // (_TRAVELS * workers * at_once))
 
 
 def fit_of(tier: str, federation: Federation) -> Fit:

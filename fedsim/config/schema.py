@@ -79,9 +79,9 @@ class Engine:
 
     `workers`: Ray actors; unset takes one per core (or GPU share). `tier`: how a worker trains the
     clients of a block (docs/performance.md); "auto" measures which is fastest. `block_size`:
-    clients that travel together, and above the tier "resident" are trained at once. `device`:
-    "auto" takes the GPU where there is one. `gpus_per_worker`: unset shares the GPUs evenly among
-    the workers.
+    clients trained at once, or in the tiers up to "resident" clients that travel together.
+    `device`: "auto" takes the GPU where there is one. `gpus_per_worker`: unset shares the GPUs
+    evenly among the workers.
     """
 
     grid: Literal["ray", "inprocess"] = "ray"

@@ -51,13 +51,13 @@ def test_all_tiers_come_to_the_same_model(overrides, tmp_path):
 @pytest.mark.parametrize("grid", ["inprocess", "ray"])
 @pytest.mark.parametrize("tier", ["vectorized", "low-rank"])
 def test_the_same_tier_and_block_size_give_the_same_bytes(tier, grid, cluster, tmp_path):
-    settings = [*SETTINGS, *MLP, f"engine.tier={tier}", "engine.block_size=5"]
+    settings = [*SETTINGS, *MLP, f"engine.tier={tier}", "engine.block_size=2"]
     hashes = set()
     for workers in (1, 2):
         options = [f"engine.grid={grid}", f"engine.workers={workers}"]
         result = fedsim.run("digits", [*settings, *options], runs=tmp_path / str(workers))
         hashes.add(result.model_sha256)
-        assert result.stored.facts["execution"]["block_size"] == 5
+        assert result.stored.facts["execution"]["block_size"] == 2
     assert len(hashes) == 1
 
 
