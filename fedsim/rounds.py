@@ -12,6 +12,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from flwr.app import Message, RecordDict
 from torch import Tensor
@@ -165,13 +166,17 @@ def _train(
 
 
 def _cohort(federation: Federation, number: int) -> list[int]:
-    """Draw the clients of a round; for the pooled baseline it is the one that has everything."""
+    """Draw the clients of a round, largest first; the pooled baseline's is who has everything.
+
+    The longest work is then begun first, and clients that are trained at once are of like size.
+    """
     config = federation.config
     if config.mode == "pooled":
         return [federation.population]
     stream = rng.stream(config.seed, "cohort", round=number)
     drawn = sampling.uniform(federation.population, config.rounds.cohort, stream)
-    return [int(client) for client in drawn]
+    sizes = federation.clients.sizes()[drawn]
+    return [int(drawn[i]) for i in np.lexsort((drawn, -sizes))]
 
 
 def _ask(

@@ -68,3 +68,45 @@ def test_one_client_that_does_not_fit_is_asked_by_itself():
     _, incidents, records = asked(0, MemoryError())
     assert incidents
     assert all("alone" in record for record in records)
+
+
+class Killing:
+    """Ray, as it is when its memory monitor kills the first worker that returns something."""
+
+    def __init__(self, ray):
+        self._ray, self.kills = ray, 0
+
+    def __getattr__(self, name):
+        return getattr(self._ray, name)
+
+    def get(self, call):
+        if not self.kills:
+            self.kills += 1
+            raise self._ray.exceptions.OutOfMemoryError(
+                "Task was killed due to the node running low"
+            )
+        return self._ray.get(call)
+
+
+def test_a_worker_killed_for_memory_is_replaced_and_its_block_halved(tiny, cluster):
+    import ray
+
+    from fedsim import config as configuration
+    from fedsim.engine.launch import OURS
+    from fedsim.engine.ray import RayGrid, RayWorkers
+    from fedsim.federation import Places, from_text, to_text
+    from fedsim.rounds import run_rounds, start_state
+
+    text = to_text(configuration.load(tiny(rounds={"count": 1})), Places())
+    population = Population(9, {"experiment": text, "tier": "resident"})
+    pool = RayWorkers(OURS, population, 1)
+    grid = RayGrid(pool, size=4)
+    federation = from_text(text)
+    (undisturbed,) = run_rounds(grid, population.nodes, federation, start_state(federation))
+    pool._ray = Killing(ray)
+    (record,) = run_rounds(grid, population.nodes, federation, start_state(federation))
+    pool.close()
+    assert pool._ray.kills == 1
+    assert record[0].lost == 0
+    assert "its block halved" in grid.incidents[0]
+    assert record[0].model_sha256 == undisturbed[0].model_sha256
