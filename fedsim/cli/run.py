@@ -41,7 +41,7 @@ def run(
     config.
     """
     experiment, overrides = split(arguments or [])
-    if Path(experiment).is_dir():
+    if _is_folder(experiment):
         from fedsim.cli._flower import run_app
 
         run_app(
@@ -67,6 +67,13 @@ def run(
     with progress() as listener:
         result = api.run(experiment, overrides, runs=runs, data_dir=data_dir, listener=listener)
     print_result(result, as_json=as_json)
+
+
+def _is_folder(name: str) -> bool:
+    """Say if a name is a folder's; a built-in experiment goes before a folder of its name."""
+    from fedsim.config import experiments
+
+    return name not in experiments() and Path(name).is_dir()
 
 
 def split(arguments: list[str]) -> tuple[str, list[str]]:

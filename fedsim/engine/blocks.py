@@ -124,7 +124,7 @@ class Population:
             node_id=node,
             node_config=config,
             state=state,
-            run_config=self.run_config,
+            run_config=dict(self.run_config),
         )
 
 
@@ -277,7 +277,9 @@ def _one_by_one(
         try:
             with _time_limit(metadata.ttl):
                 reply = handlers.app(message, context)
-        except Exception as error:
+            if not isinstance(reply, Message):
+                raise TypeError(f"the client returned {type(reply).__name__}, not a Message")
+        except (Exception, SystemExit) as error:  # sys.exit is no way to end a worker
             replies.append(error_reply(message, error))
             continue
         if len(context.state) or state is not None:

@@ -66,7 +66,7 @@ def groups(sizes: Sequence[int], recipe: Recipe, *, full_batch: bool) -> list[li
 
     Returns lists of places in `sizes`; in each the clients with the most steps come first.
 
-    >>> groups([20, 19, 2], Recipe(batch_size=10), full_batch=False)
+    >>> groups([20, 19, 5], Recipe(batch_size=0), full_batch=False)
     [[0, 1], [2]]
     """
     if len(set(sizes)) == 1:

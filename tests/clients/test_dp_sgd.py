@@ -158,12 +158,12 @@ def test_in_an_experiment_it_says_that_it_is_not_private(tmp_path):
 
 
 def test_a_model_with_batch_norm_is_refused_before_anything_runs(tmp_path, monkeypatch):
-    (tmp_path / "normed.py").write_text(
+    (tmp_path / "normed_batches.py").write_text(
         "from torch import nn\n"
         "def model():\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    settings = ["local.name=dp-sgd", 'model.name="normed:model"', "engine.grid=inprocess"]
+    settings = ["local.name=dp-sgd", 'model.name="normed_batches:model"', "engine.grid=inprocess"]
     with pytest.raises(ConfigError, match="group norm"):
         fedsim.run("digits", settings, runs=tmp_path / "runs")

@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
@@ -217,6 +217,41 @@ def test_pushed_messages_run_in_the_background():
     assert not any(reply.has_error() for reply in found["replies"])
 
 
+@pytest.mark.parametrize("grid", ["inprocess", "ray"])
+def test_clients_that_answer_nonsense_are_errors(grid, cluster):
+    server, client = ServerApp(), ClientApp()
+
+    @client.query()
+    def nonsense(message, context):
+        context.run_config["shared"] = "no"
+        return "not a message"
+
+    @client.train()
+    def leaves(message, context):
+        raise SystemExit(3)
+
+    @client.evaluate()
+    def fine(message, context):
+        found = {"shared": context.run_config["shared"]}
+        return Message(RecordDict({"c": ConfigRecord(found)}), reply_to=message)
+
+    @server.main()
+    def main(grid, context):
+        for kind in ("query", "train", "evaluate"):
+            sent = [Message(RecordDict(), node, kind) for node in grid.get_node_ids()]
+            texts = [
+                reply.error.reason if reply.has_error() else str(reply.content["c"]["shared"])
+                for reply in grid.send_and_receive(sent)
+            ]
+            context.state[kind] = ConfigRecord({"n": texts})
+
+    options = {"num_clients": 2, "grid": grid, "workers": 1, "run_config": {"shared": "yes"}}
+    state = run_flower_app(server, client, **options).context.state
+    assert all("not a Message" in reason for reason in state["query"]["n"])
+    assert all("SystemExit: 3" in reason for reason in state["train"]["n"])
+    assert state["evaluate"]["n"] == ["yes", "yes"]
+
+
 def test_what_the_server_raises_comes_out_as_it_is():
     server = ServerApp()
 
@@ -329,6 +364,12 @@ def test_the_command_runs_an_app(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "30 messages answered: 10 clients, 1 worker(s)" in done.stdout
     assert json.loads((tmp_path / "out.json").read_text())["metrics"]["3"] == {"calls": 3.0}
+
+
+def test_a_built_in_experiment_goes_before_a_folder_of_its_name(tmp_path):
+    (tmp_path / "digits").mkdir()
+    done = command("digits", "rounds.count=none", cwd=tmp_path)
+    assert "rounds.count" in done.stderr
 
 
 def test_the_command_refuses_bad_input(tmp_path):

@@ -74,7 +74,7 @@ def test_one_client_with_the_whole_data_and_one_step_is_centralized_descent():
     for number in range(1, 26):
         sent = state["model"].float()
         set_vector(module, sent)
-        task = Task(module, sent, x, y, losses.LOSSES["cross_entropy"], Gd(lr=0.5).build, True)
+        task = Task(module, sent, x, y, losses.LOSSES["cross_entropy"], Gd(lr=0.5))
         update, _ = Sgd().train(task, {}, ClientContext(0, number, 0))
         state = FedAvg().step(
             state,
