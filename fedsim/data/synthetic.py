@@ -72,9 +72,8 @@ class SyntheticClients:
         )
 
     def sizes(self) -> NDArray[np.int64]:
-        """Return every client's number of training examples."""
-        total = _totals(self.part, self.seed)
-        return total - self._held(total)
+        """Return every client's number of training examples; computed once, not to be changed."""
+        return _sizes(self)
 
     def train(self, client: int) -> Examples:
         """Make one client's training examples."""
@@ -120,11 +119,31 @@ class SyntheticClients:
 
 @lru_cache(maxsize=4)
 def _totals(part: Synthetic, seed: int) -> NDArray[np.int64]:
+    """Return every client's number of examples, held-out ones included: read-only.
+
+    Where all are equal it is one number in memory, whatever the population.
+    """
     if not part.size_skew:
-        return np.full(part.clients, part.examples, dtype=np.int64)
-    normal = rng.stream(seed, "synthetic/sizes").standard_normal(part.clients)
-    sizes = np.round(part.examples * np.exp(part.size_skew * normal))
-    return np.maximum(2, sizes).astype(np.int64)
+        return np.broadcast_to(np.int64(part.examples), part.clients)
+    sizes = rng.stream(seed, "synthetic/sizes").standard_normal(part.clients)
+    sizes *= part.size_skew  # in place: a million clients are 8 MB each time
+    np.exp(sizes, out=sizes)
+    sizes *= part.examples
+    np.round(sizes, out=sizes)
+    totals = np.maximum(2, sizes, out=sizes).astype(np.int64)
+    totals.flags.writeable = False
+    return totals
+
+
+@lru_cache(maxsize=4)
+def _sizes(clients: SyntheticClients) -> NDArray[np.int64]:
+    totals = _totals(clients.part, clients.seed)
+    if not clients.part.size_skew:
+        one = totals[:1]
+        return np.broadcast_to(one - clients._held(one), totals.shape)
+    sizes: NDArray[np.int64] = totals - clients._held(totals)
+    sizes.flags.writeable = False
+    return sizes
 
 
 @lru_cache(maxsize=4)

@@ -13,6 +13,7 @@ from fedsim.data.partition.dirichlet import Dirichlet
 from fedsim.data.partition.iid import Iid
 from fedsim.data.partition.natural import Natural
 from fedsim.data.shakespeare import Shakespeare
+from fedsim.data.synthetic import Synthetic
 
 
 def made(y: list[int], group: list[int], outputs: int) -> Dataset:
@@ -50,6 +51,15 @@ def test_effective_clients_of_uneven_sizes() -> None:
     """Sizes 6 and 2: 8^2 / (36 + 4)."""
     clients = deal(made([0] * 8, [0] * 6 + [1] * 2, 2), Natural(), seed=0, holdout=0)
     assert summarize(clients)["effective_clients"] == pytest.approx(64 / 40)
+
+
+def test_sizes_are_summarized_as_numpy_would_one_by_one() -> None:
+    clients = open_clients(Synthetic(clients=5000, size_skew=1.0), None, seed=0, holdout=0.1)
+    sizes, summary = clients.sizes(), summarize(clients)
+    counts, edges = np.histogram(sizes, bins=20)
+    assert summary["sizes"]["histogram"] == {"counts": counts.tolist(), "edges": edges.tolist()}
+    assert summary["effective_clients"] == float(sizes.sum() ** 2.0 / (sizes * 1.0 @ sizes))
+    assert summary["sizes"]["quantiles"][3] == np.median(sizes)
 
 
 def test_more_skew_is_a_larger_number() -> None:

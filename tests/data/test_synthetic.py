@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedsim import rng
 from fedsim.data import ClientData, Together, open_clients, summarize
 from fedsim.data.synthetic import Synthetic
 from fedsim.errors import DataError
@@ -26,6 +27,29 @@ def test_a_million_clients_open_at_once() -> None:
     assert len(sizes) == 1_000_000
     assert len(last.y) == sizes[-1]
     assert peak < 200e6
+
+
+def test_equal_sizes_take_no_memory_and_nobody_can_change_them() -> None:
+    clients = population(clients=1_000_000, examples=30)
+    tracemalloc.start()
+    sizes = clients.sizes()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000
+    assert sizes.dtype == np.int64
+    assert (sizes == 27).all()
+    for own in (sizes, population(size_skew=1.0).sizes()):
+        with pytest.raises(ValueError, match="read-only"):
+            own[0] = 1
+
+
+@pytest.mark.parametrize("holdout", [0.0, 0.3])
+def test_skewed_sizes_by_their_formula(holdout: float) -> None:
+    clients = population(clients=1000, examples=30, size_skew=1.5, holdout=holdout, seed=3)
+    normal = rng.stream(3, "synthetic/sizes").standard_normal(1000)
+    whole = np.maximum(2, np.round(30 * np.exp(1.5 * normal))).astype(np.int64)
+    held = np.minimum((whole * holdout).astype(np.int64), whole - 1)
+    assert np.array_equal(clients.sizes(), whole - held)
 
 
 def test_inputs_have_the_covariance_of_the_paper() -> None:
