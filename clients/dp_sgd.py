@@ -7,6 +7,7 @@ divided by the expected batch size. The noise comes from the experiment's seed, 
 repeated: whoever knows the seed can subtract it. It shows what privacy costs; it gives none.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, cast
@@ -15,12 +16,13 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from fedsim import counter, dropout, rng, training
+from fedsim import dropout, rng, training
 from fedsim.core import ClientContext, Memo, Recipe, Task, Update
 from fedsim.models import get_vector
 from fedsim.privacy.clipping import Clipper, mixes_examples
+from fedsim.privacy.sampling import poisson_batch
 
-__all__ = ["DpSgd", "poisson_batch"]
+__all__ = ["DpSgd", "draw_noise", "noise_stream"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,7 @@ class DpSgd:
         steps = self.steps or self.epochs * -(-size // expected)
         parameters = training.trainable(task.module)
         keys = torch.from_numpy(training.client_keys([ctx])).to(task.x.device)
-        seed = rng.derive(ctx.seed, "noise", round=ctx.round, client=ctx.client) % 2**63
-        noise = torch.Generator().manual_seed(seed)
+        noise = noise_stream(ctx)
         total, seen = 0.0, 0
         for number in range(steps):
             chosen = poisson_batch(keys, size, expected / size, number)
@@ -90,20 +91,21 @@ class DpSgd:
         scale = self.noise_multiplier * self.clipping_norm / expected
         if not scale:
             return list(torch._foreach_div(sums, float(expected)))
-        drawn = [torch.empty(s.shape).normal_(std=scale, generator=noise).to(s) for s in sums]
+        drawn = draw_noise([s.shape for s in sums], scale, noise)
+        drawn = [own.to(s) for own, s in zip(drawn, sums, strict=True)]
         torch._foreach_add_(drawn, sums, alpha=1 / expected)
         return drawn
 
 
-def poisson_batch(keys: Tensor, size: int, rate: float, step: int) -> Tensor:
-    """Return which of `size` examples are in the batch of a step: each with probability `rate`.
+def noise_stream(ctx: ClientContext) -> torch.Generator:
+    """Return what a client draws its noise from in a round."""
+    seed = rng.derive(ctx.seed, "noise", round=ctx.round, client=ctx.client) % 2**63
+    return torch.Generator().manual_seed(seed)
 
-    `keys`: int32 [1, 2], the client's. The rate is met to 2^-32.
-    """
-    if rate >= 1:
-        return torch.arange(size, device=keys.device)
-    drawn = counter.bits(keys, size, -1 - step)[0]
-    return (drawn < round(rate * 2**32) - 2**31).nonzero().flatten()
+
+def draw_noise(shapes: Sequence[torch.Size], scale: float, stream: torch.Generator) -> list[Tensor]:
+    """Return the noise of one step: float32 on the CPU, one tensor for each parameter."""
+    return [torch.empty(shape).normal_(std=scale, generator=stream) for shape in shapes]
 
 
 @lru_cache(maxsize=2)

@@ -11,12 +11,13 @@ from torch import nn
 
 import fedsim
 from fedsim import counter, losses, training
-from fedsim.clients.dp_sgd import DpSgd, poisson_batch
+from fedsim.clients.dp_sgd import DpSgd
 from fedsim.core import Task
 from fedsim.errors import ConfigError
 from fedsim.models import get_vector, set_vector
 from fedsim.optimizers.adam import Adam
 from fedsim.optimizers.sgd import Sgd
+from fedsim.privacy.sampling import poisson_batch, poisson_members
 
 SIZE = 40
 
@@ -107,6 +108,16 @@ def test_batches_are_poisson_samples():
     together = pairs[np.triu_indices(size, k=1)] / draws
     assert together.mean() == pytest.approx(rate**2, abs=0.002)
     assert poisson_batch(keys, size, 1.0, 0).tolist() == list(range(size))
+
+
+def test_many_clients_draw_what_each_draws_alone():
+    keys = torch.from_numpy(counter.client_keys(3, "x", 1, [7, 8, 9]))
+    sizes, rates = [5, 40, 12], [1.0, 0.3, 0.5]
+    for step in range(4):
+        drawn = poisson_members(keys, sizes, rates, step)
+        for i, (size, rate) in enumerate(zip(sizes, rates, strict=True)):
+            alone = poisson_batch(keys[i : i + 1], size, rate, step)
+            assert drawn[i].nonzero().flatten().tolist() == alone.tolist()
 
 
 def test_empty_batches_are_steps_of_noise_alone(ctx):
