@@ -1,23 +1,37 @@
 """How time and memory grow: with the population, with the cohort, with the rounds; start-up too.
 
-python benchmarks/growth.py
+python benchmarks/growth.py [--cycles 3] [--write]
 
-Synthetic clients, made where they are used, in process: one process is all there is to watch.
+Synthetic clients, made where they are used, in process: one process is all there is to watch. Every
+run has a process of its own; those that are compared take turns, and medians are shown. Memory is
+what the process holds after its last round (RSS), and the most it ever held, report included.
+`--write`: put the text into docs/performance.md.
 """
 
+import argparse
+import json
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
+import numpy as np
+import page
 import psutil
 
 import fedsim
 
 MB = 2**20
+POPULATIONS, COHORTS = (10**3, 10**4, 10**5, 10**6), (50, 100, 200, 400, 800)
+LONG_ROUNDS, SETTLED = 500, 20
+MOST = 1.10  # of the smallest population's time and memory
 START = """
 import sys, time
 import fedsim
@@ -30,13 +44,14 @@ fedsim.run("digits", ["engine.grid=" + sys.argv[2]], runs=sys.argv[3], listener=
 """
 
 
-def measure(folder: Path, clients: int, cohort: int, rounds: int) -> tuple[float, list[float]]:
-    """Return median seconds per round, what is stored of it included, and MB after each round."""
-    stamps, memory = [], []
+def measure(folder: Path, clients: int, cohort: int, rounds: int) -> dict[str, Any]:
+    """Return the median seconds of a round and of its storing, MB after each round, peak MB."""
+    stamps, memory, stored = [], [], []
 
     def listen(event: object) -> None:
         if type(event).__name__ == "RoundDone":
             stamps.append(perf_counter())
+            stored.append(event.record.seconds["checkpoint"])
             memory.append(psutil.Process().memory_info().rss / MB)
 
     fedsim.run(
@@ -52,36 +67,111 @@ def measure(folder: Path, clients: int, cohort: int, rounds: int) -> tuple[float
         runs=folder,
         listener=listen,
     )
-    return statistics.median(b - a for a, b in pairwise(stamps[1:])), memory
+    return {
+        "seconds": statistics.median(b - a for a, b in pairwise(stamps[1:])),
+        "stored": statistics.median(stored[1:]),
+        "memory": memory,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB,
+    }
+
+
+def apart(folder: Path, clients: int, cohort: int, rounds: int) -> dict[str, Any]:
+    """`measure` in a process of its own."""
+    options = [str(folder), *map(str, (clients, cohort, rounds))]
+    command = [sys.executable, __file__, "--one", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def start_up(folder: Path, grid: str) -> float:
     """Return seconds from starting Python to the first client done."""
-    import time
-
     command = [sys.executable, "-c", START, str(time.time()), grid, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return float(done.stdout.split()[0])
 
 
+def in_turns(folder: Path, runs: list[tuple[int, int]], cycles: int) -> list[dict[str, float]]:
+    """Measure (population, cohort) pairs in turns; return the medians of each."""
+    found = defaultdict(list)
+    for cycle in range(cycles):
+        for clients, cohort in runs:
+            own = apart(folder, clients, cohort, 8)
+            found[clients, cohort].append(own | {"memory": own["memory"][-1]})
+            print(f"{cycle + 1} {clients} {cohort}: {own['seconds']:.3f} s", file=sys.stderr)
+    return [
+        {name: statistics.median(own[name] for own in found[pair]) for name in found[pair][0]}
+        for pair in runs
+    ]
+
+
+def by_population(folder: Path, cycles: int) -> list[str]:
+    """Measure populations; return lines of a table and what is required of it."""
+    rows = in_turns(folder, [(clients, 200) for clients in POPULATIONS], cycles)
+    lines = page.table(
+        ["population (cohort 200)", *(f"{clients:,d}" for clients in POPULATIONS)],
+        [
+            ["s/round", *(f"{row['seconds']:.3f}" for row in rows)],
+            ["MB", *(f"{row['memory']:.0f}" for row in rows)],
+            ["MB at most", *(f"{row['peak']:.0f}" for row in rows)],
+        ],
+    )
+    lines.append("")
+    for name, what in (("seconds", "time"), ("memory", "memory"), ("peak", "memory at most")):
+        ratio = rows[-1][name] / rows[0][name]
+        verdict = "PASS" if ratio <= MOST else "FAIL"
+        lines.append(f"- {what}, largest to smallest: {ratio:.3f} (target {MOST:.2f}) {verdict}")
+    return lines
+
+
+def by_cohort(folder: Path, cycles: int) -> list[str]:
+    """Measure cohorts; return lines, with a straight line through the figures."""
+    rows = in_turns(folder, [(10**4, cohort) for cohort in COHORTS], cycles)
+    seconds = [row["seconds"] for row in rows]
+    slope, constant = np.polyfit(COHORTS, seconds, 1, w=1 / np.array(seconds))
+    off = max(abs(constant + slope * c - s) / s for c, s in zip(COHORTS, seconds, strict=True))
+    lines = page.table(
+        ["cohort (of 10,000)", *map(str, COHORTS)],
+        [
+            ["s/round", *(f"{own:.3f}" for own in seconds)],
+            ["of it storing", *(f"{row['stored']:.3f}" for row in rows)],
+        ],
+    )
+    fit = f"{1000 * slope:.2f} ms per client and {1000 * constant:.0f} ms per round"
+    return ["", *lines, "", f"- {fit}; at most {100 * off:.0f} % off that line"]
+
+
 def main() -> None:
-    """Measure and print."""
+    """Measure, print and, if asked, write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cycles", type=int, default=3)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        name, *numbers = arguments.one
+        print(json.dumps(measure(Path(name), *map(int, numbers))))
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        measure(folder, 1000, 100, 3)
-        print("population, cohort 200: s/round, MB")
-        for clients in (10**3, 10**4, 10**5, 10**6):
-            seconds, memory = measure(folder, clients, 200, 8)
-            print(f"{clients:9,d} {seconds:8.3f} {memory[-1]:8.0f}")
-        print("cohort of 10,000: s/round, ms/client")
-        for cohort in (50, 100, 200, 400, 800):
-            seconds, _ = measure(folder, 10**4, cohort, 8)
-            print(f"{cohort:9,d} {seconds:8.3f} {1000 * seconds / cohort:8.2f}")
-        _, memory = measure(folder, 10**4, 100, 500)
-        print(f"500 rounds, 10,000 clients: {memory[-1] - memory[19]:+.1f} MB from round 20 on")
+        lines = by_population(folder, arguments.cycles) + by_cohort(folder, arguments.cycles)
+        memory = apart(folder, 10**4, 100, LONG_ROUNDS)["memory"]
+        grown = memory[-1] - memory[SETTLED - 1]
+        lines.append(
+            f"- {LONG_ROUNDS} rounds, 10,000 clients: {grown:+.1f} MB from round {SETTLED} on"
+        )
         for grid in ("inprocess", "ray"):
-            seconds = statistics.median(start_up(folder, grid) for _ in range(3))
-            print(f"start-up to the first client done, {grid}: {seconds:.1f} s")
+            times = [start_up(folder, grid) for _ in range(arguments.cycles)]
+            lines.append(
+                f"- from starting Python to the first client done, {grid}: "
+                f"{statistics.median(times):.1f} s"
+            )
+    text = "\n".join(lines)
+    print(text)
+    if arguments.write:
+        page.put("growth", text)
 
 
 if __name__ == "__main__":

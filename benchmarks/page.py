@@ -1,0 +1,26 @@
+"""The tables that benchmarks write into docs/performance.md, each between marks of its name."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["put", "table"]
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+
+
+def put(name: str, text: str, page: Path = PAGE) -> None:
+    """Replace what stands between the marks of `name`; raises `ValueError` where it has none."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before = page.read_text(encoding="utf-8")
+    pattern = re.escape(begin) + ".*?" + re.escape(end)
+    after, found = re.subn(pattern, lambda _: f"{begin}\n{text}\n{end}", before, flags=re.DOTALL)
+    if not found:
+        raise ValueError(f"{page} has no marks {begin}")
+    page.write_text(after, encoding="utf-8")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return [lines[0], "|" + "---|" * len(head), *lines[1:]]
