@@ -1,12 +1,10 @@
 """An ordinary Flower app on a workload, on our grid or on Flower's own engine.
 
-python app.py FOLDER WORKLOAD ROUNDS fedsim|flower: prints seconds per round as JSON.
+python app.py FOLDER WORKLOAD ROUNDS fedsim|flower: prints `workloads.figures`.
 """
 
-import json
 import os
 import sys
-from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 
@@ -82,7 +80,7 @@ def main() -> None:
 
         config = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2}}
         run_simulation(app, importable.client_app, clients, backend_config=config)
-    print(json.dumps([b - a for a, b in pairwise(stamps)]))
+    print(workloads.figures(stamps))
 
 
 if __name__ == "__main__":

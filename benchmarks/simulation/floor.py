@@ -1,9 +1,8 @@
 """The floor: a bare PyTorch loop in persistent processes, one partial sum each.
 
-python floor.py FOLDER WORKLOAD ROUNDS [sgd|adam]: prints seconds per round as JSON.
+python floor.py FOLDER WORKLOAD ROUNDS [sgd|adam]: prints `workloads.figures`.
 """
 
-import json
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -61,9 +60,8 @@ def main() -> None:
         context.Process(target=work, args=arguments, daemon=True).start()
         ends.append(mine)
         totals.append(total)
-    seconds = []
+    stamps = [perf_counter()]
     for number in range(rounds):
-        started = perf_counter()
         stream = np.random.default_rng(number)
         cohort = stream.choice(size["clients"], size["cohort"], replace=False).tolist()
         for i, end in enumerate(ends):
@@ -72,10 +70,10 @@ def main() -> None:
             end.recv()
         for parts in zip(shared, *totals, strict=True):
             parts[0].copy_(sum(parts[1:]) / size["cohort"])
-        seconds.append(perf_counter() - started)
+        stamps.append(perf_counter())
     for end in ends:
         end.send(None)
-    print(json.dumps(seconds))
+    print(workloads.figures(stamps))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
-"""fedsim on a workload. python ours.py FOLDER WORKLOAD ROUNDS TIER [sgd|adam]: prints JSON."""
+"""fedsim on a workload.
 
-import json
+python ours.py FOLDER WORKLOAD ROUNDS TIER [sgd|adam]: prints `workloads.figures`, and what was
+chosen.
+"""
+
 import os
 import sys
 from dataclasses import dataclass
@@ -34,7 +37,7 @@ class Noise:
 
 
 def main() -> None:
-    """Run and print seconds per round, and what was chosen."""
+    """Run and print."""
     import fedsim
 
     folder, name, rounds, tier = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
@@ -61,8 +64,7 @@ def main() -> None:
         listener=listen,
     )
     # From the end of one round to the end of the next: what is stored of it is included.
-    seconds = [stamps[1] - stamps[0], *np.diff(stamps[1:]).tolist()]
-    print(json.dumps({"seconds": seconds, **result.stored.facts["execution"]}))
+    print(workloads.figures(stamps, **result.stored.facts["execution"]))
 
 
 if __name__ == "__main__":

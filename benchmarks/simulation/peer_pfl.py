@@ -1,13 +1,12 @@
-"""pfl-research on a workload. torchrun peer_pfl.py FOLDER WORKLOAD ROUNDS: prints JSON.
+"""pfl-research on a workload.
 
+torchrun peer_pfl.py FOLDER WORKLOAD ROUNDS: prints `workloads.figures`.
 Runs with the interpreter of an environment of its own: `torch`, `pfl`, and what pfl 0.6 needs
 besides (`packaging<26`, `prv-accountant==0.2.0`, `scipy`, `multiprocess`).
 """
 
-import json
 import sys
 import types
-from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -82,7 +81,7 @@ def main() -> None:
         callbacks=[Stamp()],
     )
     if get_default_framework_module().distributed.global_rank == 0:
-        print(json.dumps([b - a for a, b in pairwise(stamps)]), flush=True)
+        print(workloads.figures(stamps), flush=True)
 
 
 if __name__ == "__main__":

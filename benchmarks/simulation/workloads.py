@@ -2,24 +2,34 @@
 
 W1: CIFAR10-shaped, 1000 clients of 50 examples, pfl-research's CNN of 1.63 M parameters, cohort 50.
 W2: 10,000 clients of 20 examples of 784 numbers, an MLP of 50,890 parameters, cohort 1000.
-One local epoch in batches of 10, SGD with learning rate 0.1.
+One local epoch in batches of 10, SGD with learning rate 0.1. With FEDSIM_BENCH_SMALL in the
+environment there are few clients: to see that everything runs, not to measure.
 """
 
+import json
+import os
+import time
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["BATCH", "LR", "SIZES", "examples", "make_data", "model"]
+__all__ = ["BATCH", "LR", "SIZES", "examples", "figures", "make_data", "model"]
 
 BATCH, LR = 10, 0.1
 SIZES: dict[str, dict[str, Any]] = {
     "W1": {"clients": 1000, "each": 50, "shape": (3, 32, 32), "cohort": 50},
     "W2": {"clients": 10_000, "each": 20, "shape": (784,), "cohort": 1000},
 }
+if os.environ.get("FEDSIM_BENCH_SMALL"):
+    SIZES["W1"] |= {"clients": 10, "cohort": 4}
+    SIZES["W2"] |= {"clients": 100, "cohort": 40}
 
 
 def make_data(folder: Path, name: str) -> None:
@@ -41,6 +51,17 @@ def examples(folder: Path, name: str, client: int) -> tuple[torch.Tensor, torch.
     x, y = (_mapped(folder / f"{name}_{part}.npy")[own] for part in "xy")
     inputs = torch.from_numpy(np.array(x)).float().div_(127.5).sub_(1.0)
     return inputs, torch.from_numpy(np.array(y))
+
+
+def figures(stamps: Sequence[float], **facts: Any) -> str:
+    """Write what an engine says of itself as one line of JSON.
+
+    `stamps` (of `perf_counter`): when the first round began, and when each one ended. The time of
+    day of the first end tells the caller, who knows when it started the engine, what came before.
+    """
+    seconds = [b - a for a, b in pairwise(stamps)]
+    first_end = time.time() - (perf_counter() - stamps[1])
+    return json.dumps({"seconds": seconds, "first_end": first_end, **facts})
 
 
 @lru_cache
