@@ -142,7 +142,7 @@ class DenseChange:
         bounds = []
         for layer in self.layers:
             if isinstance(layer, _Factored):
-                bounds.append(_squares(layer).sqrt())
+                bounds.append(_bound(layer))
             else:
                 bounds += [largest_of(p) for p in layer.parameters]
         return torch.stack(bounds).amax(dim=0)
@@ -192,9 +192,8 @@ def _fit(
     assert chain is not None
     layers = _start(chain, task.x, places, schedule, is_factored=is_factored)
     dense = list(layers.values())
-    parameters = [p for layer in dense for p in _steppable(layer)]
     anchors = [p.detach() for layer in chain for p in layer.parameters()]
-    state = task.optimizer.start(parameters, lead=1)
+    state = task.optimizer.start([p for layer in dense for p in _steppable(layer)], lead=1)
     if recipe.keep_optimizer:
         for row, memo in enumerate(memos):
             restore_optimizer({n: [t[row] for t in ts] for n, ts in state.items()}, memo)
@@ -204,16 +203,18 @@ def _fit(
     for number, step in enumerate(schedule.steps):
         active = slice(step.clients)
         chosen = places[active].gather(1, step.index)
+        at = _At(step.clients, slot, step.index.shape[1], _rows_of(step, places.shape[1]))
         with dropout.keyed(keys[active], number):
-            output, sources = _forward(chain, layers, task.x, chosen, step, slot)
+            output, sources = _forward(chain, layers, task.x, chosen, at)
         each = client_losses(task, output, task.y[chosen], step)
         found = torch.autograd.grad(each.sum(), [s for group in sources for s in group])
-        gradients = _gradients(dense, sources, found, step, slot)
         own = {name: [t[active] for t in tensors] for name, tensors in state.items()}
-        steppable = [p[active] for p in parameters]
-        take_step(task, recipe, steppable, gradients, anchors, own, contexts[0].lr_factor)
+        parameters, gradients = _stepping(dense, sources, found, at, is_whole=bool(state))
+        take_step(task, recipe, parameters, gradients, anchors, own, contexts[0].lr_factor)
+        if not state:
+            _displace(dense, parameters, at)
         totals[active] += each.detach().double() * step.counts
-        slot += step.index.shape[1]
+        slot += at.width
     kept: list[Memo] = [{} for _ in places]
     if recipe.keep_optimizer:
         names = range(len(places))
@@ -255,22 +256,41 @@ def _first(linear: nn.Linear, inputs: Tensor) -> _Factored:
     return _Factored(linear, inputs, torch.zeros_like(base), base, gram)
 
 
+@dataclass(frozen=True, slots=True)
+class _At:
+    """Where a step is: its clients, the slots it fills, and its examples among all, flat."""
+
+    clients: int
+    slot: int
+    width: int
+    rows: Tensor
+
+    @property
+    def slots(self) -> slice:
+        return slice(self.slot, self.slot + self.width)
+
+
+def _rows_of(step: Step, most: int) -> Tensor:
+    """Return where a step's examples are among [clients x most] rows."""
+    first = torch.arange(step.clients, device=step.index.device).unsqueeze(1) * most
+    return (first + step.index).flatten()
+
+
 def _forward(
     chain: list[nn.Module],
     layers: dict[int, _Stacked | _Factored],
     x: Tensor,
     chosen: Tensor,
-    step: Step,
-    slot: int,
+    at: _At,
 ) -> tuple[Tensor, list[list[Tensor]]]:
     """Return the outputs, and per dense layer the tensors whose gradients its step needs."""
-    active = slice(step.clients)
+    active = slice(at.clients)
     sources: list[list[Tensor]] = []
     h: Tensor | None = None  # until something needs the inputs themselves
     for place, module in enumerate(chain):
         layer = layers.get(place)
         if isinstance(layer, _Factored) and layer.base is not None:
-            h = _known(layer, step)
+            h = _known(layer, at)
             sources.append([h])
             continue
         if h is None:
@@ -278,8 +298,8 @@ def _forward(
                 continue
             h = take_rows(x, chosen).flatten(2)
         if isinstance(layer, _Factored):
-            layer.inputs[active, slot : slot + h.shape[1]] = h.detach()
-            h = _remembered(layer, h, active)
+            layer.inputs[active, at.slots] = h.detach()
+            h = _remembered(layer, h, at)
             sources.append([h])
         elif isinstance(layer, _Stacked):
             own = [p[active].detach().requires_grad_() for p in layer.parameters]
@@ -293,47 +313,78 @@ def _forward(
 
 
 @torch.no_grad()
-def _known(layer: _Factored, step: Step) -> Tensor:
+def _known(layer: _Factored, at: _At) -> Tensor:
     """Pre-activations of a first layer, from what was computed before the first step."""
     assert layer.base is not None
     assert layer.gram is not None
-    active, index = slice(step.clients), step.index.unsqueeze(2)
-    base = layer.base[active].gather(1, index.expand(-1, -1, layer.base.shape[2]))
-    gram = layer.gram[active].gather(1, index.expand(-1, -1, layer.gram.shape[2]))
-    return torch.baddbmm(base, gram, layer.coefficients[active]).requires_grad_()
+    base, gram = (
+        whole.flatten(0, 1).index_select(0, at.rows).view(at.clients, at.width, -1)
+        for whole in (layer.base, layer.gram)
+    )
+    if at.slot == 0:  # nobody has moved yet
+        return base.requires_grad_()
+    return torch.baddbmm(base, gram, layer.coefficients[: at.clients]).requires_grad_()
 
 
-def _remembered(layer: _Factored, h: Tensor, active: slice) -> Tensor:
+def _remembered(layer: _Factored, h: Tensor, at: _At) -> Tensor:
     """Pre-activations of a deeper layer, from its inputs in all steps so far."""
     base = nn.functional.linear(h, layer.linear.weight.detach(), _detached(layer.linear.bias))
-    similar = torch.bmm(h, layer.inputs[active].transpose(1, 2))
+    if at.slot == 0:
+        return base if base.requires_grad else base.requires_grad_()
+    before = slice(at.clients), slice(at.slot)
+    similar = torch.bmm(h, layer.inputs[before].transpose(1, 2))
     if layer.linear.bias is not None:
         similar = similar + 1.0
-    return torch.baddbmm(base, similar, layer.coefficients[active])
+    return torch.baddbmm(base, similar, layer.coefficients[before])
 
 
-def _gradients(
+def _stepping(
     dense: list[_Stacked | _Factored],
     sources: list[list[Tensor]],
     found: Sequence[Tensor],
-    step: Step,
-    slot: int,
-) -> list[Tensor]:
-    """Turn gradients of `sources` into gradients of what the optimizer steps."""
+    at: _At,
+    *,
+    is_whole: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what the optimizer steps, and the gradients of it from those of `sources`.
+
+    Of a factored layer: all coefficients where the optimizer remembers (`is_whole`); else zeros,
+    which it turns into the displacement of the step's own, whatever they are.
+    """
+    parameters: list[Tensor] = []
     gradients: list[Tensor] = []
     remaining = iter(found)
     for layer, group in zip(dense, sources, strict=True):
         own = [next(remaining) for _ in group]
+        if isinstance(layer, _Stacked):
+            parameters += [p[: at.clients] for p in layer.parameters]
+            gradients += own
+        elif is_whole:
+            parameters.append(layer.coefficients[: at.clients])
+            gradients.append(torch.zeros_like(parameters[-1]))
+            _put(layer, gradients[-1], own[0], at)
+        else:
+            parameters.append(torch.zeros_like(own[0]))
+            gradients += own
+    return parameters, gradients
+
+
+@torch.no_grad()
+def _displace(dense: list[_Stacked | _Factored], moved: Sequence[Tensor], at: _At) -> None:
+    """Add to the coefficients of factored layers what a step moved them by."""
+    remaining = iter(moved)
+    for layer in dense:
+        own = [next(remaining) for _ in _steppable(layer)]
         if isinstance(layer, _Factored):
-            (g,) = own
-            full = torch.zeros_like(layer.coefficients[: step.clients])
-            if layer.base is not None:
-                full.scatter_add_(1, step.index.unsqueeze(2).expand_as(g), g)
-            else:
-                full[:, slot : slot + g.shape[1]] = g
-            own = [full]
-        gradients += own
-    return gradients
+            _put(layer, layer.coefficients[: at.clients], own[0], at)
+
+
+def _put(layer: _Factored, whole: Tensor, own: Tensor, at: _At) -> None:
+    """Add a step's rows where they belong among all; padding repeats a row and adds zero."""
+    if layer.base is None:
+        whole[:, at.slots] += own
+    else:
+        whole.flatten(0, 1).index_add_(0, at.rows, own.flatten(0, 1))
 
 
 def _steppable(layer: _Stacked | _Factored) -> list[Tensor]:
@@ -353,6 +404,16 @@ def _squares(layer: _Factored) -> Tensor:
     """Return each client's squared norm of weight and bias: the trace of A' (X X' + 1) A."""
     a = layer.coefficients
     return (torch.bmm(layer.full_gram(), a) * a).sum(dim=(1, 2)).clamp(min=0)
+
+
+def _bound(layer: _Factored) -> Tensor:
+    """Bound each client's largest coordinate: of A' X it is at most the sum of |A| |X| by row."""
+    if layer.gram is not None:
+        lengths = layer.gram.diagonal(dim1=1, dim2=2)
+    else:
+        lengths = layer.inputs.square().sum(dim=2) + 1.0  # a bias' input is 1
+    rows = torch.bmm(lengths.sqrt().unsqueeze(1), layer.coefficients.abs())
+    return rows.squeeze(1).amax(dim=1)
 
 
 def _sums(layer: _Stacked | _Factored, weights: Tensor) -> list[Tensor]:
