@@ -45,7 +45,7 @@ class Change:
 
     def norms(self) -> Tensor:
         """Return the L2 norm of each client's whole update: [clients]."""
-        parts = [torch.linalg.vector_norm(p.flatten(1), dim=1) for p in self.stacked]
+        parts = [torch.linalg.vector_norm(p.reshape(len(p), -1), dim=1) for p in self.stacked]
         squares: Tensor = torch.stack(parts).square().sum(dim=0)
         return squares.sqrt()
 
@@ -54,7 +54,8 @@ class Change:
         chosen = weights.nonzero().flatten()
         own = weights[chosen].to(self.stacked[0])
         whole = len(chosen) == len(weights)
-        sums = [torch.mv((p if whole else p[chosen]).flatten(1).t(), own) for p in self.stacked]
+        rows = [p if whole else p[chosen] for p in self.stacked]
+        sums = [torch.mv(p.reshape(len(p), -1).t(), own) for p in rows]
         return flat_like(self.module, sums).double().cpu()
 
     def vectors(self) -> Tensor:
@@ -66,7 +67,9 @@ class Change:
 
 def largest_of(stacked: Tensor) -> Tensor:
     """Return each client's largest absolute number: [clients]; NaN stays NaN."""
-    flat = stacked.flatten(1)  # abs would copy it, aminmax takes twenty times as long
+    flat = stacked.reshape(
+        len(stacked), -1
+    )  # abs would copy it, aminmax takes twenty times as long
     return torch.maximum(flat.amax(dim=1), -flat.amin(dim=1))
 
 

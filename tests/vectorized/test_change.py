@@ -1,5 +1,7 @@
 """Norms, bounds and weighted sums on the stack are those of the clients' vectors."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -53,6 +55,26 @@ def test_of_weight_zero_not_even_nan_enters(fit, clients):
     total = group.change.weighted_sum(torch.tensor([0.0, 1.0, 2.0]))
     expected = torch.tensor([1.0, 2.0]).double() @ group.change.vectors()[1:].double()
     torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A model with a parameter that is a single number."""
+
+    def build(self, about):
+        module = nn.Linear(60, 4)
+        module.scale = nn.Parameter(torch.tensor(1.5))
+        module.register_forward_hook(lambda layer, inputs, output: output * layer.scale)
+        return module
+
+
+def test_a_parameter_may_be_a_single_number(clients):
+    for group in clients(Scaled(), META).groups(fit_stacked, RECIPE):
+        vectors = group.change.vectors()
+        weights = torch.ones(len(group.members))
+        total = group.change.weighted_sum(weights)
+        torch.testing.assert_close(total, vectors.double().sum(dim=0), rtol=1e-5, atol=1e-6)
+        assert group.change.largest().shape == group.change.norms().shape == weights.shape
 
 
 def test_low_rank_forms_no_weights_of_layers_larger_than_their_factors(clients):
