@@ -146,8 +146,7 @@ def _at_once(block: _Block, tier: str, places: Sequence[int]) -> None:
 def _count_group(block: _Block, trained: Trained, weights: Sequence[float], seconds: float) -> None:
     """Take a group's updates into the sum; what is out of bounds is looked at one by one."""
     form = block.order.form
-    losses = trained.losses.tolist()
-    metrics = [{"loss": s, "examples": w} for s, w in zip(losses, weights, strict=True)]
+    metrics = trained.metrics(weights)
     if form is None:
         for i, vector in enumerate(trained.change.vectors()):
             update = Update(vector, weights[i], metrics[i])

@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from fedsim import dropout, rng, training
-from fedsim.core import ClientContext, Memo, Recipe, Task, Update
+from fedsim.core import ClientContext, Clipping, Memo, Recipe, Task, Update
 from fedsim.models import get_vector
 from fedsim.privacy.clipping import Clipper, mixes_examples
 from fedsim.privacy.sampling import poisson_batch
@@ -45,8 +45,19 @@ class DpSgd:
     notice: ClassVar[str] = (
         "DP-SGD with seeded noise: simulated, not private. No epsilon is accounted for this run."
     )
-    #: A batch is a random subset, drawn step by step: each client trains by itself.
-    recipe: ClassVar[None] = None
+
+    @classmethod
+    def of(cls, recipe: Recipe, clipping: Clipping) -> "DpSgd":
+        """Return what takes a recipe's steps, clipped."""
+        steps = recipe.epochs, recipe.steps, recipe.batch_size, recipe.keep_optimizer
+        return cls(clipping.clipping_norm, clipping.noise_multiplier, *steps)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return the steps of local training: the engine may take those of many clients at once."""
+        clipping = Clipping(self.clipping_norm, self.noise_multiplier)
+        steps = self.epochs, self.steps, self.batch_size, self.keep_optimizer
+        return Recipe(*steps, clipping=clipping)
 
     def refuses(self, module: nn.Module) -> str:
         """Say why a model cannot be trained like this, "" if it can."""

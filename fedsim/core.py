@@ -18,6 +18,7 @@ from fedsim.losses import Loss
 __all__ = [
     "ClientContext",
     "ClientRecord",
+    "Clipping",
     "LocalAlgorithm",
     "Memo",
     "Optimizer",
@@ -131,11 +132,24 @@ class Optimizer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Clipping:
+    """What DP-SGD does to a step: each example's gradient is clipped, noise is added to their sum.
+
+    `noise_multiplier` x `clipping_norm` is the noise's standard deviation. Batches are Poisson
+    samples, and the sum is divided by the number of examples expected in one.
+    """
+
+    clipping_norm: float
+    noise_multiplier: float
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Local training by gradient steps, as data: whoever runs it may run many clients at once.
 
     `epochs` passes in batches of `batch_size` (0: the whole shard), or exactly `steps` batches.
     `adjust` changes the gradients of a step. `keep_optimizer`: its state lives between rounds.
+    With `clipping` it is DP-SGD, which adjusts nothing else.
     """
 
     epochs: int = 1
@@ -143,6 +157,7 @@ class Recipe:
     batch_size: int = 32
     keep_optimizer: bool = False
     adjust: Adjust | None = None
+    clipping: Clipping | None = None
 
 
 @dataclass(frozen=True, slots=True)

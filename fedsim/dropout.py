@@ -57,17 +57,17 @@ def keep(shape: Sequence[int], p: float) -> Tensor:
 
 
 def example_keys(count: int) -> tuple[Tensor, int]:
-    """Return keys for `count` examples that are computed one by one, int32 [count, 2], and a step.
+    """Return keys for `count` examples that are computed one by one, and a step.
 
-    They are drawn from the current stream; where there is none, masks are torch's affair and these
-    keys only count the examples.
+    The keys, int32 [..., count, 2], are drawn from the current stream; where there is none, masks
+    are torch's affair and these keys only count the examples.
     """
     if not _streams:
         return torch.zeros(count, 2, dtype=torch.int32), 0
     stream = _streams[-1]
     drawn = counter.bits(stream.keys, 2 * count, stream.step * _MOST_CALLS + stream.calls)
     stream.calls += 1
-    return drawn.view(count, 2), stream.step
+    return drawn.view(*drawn.shape[:-1], count, 2), stream.step
 
 
 class Dropout(nn.Module):

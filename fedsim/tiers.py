@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedsim.core import ClientContext, Memo, Recipe
+from fedsim.core import ClientContext, Clipping, Memo, Recipe
 from fedsim.data import Examples
 from fedsim.errors import ConfigError, Problem
 from fedsim.federation import Federation
-from fedsim.vectorized import dense, stacked
+from fedsim.vectorized import clipped, dense, stacked
 from fedsim.vectorized.block import Fit, train_block
 
 __all__ = ["MESSAGES", "RESIDENT", "Execution", "choose", "fit_of", "travelling"]
@@ -66,6 +66,8 @@ def fit_of(tier: str, federation: Federation) -> Fit:
     """Return what trains a block at once in a tier above `resident`."""
     if tier == LOW_RANK:
         return dense.fit_factored
+    if federation.config.local.recipe.clipping:
+        return clipped.fit_clipped
     return dense.fit_products if _is_chain(federation) else stacked.fit_stacked
 
 
@@ -114,6 +116,8 @@ def _not_low_rank(federation: Federation, recipe: Recipe) -> str:
     config = federation.config
     if not _is_chain(federation):
         return "the model is no chain of dense layers and activations"
+    if recipe.clipping:
+        return "every example's gradient is clipped"
     if not config.optimizer.is_linear or recipe.adjust or recipe.keep_optimizer:
         return "its steps are not those of SGD alone"
     if config.regularization.l1 or config.regularization.l2:
@@ -135,6 +139,8 @@ def _trial(federation: Federation, recipe: Recipe) -> str:
     branch on values.
     """
     short = replace(recipe, steps=_TRIAL_STEPS, batch_size=2, keep_optimizer=False)
+    if recipe.clipping:  # no noise that could hide a difference, no batch that chance leaves empty
+        short = replace(short, batch_size=0, clipping=Clipping(1.0, 0.0))
     clients = [min(i, federation.clients.clients - 1) for i in range(_TRIAL_CLIENTS)]
     shards = [_head(federation.clients.train(c), 3 - i % 2) for i, c in enumerate(clients)]
     try:

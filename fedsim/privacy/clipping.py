@@ -23,7 +23,17 @@ from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 from fedsim import dropout, losses
 from fedsim.losses import Loss
 
-__all__ = ["Clipped", "Clipper", "factors", "mixes_examples"]
+__all__ = [
+    "Clipped",
+    "Clipper",
+    "Part",
+    "example_losses",
+    "factors",
+    "layers_with_rules",
+    "mixes_examples",
+    "one_example",
+    "part_of",
+]
 
 _DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _KERNELS: dict[type, Callable[..., Tensor]] = {
@@ -57,8 +67,12 @@ class _Calls:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """One layer's share: squared norms [examples], and sums by parameter for given factors."""
+class Part:
+    """One layer's share: squared norms [examples], and sums by parameter for given factors.
+
+    Factors [examples] give one sum of each parameter's gradients, factors [clients, width], where
+    the examples are `width` of each client, one sum per client on a leading axis.
+    """
 
     squares: Tensor
     sums: Callable[[Tensor], dict[nn.Parameter, Tensor]]
@@ -85,7 +99,7 @@ class Clipper:
             raise ValueError(reason)
         self._module, self._loss = module, loss
         self._parameters = [p for p in module.parameters() if p.requires_grad]
-        self._layers = _layers(module)
+        self._layers = layers_with_rules(module)
         self._can_vmap, self._copies = True, False
 
     @property
@@ -110,7 +124,7 @@ class Clipper:
         record = _recorder(calls, copies=self._copies)
         handles = [layer.register_forward_hook(record) for layer in layers]
         try:
-            each = _example_losses(self._loss, self._module(x), y)
+            each = example_losses(self._loss, self._module(x), y)
         finally:
             for handle in handles:
                 handle.remove()
@@ -122,7 +136,7 @@ class Clipper:
         gradients = iter(torch.autograd.grad(each.sum(), outputs, materialize_grads=True))
         with torch.no_grad():
             parts = [
-                _part(layer, call.inputs, [next(gradients) for _ in call.outputs])
+                part_of(layer, call.inputs, [next(gradients) for _ in call.outputs])
                 for layer, call in calls.items()
             ]
             norms = torch.stack([part.squares for part in parts]).sum(dim=0).sqrt()
@@ -146,12 +160,12 @@ class Clipper:
 
     def _by_example(self, x: Tensor, y: Tensor, clipping_norm: float) -> Clipped:
         gradients, each = self._formed(x, y)
-        squares = [g.flatten(1).square().sum(dim=1) for g in gradients]
+        squares = [g.reshape(len(x), -1).square().sum(dim=1) for g in gradients]
         norms = torch.stack(squares).sum(dim=0).sqrt()
         weights = factors(norms, clipping_norm)
         sums = []
         for g in gradients:
-            flat = torch.where(norms.isfinite().unsqueeze(1), g.flatten(1), 0.0)
+            flat = torch.where(norms.isfinite().unsqueeze(1), g.reshape(len(x), -1), 0.0)
             sums.append((weights.to(flat) @ flat).view(g.shape[1:]))
         return Clipped(sums, norms, each)
 
@@ -159,13 +173,7 @@ class Clipper:
         """Return every example's gradient [examples, ...] by parameter, and the losses."""
         named = {n: p.detach() for n, p in self._module.named_parameters() if p.requires_grad}
         keys, step = dropout.example_keys(len(x))
-
-        def one(own: dict[str, Tensor], x: Tensor, y: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-            with dropout.keyed(key, step):
-                output = functional_call(self._module, own, (x.unsqueeze(0),))
-            loss = _example_losses(self._loss, output, y.unsqueeze(0)).sum()
-            return loss, loss
-
+        one = one_example(self._module, self._loss, step)
         if self._can_vmap:
             try:
                 each_one = grad(one, has_aux=True)
@@ -185,13 +193,27 @@ class Clipper:
         return [torch.stack(column) for column in zip(*rows, strict=True)], torch.stack(seen)
 
 
-def _example_losses(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
+def one_example(
+    module: nn.Module, loss: Loss, step: int
+) -> Callable[[dict[str, Tensor], Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return (parameters, x, y, key) -> (loss, loss) of one example, to be given to `grad`."""
+
+    def one(own: dict[str, Tensor], x: Tensor, y: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        with dropout.keyed(key, step):
+            output = functional_call(module, own, (x.unsqueeze(0),))
+        found = example_losses(loss, output, y.unsqueeze(0)).sum()
+        return found, found
+
+    return one
+
+
+def example_losses(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
     """Return every example's loss, the mean over its positions: [examples]."""
     each = losses.each(loss, output, target)
     return each.flatten(1).mean(dim=1) if each.dim() > 1 else each
 
 
-def _layers(module: nn.Module) -> list[nn.Module] | None:
+def layers_with_rules(module: nn.Module) -> list[nn.Module] | None:
     """List the layers that have parameters to train; None where one of them has no rule."""
     found: list[nn.Module] = []
     seen: set[nn.Parameter] = set()
@@ -223,14 +245,15 @@ def _recorder(calls: dict[nn.Module, _Calls], *, copies: bool) -> Callable[..., 
     return record
 
 
-def _part(layer: nn.Module, inputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> _Part:
+def part_of(layer: nn.Module, inputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> Part:
+    """Return a layer's part from what it took in, call by call, and its outputs' gradients."""
     pairs = list(zip(inputs, gradients, strict=True))
     if isinstance(layer, nn.Embedding):
         return _embedding(layer, pairs)
     return _norm(layer, pairs) if isinstance(layer, _NORMS) else _dense(layer, pairs)
 
 
-def _dense(layer: Any, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Part:
+def _dense(layer: Any, pairs: Sequence[tuple[Tensor, Tensor]]) -> Part:
     """Linear layers and convolutions: gradients are sums over positions of g x a."""
     weight, bias = layer.weight, layer.bias
     squares = pairs[0][0].new_zeros(len(pairs[0][0]))
@@ -240,8 +263,8 @@ def _dense(layer: Any, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Part:
     if bias is not None and bias.requires_grad:
         own = _added([_to_outputs(layer, g) for _, g in pairs])
         squares = squares + own.square().sum(dim=1)
-        makes[bias] = lambda weights: weights @ own
-    return _Part(squares, lambda weights: {p: make(weights) for p, make in makes.items()})
+        makes[bias] = lambda weights: _weighted(weights, own, bias)
+    return Part(squares, lambda weights: {p: make(weights) for p, make in makes.items()})
 
 
 def _weight(
@@ -261,12 +284,22 @@ def _weight(
         a, g = (_joined([pair[side] for pair in shaped]) for side in (0, 1))
 
         def through_positions(weights: Tensor) -> Tensor:
-            scaled = (g * weights.view(-1, 1, 1)).flatten(0, 1)
-            return (scaled.t() @ a.flatten(0, 1)).view(weight.shape)
+            lead = weights.shape[:-1]
+            scaled = (g * weights.view(-1, 1, 1)).reshape(*lead, -1, g.shape[2])
+            product = scaled.transpose(-1, -2) @ a.reshape(*lead, -1, a.shape[2])
+            return product.view(*lead, *weight.shape)
 
         return _products(a, g), through_positions
     formed = _added([_formed(layer, a, g) for a, g in pairs])
-    return formed.square().sum(dim=1), lambda weights: (weights @ formed).view(weight.shape)
+    return formed.square().sum(dim=1), lambda weights: _weighted(weights, formed, weight)
+
+
+def _weighted(weights: Tensor, own: Tensor, parameter: Tensor) -> Tensor:
+    """Sum gradients [examples, numbers] up, over all examples or over those of each client."""
+    if weights.dim() == 1:
+        return (weights @ own).view(parameter.shape)
+    product = torch.bmm(weights.unsqueeze(1), own.reshape(*weights.shape, -1))
+    return product.view(len(weights), *parameter.shape)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -338,7 +371,7 @@ def _to_outputs(layer: Any, g: Tensor) -> Tensor:
     return g.flatten(2).sum(dim=2)
 
 
-def _embedding(layer: nn.Embedding, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Part:
+def _embedding(layer: nn.Embedding, pairs: Sequence[tuple[Tensor, Tensor]]) -> Part:
     """Embeddings: positions of the same token add up."""
     tokens = torch.cat([a.reshape(len(a), -1) for a, _ in pairs], dim=1)
     g = torch.cat([g.reshape(len(g), -1, g.shape[-1]) for _, g in pairs], dim=1)
@@ -348,14 +381,17 @@ def _embedding(layer: nn.Embedding, pairs: Sequence[tuple[Tensor, Tensor]]) -> _
     squares = (torch.bmm(g, g.transpose(1, 2)) * same).sum(dim=(1, 2)).clamp(min=0)
 
     def sums(weights: Tensor) -> dict[nn.Parameter, Tensor]:
-        scaled = (g * weights.view(-1, 1, 1)).flatten(0, 1)
-        total = torch.zeros_like(layer.weight).index_add_(0, tokens.flatten(), scaled)
-        return {cast(nn.Parameter, layer.weight): total}
+        scaled, lead = (g * weights.view(-1, 1, 1)).flatten(0, 1), weights.shape[:-1]
+        client = torch.arange(lead.numel(), device=g.device).repeat_interleave(weights.shape[-1])
+        rows = (tokens + client.unsqueeze(1) * layer.num_embeddings).flatten()
+        total = g.new_zeros(lead.numel() * layer.num_embeddings, g.shape[2])
+        weight = cast(nn.Parameter, layer.weight)
+        return {weight: total.index_add_(0, rows, scaled).view(*lead, *weight.shape)}
 
-    return _Part(squares, sums)
+    return Part(squares, sums)
 
 
-def _norm(layer: Any, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Part:
+def _norm(layer: Any, pairs: Sequence[tuple[Tensor, Tensor]]) -> Part:
     """Norm layers: a scale and a shift for each channel or feature; their gradients are small."""
     gradients: dict[nn.Parameter, Tensor] = {}
     shift = getattr(layer, "bias", None)  # an RMSNorm has none
@@ -368,9 +404,9 @@ def _norm(layer: Any, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Part:
     squares = torch.stack([o.flatten(1).square().sum(dim=1) for o in gradients.values()]).sum(dim=0)
 
     def sums(weights: Tensor) -> dict[nn.Parameter, Tensor]:
-        return {p: (weights @ own.flatten(1)).view(p.shape) for p, own in gradients.items()}
+        return {p: _weighted(weights, own.flatten(1), p) for p, own in gradients.items()}
 
-    return _Part(squares, sums)
+    return Part(squares, sums)
 
 
 def _normalized(layer: Any, a: Tensor) -> Tensor:

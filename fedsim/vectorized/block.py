@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedsim.core import ClientContext, Memo, Recipe, Task
 from fedsim.vectorized.change import Changes
-from fedsim.vectorized.schedule import Schedule, groups, plan_steps
+from fedsim.vectorized.schedule import Schedule, groups, plan_poisson, plan_steps
 
 __all__ = ["Fit", "Trained", "train_block"]
 
@@ -26,6 +26,7 @@ class Trained:
     """What came of some clients of a block: `members` are their places in it.
 
     `losses` [clients] are their mean losses per example, `padding` examples computed over real.
+    `seen` [clients] is how many examples each trained on: with none there is no loss.
     """
 
     members: list[int]
@@ -33,6 +34,12 @@ class Trained:
     losses: Tensor
     memos: list[Memo]
     padding: float
+    seen: Tensor
+
+    def metrics(self, examples: Sequence[float]) -> list[dict[str, float]]:
+        """Return what each client reports; `examples` are how many each has."""
+        trained = zip(self.losses.tolist(), self.seen.tolist(), examples, strict=True)
+        return [{"loss": s, "examples": n} if seen else {"examples": n} for s, seen, n in trained]
 
 
 def train_block(
@@ -45,17 +52,18 @@ def train_block(
 ) -> Iterator[Trained]:
     """Train clients whose examples follow each other in `task.x`; yields one group at a time."""
     full_batch = task.optimizer.full_batch
+    plan = plan_poisson if recipe.clipping else plan_steps
     counts = np.array(sizes)
     firsts = np.cumsum(counts) - counts
     for members in groups(sizes, recipe, full_batch=full_batch):
         chosen = [contexts[i] for i in members]
-        schedule = plan_steps(
+        schedule = plan(
             [sizes[i] for i in members], recipe, chosen, task.x.device, full_batch=full_batch
         )
         places = _places(firsts[members], counts[members]).to(task.x.device)
         own = [memos[i] for i in members]
-        change, seen, kept = fit(task, recipe, schedule, places, own, chosen)
-        yield Trained(members, change, seen, kept, schedule.padding)
+        change, mean_losses, kept = fit(task, recipe, schedule, places, own, chosen)
+        yield Trained(members, change, mean_losses, kept, schedule.padding, schedule.seen)
 
 
 def _places(firsts: np.ndarray, counts: np.ndarray) -> Tensor:

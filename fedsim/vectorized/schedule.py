@@ -2,7 +2,8 @@
 
 Clients are ordered by their number of steps, most first: the active ones are then always the first
 rows of every stacked tensor, and nothing is computed for those that have finished. Only where two
-clients' batches differ in size is a batch padded, and `groups` bounds what that may cost.
+clients' batches differ in size is a batch padded, and `groups` bounds what that may cost. The
+Poisson batches of DP-SGD differ by chance: the clients of a step are put into `buckets`.
 """
 
 from collections.abc import Sequence
@@ -13,12 +14,25 @@ import torch
 from torch import Tensor
 
 from fedsim.core import ClientContext, Recipe
+from fedsim.privacy.sampling import poisson_members
 from fedsim.training import client_keys, epoch_orders
 
-__all__ = ["MOST_PADDING", "Schedule", "Step", "batch_sizes", "groups", "plan_steps"]
+__all__ = [
+    "MOST_PADDING",
+    "MOST_POISSON_PADDING",
+    "Schedule",
+    "Step",
+    "batch_sizes",
+    "buckets",
+    "groups",
+    "plan_poisson",
+    "plan_steps",
+]
 
 #: Examples computed, padding included, may be this many times the real ones.
 MOST_PADDING = 1.25
+#: For Poisson batches; to put the clients of a step into buckets costs copies of their parameters.
+MOST_POISSON_PADDING = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +41,15 @@ class Step:
 
     `index` [clients, width] are places in each client's own shard, padding repeats its first one;
     `counts` [clients] are the real examples of each batch; `mask` [clients, width] is 1 for them,
-    None where nothing is padded.
+    None where nothing is padded. `buckets`, of Poisson batches, are rows that are computed together
+    and how wide their batches are; they come without a mask.
     """
 
     clients: int
     index: Tensor
     counts: Tensor
     mask: Tensor | None
+    buckets: Sequence[tuple[Tensor, int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +57,13 @@ class Schedule:
     """All steps of some clients, in the order in which they are stacked.
 
     `seen` [clients] is how many examples each trains on, epochs counted; `padding` is computed over
-    real examples, at least 1.
+    real examples, at least 1. `expected` is the size of each client's Poisson batches.
     """
 
     steps: list[Step]
     seen: Tensor
     padding: float
+    expected: Sequence[int] = ()
 
 
 def batch_sizes(size: int, recipe: Recipe, *, full_batch: bool) -> list[int]:
@@ -56,6 +73,8 @@ def batch_sizes(size: int, recipe: Recipe, *, full_batch: bool) -> list[int]:
     [2, 2, 1, 2, 2, 1]
     """
     width = size if full_batch else recipe.batch_size or size
+    if recipe.clipping:  # in expectation
+        return [min(width, size)] * (recipe.steps or recipe.epochs * -(-size // width))
     one_pass = [min(width, size - start) for start in range(0, size, width)]
     passes = recipe.epochs if recipe.steps is None else -(-recipe.steps // len(one_pass))
     return (one_pass * passes)[: recipe.steps]
@@ -123,6 +142,56 @@ def plan_steps(
     whole, rest = np.divmod(steps, per_pass)
     seen = whole * size + np.minimum(rest * width, size)
     return Schedule(planned, _on(device, seen), computed / real)
+
+
+def plan_poisson(
+    sizes: Sequence[int],
+    recipe: Recipe,
+    contexts: Sequence[ClientContext],
+    device: torch.device,
+    *,
+    full_batch: bool,
+) -> Schedule:
+    """Stack the Poisson batches of DP-SGD; clients with the most steps come first."""
+    keys = torch.from_numpy(client_keys(contexts))
+    batches = [batch_sizes(size, recipe, full_batch=full_batch) for size in sizes]
+    expected = [own[0] for own in batches]
+    rates = [e / size for e, size in zip(expected, sizes, strict=True)]
+    planned, computed, seen = [], 0, np.zeros(len(sizes), dtype=np.int64)
+    for number in range(len(batches[0])):
+        active = sum(len(own) > number for own in batches)
+        drawn = poisson_members(keys[:active], sizes[:active], rates[:active], number).numpy()
+        counts = drawn.sum(axis=1)
+        is_real = np.arange(counts.max()) < counts[:, None]
+        # Padding repeats the client's first example: who computes looks at the counts.
+        index = np.where(is_real, np.argsort(~drawn, kind="stable")[:, : counts.max()], 0)
+        own = buckets(counts)
+        rows = [(_on(device, members), width) for members, width in own]
+        planned.append(Step(active, _on(device, index), _on(device, counts), None, rows))
+        computed += sum(len(members) * width for members, width in own)
+        seen[:active] += counts
+    padding = max(1.0, computed / max(1, int(seen.sum())))
+    return Schedule(planned, _on(device, seen), padding, expected)
+
+
+def buckets(counts: np.ndarray) -> list[tuple[np.ndarray, int]]:
+    """Split clients with batches of such sizes so that padding stays below `MOST_POISSON_PADDING`.
+
+    Returns (places in `counts`, width of their batches); who has no example is in none of them.
+
+    >>> buckets(np.array([9, 0, 4, 10]))
+    [(array([0, 3]), 10), (array([2]), 4)]
+    """
+    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    found, first = [], 0
+    while first < len(order):
+        own = counts[order[first:]]
+        # Real examples over computed ones fall with every smaller batch that joins.
+        cost = own[0] * np.arange(1, len(own) + 1) / own.cumsum()
+        last = first + int((cost <= MOST_POISSON_PADDING).sum())
+        found.append((np.sort(order[first:last]), int(own[0])))
+        first = last
+    return found
 
 
 def _on(device: torch.device, array: np.ndarray) -> Tensor:

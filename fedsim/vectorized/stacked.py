@@ -18,7 +18,7 @@ from fedsim.training import client_keys, restore_optimizer, save_optimizer, take
 from fedsim.vectorized.change import Change, take_rows
 from fedsim.vectorized.schedule import Schedule, Step
 
-__all__ = ["client_losses", "fit_stacked", "unsuitable"]
+__all__ = ["client_losses", "fit_stacked", "memos_of", "start_state", "unsuitable"]
 
 #: (stacked parameters, inputs [clients, width, ...], keys, step number) -> outputs
 Forward = Callable[[list[Tensor], Tensor, Tensor, int], Tensor]
@@ -53,7 +53,7 @@ def fit_stacked(
     names = [name for name, p in module.named_parameters() if p.requires_grad]
     anchors = [p.detach() for p in module.parameters() if p.requires_grad]
     stacked = [p.expand(len(places), *p.shape).clone() for p in anchors]
-    state = _start(task, recipe, anchors, stacked, memos)
+    state = start_state(task, recipe, stacked, memos)
     forward = _forward(module, names)
     keys = torch.from_numpy(client_keys(contexts)).to(task.x.device)
     totals = torch.zeros(len(places), dtype=torch.float64, device=task.x.device)
@@ -69,7 +69,7 @@ def fit_stacked(
         take_step(task, recipe, parameters, gradients, anchors, own, contexts[0].lr_factor)
         totals[active] += each.detach().double() * step.counts
     torch._foreach_sub_(stacked, anchors)
-    kept = _memos(state, len(places)) if recipe.keep_optimizer else [{} for _ in places]
+    kept = memos_of(state, recipe, len(places))
     return Change(module, stacked), totals / schedule.seen, kept
 
 
@@ -92,13 +92,10 @@ def _forward(module: nn.Module, names: list[str]) -> Forward:
     return cast(Forward, vmap(one, in_dims=(0, 0, 0, None)))
 
 
-def _start(
-    task: Task,
-    recipe: Recipe,
-    anchors: list[Tensor],
-    stacked: list[Tensor],
-    memos: Sequence[Memo],
+def start_state(
+    task: Task, recipe: Recipe, stacked: list[Tensor], memos: Sequence[Memo]
 ) -> OptimizerState:
+    """Return the optimizer's stacked state: fresh, or what the clients kept."""
     state = task.optimizer.start(stacked, lead=1)
     if recipe.keep_optimizer:
         for row, memo in enumerate(memos):
@@ -106,7 +103,10 @@ def _start(
     return state
 
 
-def _memos(state: OptimizerState, clients: int) -> list[Memo]:
+def memos_of(state: OptimizerState, recipe: Recipe, clients: int) -> list[Memo]:
+    """Return what each client keeps of a stacked state."""
+    if not recipe.keep_optimizer:
+        return [{} for _ in range(clients)]
     return [
         save_optimizer({name: [t[row] for t in tensors] for name, tensors in state.items()})
         for row in range(clients)

@@ -69,6 +69,25 @@ def test_grids_agree_bit_by_bit_on_vectorized_blocks(cluster, tmp_path):
     assert here.history[-1]["metrics"] == there.history[-1]["metrics"]
 
 
+DP = ['local={name="dp-sgd", clipping_norm=0.5, steps=1, batch_size=2}']
+
+
+def test_dp_sgd_comes_to_the_same_model_in_a_block(cluster, tmp_path):
+    assert tiers._legal(federation(*MLP, *DP))[0] == ["messages", "resident", "vectorized"]
+
+    def run(tier, grid):
+        options = [f"engine.tier={tier}", f"engine.grid={grid}", "engine.block_size=4"]
+        settings = [*SETTINGS, *MLP, *DP, *options]
+        return fedsim.run("digits", settings, runs=tmp_path / tier / grid)
+
+    alone, block = run("resident", "inprocess"), run("vectorized", "inprocess")
+    torch.testing.assert_close(model_of(block), model_of(alone), rtol=0, atol=1e-6)
+    for one, other in zip(alone.history, block.history, strict=True):
+        assert one["metrics"] == pytest.approx(other["metrics"], rel=1e-5)
+    assert "not private" in block.stored.facts["notice"]
+    assert run("vectorized", "ray").model_sha256 == block.model_sha256
+
+
 def test_what_was_chosen_is_recorded_shown_and_used_again(tmp_path):
     first = fedsim.run("digits", [*SETTINGS, *MLP], runs=tmp_path)
     execution = first.stored.facts["execution"]
@@ -99,18 +118,10 @@ def test_a_resumed_run_keeps_its_tier(tmp_path, monkeypatch):
     assert done.model_sha256 == whole.model_sha256
 
 
-@pytest.mark.parametrize(
-    ("overrides", "reason"),
-    [
-        (['mode="local-only"'], "by itself"),
-        (['local={name="dp-sgd"}'], "by itself"),
-    ],
-    ids=["local-only", "dp-sgd"],
-)
-def test_why_no_faster_tier_is_said_in_a_line(overrides, reason):
-    execution = tiers.choose(federation(*overrides))
+def test_why_no_faster_tier_is_said_in_a_line():
+    execution = tiers.choose(federation('mode="local-only"'))
     assert execution.tier == "resident"
-    assert reason in execution.reason
+    assert "by itself" in execution.reason
 
 
 def user_model(tmp_path, monkeypatch, name, body):
@@ -173,17 +184,24 @@ def test_models_that_cannot_be_stacked_fall_back_and_still_train(name, tmp_path,
     assert np.isfinite(result.metrics["train/loss"])
 
 
+def test_dp_sgd_of_a_model_that_cannot_be_stacked_trains_each_client_alone(tmp_path, monkeypatch):
+    model = user_model(tmp_path, monkeypatch, "dp_net", MODELS["branching"][0])
+    execution = tiers.choose(federation(model, *DP))
+    assert (execution.tier, "cannot be stacked" in execution.reason) == ("resident", True)
+
+
 def test_a_tier_that_the_experiment_does_not_allow_is_refused():
     with pytest.raises(ConfigError, match=r"engine\.tier.*messages, resident, vectorized"):
         tiers.choose(federation('model={name="cnn"}', "engine.tier=low-rank"))
     with pytest.raises(ConfigError, match="by itself"):
-        tiers.choose(federation('local={name="dp-sgd"}', "engine.tier=vectorized"))
+        tiers.choose(federation('mode="local-only"', "engine.tier=vectorized"))
 
 
 def test_low_rank_is_for_sgd_alone():
     assert tiers._legal(federation(*MLP))[0][-1] == "low-rank"
     for other in (
         'optimizer={name="adam"}',
+        'local={name="dp-sgd"}',
         'local={name="fedprox", mu=0.1}',
         "local.keep_optimizer=true",
         "regularization.l2=0.1",

@@ -189,14 +189,15 @@ class Tied(nn.Module):
 
 
 class Bare(nn.Module):
-    """A parameter outside any layer."""
+    """Parameters outside any layer, one of them a single number."""
 
     def __init__(self):
         super().__init__()
         self.scale, self.head = nn.Parameter(torch.tensor([1.0, 2.0])), nn.Linear(5, 2)
+        self.factor = nn.Parameter(torch.tensor(1.5))
 
     def forward(self, x):
-        return self.head(x) * self.scale
+        return self.head(x) * self.scale * self.factor
 
 
 class Unused(nn.Module):

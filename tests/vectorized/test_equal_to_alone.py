@@ -18,6 +18,7 @@ from fedsim.models.transformer import Transformer
 from fedsim.optimizers.gd import Gd
 from fedsim.optimizers.rmsprop import Rmsprop
 from fedsim.optimizers.sgd import Sgd
+from fedsim.vectorized.clipped import fit_clipped
 from fedsim.vectorized.dense import fit_factored, fit_products, layers_of
 from fedsim.vectorized.stacked import fit_stacked, unsuitable
 
@@ -114,7 +115,8 @@ def test_every_local_algorithm_that_declares_its_steps(name, clients, same):
     direct, memo = algorithm.train(made.task, {}, made.contexts[0])
     assert memo == {}
     one = replace(made, sizes=(len(made.task.y),), contexts=made.contexts[:1])
-    vectors, _, _ = one.together(fit_stacked, algorithm.recipe)
+    fit = fit_clipped if algorithm.recipe.clipping else fit_stacked
+    vectors, _, _ = one.together(fit, algorithm.recipe)
     torch.testing.assert_close(vectors[0], direct.vector, rtol=1e-6, atol=1e-6)
 
 

@@ -1,12 +1,24 @@
 """Who trains on what in which step, and what padding costs."""
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim.core import ClientContext, Recipe
-from fedsim.training import batches
-from fedsim.vectorized.schedule import MOST_PADDING, batch_sizes, groups, plan_steps
+from fedsim.core import ClientContext, Clipping, Recipe
+from fedsim.privacy.sampling import poisson_batch
+from fedsim.training import batches, client_keys
+from fedsim.vectorized.schedule import (
+    MOST_PADDING,
+    MOST_POISSON_PADDING,
+    batch_sizes,
+    buckets,
+    groups,
+    plan_poisson,
+    plan_steps,
+)
 
 CPU = torch.device("cpu")
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=12)
@@ -61,3 +73,38 @@ def test_each_client_sees_the_batches_it_would_see_alone(sizes, recipe, full):
 def test_clients_of_one_size_are_never_padded():
     assert plan([20] * 5, Recipe(batch_size=6)).padding == 1.0
     assert groups([20] * 5, Recipe(batch_size=6), full_batch=False) == [[0, 1, 2, 3, 4]]
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=12).map(np.array))
+def test_every_client_with_a_batch_is_in_one_bucket_and_padding_is_bounded(counts):
+    found = buckets(counts)
+    rows = [row for members, _ in found for row in members.tolist()]
+    assert sorted(rows) == counts.nonzero()[0].tolist()
+    for members, width in found:
+        assert width == counts[members].max()
+        assert len(members) * width <= MOST_POISSON_PADDING * counts[members].sum()
+
+
+@settings(deadline=None)
+@given(sizes=SIZES, recipe=RECIPES, full=st.booleans())
+def test_each_client_sees_the_poisson_batches_it_would_see_alone(sizes, recipe, full):
+    recipe = replace(recipe, clipping=Clipping(1.0, 1.0))
+    for group in groups(sizes, recipe, full_batch=full):
+        own = [sizes[i] for i in group]
+        contexts = [ClientContext(3, 1, 10 + i) for i in range(len(own))]
+        schedule = plan_poisson(own, recipe, contexts, CPU, full_batch=full)
+        keys = torch.from_numpy(client_keys(contexts))
+        for row, size in enumerate(own):
+            expected, seen = schedule.expected[row], 0
+            assert expected == (size if full else min(recipe.batch_size or size, size))
+            active = [step for step in schedule.steps if row < step.clients]
+            assert len(active) == recipe.steps or len(active) == recipe.epochs * -(
+                -size // expected
+            )
+            for number, step in enumerate(active):
+                alone = poisson_batch(keys[row : row + 1], size, expected / size, number)
+                assert step.index[row, : step.counts[row]].tolist() == alone.tolist()
+                assert step.index[row].numel() == 0 or int(step.index[row].max()) < size
+                seen += len(alone)
+            assert int(schedule.seen[row]) == seen
+        assert 1 <= schedule.padding <= MOST_POISSON_PADDING
