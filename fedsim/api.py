@@ -1,12 +1,14 @@
 """The library's front door: `run`, `resume` and `plan`, used alike by the CLI and by notebooks."""
 
 import fcntl
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import IO, Any
@@ -16,6 +18,7 @@ from torch import Tensor
 from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim import environment, models, report, tiers
+from fedsim.behind import Behind
 from fedsim.config.schema import RunConfig
 from fedsim.core import ClientContext, RoundRecord
 from fedsim.engine.blocks import Population
@@ -25,6 +28,7 @@ from fedsim.engine.checkpoint import (
     save_checkpoint,
     write_atomically,
 )
+from fedsim.engine.cluster import Resources, joined
 from fedsim.engine.launch import OpenGrid, open_grid, worker_count
 from fedsim.errors import FedsimError, Interrupted, RunFailedError
 from fedsim.events import ClientsDone, Event, RoundDone, RunDone, RunStarted, Stage
@@ -34,6 +38,7 @@ from fedsim.store import RunStore, StoredRun
 
 __all__ = ["Listener", "Result", "plan", "resume", "run", "write_report"]
 
+_LONG_S = 1.0  # a round: its writing is then not worth hiding
 _MOST_INCIDENTS = 50  # kept with the run; all of them are in its log
 
 Listener = Callable[[Event], None]
@@ -75,24 +80,27 @@ def run(
     """
     tell = listener or (lambda event: None)
     config = _configuration(experiment, overrides)
-    store = RunStore(runs)
-    places = _places(store, data_dir, experiment)
-    federation = _open_federation(config, places, tell)
-    state = start_state(federation)
-    _preflight(store, federation, state)
-    tell(Stage("choosing how clients are trained"))
-    execution = tiers.choose(federation, store.root / "cache")
-    facts = _facts(federation, places, execution)
-    run_id = store.create(
-        config.name,
-        configuration.to_dict(config),
-        environment.describe(places.code),
-        datasets.summarize(federation.real_clients),
-        facts,
-    )
-    folder = store.folder(run_id)
-    write_atomically(folder / "config.toml", configuration.dump_toml(config).encode())
-    return _Session(store, run_id, folder, federation, places, execution, tell).go(state, {})
+    with joined(config.engine) as resources:
+        store = RunStore(runs)
+        places = _places(store, data_dir, experiment)
+        federation = _open_federation(config, places, tell)
+        state = start_state(federation)
+        _preflight(store, federation, state)
+        tell(Stage("choosing how clients are trained"))
+        execution = tiers.choose(federation, store.root / "cache")
+        facts = _facts(federation, places, execution, resources)
+        run_id = store.create(
+            config.name,
+            configuration.to_dict(config),
+            environment.describe(places.code),
+            datasets.summarize(federation.real_clients),
+            facts,
+        )
+        folder = store.folder(run_id)
+        write_atomically(folder / "config.toml", configuration.dump_toml(config).encode())
+        return _Session(store, run_id, folder, federation, places, execution, resources, tell).go(
+            state, {}
+        )
 
 
 def resume(
@@ -112,26 +120,27 @@ def resume(
     stored = store.get(run_id)
     if stored.status == "finished":
         raise RunFailedError(f"run {stored.id} is finished: there is nothing to resume")
-    config = configuration.from_dict(stored.config)
+    config = _joining(configuration.from_dict(stored.config))
     code = tuple(stored.facts.get("code", ()))
     places = replace(_places(store, data_dir, None), code=code)
-    federation = _open_federation(config, places, tell)
-    if federation.clients.meta.sha256 != stored.facts["data_sha256"]:
-        raise RunFailedError(
-            f"the data of run {stored.id} have changed since it began (sha256 "
-            f"{federation.clients.meta.sha256[:12]}, was {stored.facts['data_sha256'][:12]}): its "
-            "remaining rounds would not belong to its first ones. Start a new run instead"
-        )
-    folder, execution = store.folder(stored.id), tiers.Execution(**stored.facts["execution"])
-    session = _Session(store, stored.id, folder, federation, places, execution, tell)
-    with _only_one(session.folder, stored.id):
-        found = load_checkpoint(session.folder / "checkpoint.safetensors")
-        done = found.round if found else 0
-        store.truncate(stored.id, done)
-        session.log(f"resumed after round {done}")
-    if found is None:
-        return session.go(start_state(federation), {})
-    return session.go(ServerState(found.round, found.state), dict(found.memos))
+    with joined(config.engine) as resources:
+        federation = _open_federation(config, places, tell)
+        if federation.clients.meta.sha256 != stored.facts["data_sha256"]:
+            raise RunFailedError(
+                f"the data of run {stored.id} have changed since it began (sha256 "
+                f"{federation.clients.meta.sha256[:12]}, was {stored.facts['data_sha256'][:12]}): "
+                "its remaining rounds would not belong to its first ones. Start a new run instead"
+            )
+        folder, execution = store.folder(stored.id), tiers.Execution(**stored.facts["execution"])
+        session = _Session(store, stored.id, folder, federation, places, execution, resources, tell)
+        with _only_one(session.folder, stored.id):
+            found = load_checkpoint(session.folder / "checkpoint.safetensors")
+            done = found.round if found else 0
+            store.truncate(stored.id, done)
+            session.log(f"resumed after round {done}")
+        if found is None:
+            return session.go(start_state(federation), {})
+        return session.go(ServerState(found.round, found.state), dict(found.memos))
 
 
 def plan(
@@ -152,7 +161,8 @@ def plan(
     config, form = federation.config, number_format(federation)
     sizes, rounds = federation.clients.sizes(), config.rounds
     cohort = min(rounds.cohort or len(sizes), len(sizes))
-    workers = worker_count(config.engine, environment.cpu_limit(), len(sizes))
+    with joined(config.engine) as resources:
+        workers = worker_count(config.engine, resources, len(sizes))
     state = start_state(federation)
     seconds, memory = _probe(federation, state)
     model_bytes = 4 * form.dimension
@@ -197,6 +207,7 @@ class _Session:
     federation: Federation
     places: Places
     execution: tiers.Execution
+    resources: Resources
     tell: Listener
     seen_incidents: list[str] = field(default_factory=list)
 
@@ -216,10 +227,9 @@ class _Session:
         with _only_one(self.folder, self.run_id), _Interruption(self.tell) as interruption:
             try:
                 self._set_status("running", state)
-                cpus = environment.cpu_limit()
                 kind = "Ray workers" if config.engine.grid == "ray" else "clients in this process"
                 self.tell(Stage(f"starting {kind}"))
-                with open_grid(engine, population, cpus=cpus, code=self.places.code) as opened:
+                with open_grid(engine, population, code=self.places.code) as opened:
                     state = self._rounds(opened, state, memos, interruption)
             except KeyboardInterrupt:
                 self._end("interrupted", state)
@@ -242,9 +252,8 @@ class _Session:
         """Return how many clients go to a worker together: whole groups trained at once."""
         if not at_once or self.execution.tier in (tiers.MESSAGES, tiers.RESIDENT):
             return at_once or None
-        config, cpus = self.federation.config, environment.cpu_limit()
-        population = self.federation.population
-        workers = worker_count(config.engine, cpus, population)
+        config, population = self.federation.config, self.federation.population
+        workers = worker_count(config.engine, self.resources, population)
         cohort = min(config.rounds.cohort or population, population)
         return tiers.travelling(at_once, cohort, workers)
 
@@ -267,22 +276,35 @@ class _Session:
         grid = opened.grid
         grid.states.update(memos)
         number = state.round + 1
-        grid.on_progress = lambda done, asked: self.tell(ClientsDone(number, done, asked))
+
+        def progress(done: int, asked: int) -> None:
+            behind.collect(wait=False)
+            self.tell(ClientsDone(number, done, asked))
+
+        grid.on_progress = progress
         nodes = grid.population.nodes
-        for record, state in run_rounds(grid, nodes, self.federation, state):  # noqa: B020
-            started = perf_counter()
-            self._lost(record.clients, str(record.round))
-            self._incidents(opened)
-            # The rows first: a crash between the two leaves rows that resume drops again.
-            self.store.append(self.run_id, record)
-            self._checkpoint(state, grid.states)
-            number = record.round + 1
-            spent = perf_counter() - started
-            self.tell(RoundDone(_with_stage(record, "checkpoint", spent)))
-            if interruption.is_asked:
-                break
+        with Behind[RoundRecord](lambda record: self.tell(RoundDone(record))) as behind:
+            for record, state in run_rounds(grid, nodes, self.federation, state):  # noqa: B020
+                self._lost(record.clients, str(record.round))
+                self._incidents(opened)
+                number = record.round + 1
+                behind.submit(partial(self._write, record, state, grid.states))
+                # Clients' states change in place; and a long round has time to wait.
+                if grid.states or record.real_seconds > _LONG_S:
+                    behind.collect(wait=True)
+                if interruption.is_asked:
+                    break
         self._incidents(opened)
         return state
+
+    def _write(
+        self, record: RoundRecord, state: ServerState, memos: Mapping[int, Any]
+    ) -> RoundRecord:
+        """Put a round on disk, its rows first: resume drops rows that no checkpoint covers."""
+        started = perf_counter()
+        self.store.append(self.run_id, record)
+        self._checkpoint(state, memos)
+        return _with_stage(record, "checkpoint", perf_counter() - started)
 
     def _checkpoint(self, state: ServerState, memos: Mapping[int, Any]) -> None:
         checkpoint = Checkpoint(state.round, state.strategy, memos)
@@ -375,6 +397,13 @@ def _configuration(experiment: Experiment, overrides: Sequence[str]) -> RunConfi
     return configuration.load(experiment, overrides)
 
 
+def _joining(config: RunConfig) -> RunConfig:
+    """Have a resumed run join what RAY_ADDRESS says, if set: where it began may be gone."""
+    if not os.environ.get("RAY_ADDRESS"):
+        return config
+    return replace(config, engine=replace(config.engine, ray_address=None))
+
+
 def _places(store: RunStore, data_dir: str | Path | None, experiment: Experiment | None) -> Places:
     """Say where data, the cache and the user's code are."""
     return Places(
@@ -427,13 +456,15 @@ def _preflight(store: RunStore, federation: Federation, state: ServerState) -> N
     store.preflight(3 * _state_bytes(state) + 300 * clients * rounds.count + 2**20)
 
 
-def _facts(federation: Federation, places: Places, execution: tiers.Execution) -> dict[str, Any]:
+def _facts(
+    federation: Federation, places: Places, execution: tiers.Execution, resources: Resources
+) -> dict[str, Any]:
     config, form = federation.config, number_format(federation)
     clients = federation.clients
     return {
         "mode": config.mode,
         "grid": config.engine.grid,
-        "workers": worker_count(config.engine, environment.cpu_limit(), federation.population),
+        "workers": worker_count(config.engine, resources, federation.population),
         "device": str(federation.device),
         "execution": asdict(execution),
         "notice": getattr(config.local, "notice", ""),
