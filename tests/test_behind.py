@@ -48,7 +48,12 @@ def test_what_went_wrong_with_the_last_piece_is_raised_at_the_end():
 
 def test_another_error_goes_first_but_the_piece_is_done():
     done = []
-    with pytest.raises(KeyError), Behind(print) as behind:
-        behind.submit(lambda: done.append(1))
-        raise KeyError
+
+    def interrupted():
+        with Behind(print) as behind:
+            behind.submit(lambda: done.append(1))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
     assert done == [1]
