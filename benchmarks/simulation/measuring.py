@@ -1,21 +1,25 @@
-"""Run an engine in processes of its own and watch it: seconds, start-up, memory of all of them."""
+"""Run engines in turns, each in processes of its own, and watch them: seconds, start-up, memory."""
 
 import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
+from tables import Engine
 
-__all__ = ["EngineError", "watch"]
+__all__ = ["EngineError", "deal_out", "load", "make_data", "take_turns", "watch"]
 
+HERE = Path(__file__).resolve().parent
 MARK = "FEDSIM_BENCH_MARK"
 MB = 2**20
 _LEAST_PAUSE_S, _PAUSE_PER_COST = 0.5, 20  # looking takes at most a twentieth of one core
@@ -26,7 +30,103 @@ class EngineError(RuntimeError):
     """An engine printed no figures."""
 
 
-def watch(command: Sequence[str], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+def take_turns(
+    engines: Sequence[Engine],
+    cycles: int,
+    pfl: str | None,
+    save: Path | None,
+    *,
+    prepare: Callable[[Sequence[Engine], Path], None] | None = None,
+    also: Callable[[dict[str, Any]], dict[str, Any]] = lambda record: {},
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Measure every engine in every cycle; return the records and the names of what failed.
+
+    `pfl`: the interpreter of pfl's environment. Every record, with what `also` finds out, is
+    appended to `save` at once. `prepare`: `deal_out` if unset.
+    """
+    records: list[dict[str, Any]] = []
+    failed = []
+    began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (prepare or deal_out)(engines, folder)
+        for cycle in range(1, cycles + 1):
+            for engine in engines:
+                try:
+                    found = _measure(engine, folder, pfl)
+                except EngineError as error:
+                    print(f"{engine.name} failed: {error}", file=sys.stderr)
+                    failed.append(engine.name)
+                    continue
+                print(f"{cycle} {engine.name}: {found['median']:.4f}", file=sys.stderr)
+                record = {"cycle": f"{began} {cycle}", "name": engine.name, **found}
+                records.append(record | also(record))
+                if save:
+                    with save.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(records[-1]) + "\n")
+    return records, failed
+
+
+def load(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Read what earlier sittings saved."""
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in lines]
+
+
+def make_data(engines: Sequence[Engine], folder: Path) -> None:
+    """Write the data of the workloads, and make `ours.Noise` a data set, as a package would."""
+    import workloads
+
+    info = folder / "fedsim_bench-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fedsim-bench\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[fedsim.data]\nnoise = ours:Noise\n")
+    for workload in {engine.workload for engine in engines}:
+        workloads.make_data(folder, workload)
+
+
+def deal_out(engines: Sequence[Engine], folder: Path) -> None:
+    """Write the data, and have ours deal them out to clients in a run that does not count."""
+    make_data(engines, folder)
+    ours = {engine.workload: engine for engine in engines if engine.command[0] == "ours.py"}
+    for workload, engine in ours.items():
+        command = ("ours.py", "resident", "sgd", '{"grid": "inprocess", "workers": null}')
+        few = {"FEDSIM_BENCH_SIZES": _with_cohort(1, workload, engine.environment)}
+        _measure(Engine(workload, "", command, 2, environment=few), folder, None)
+
+
+def _with_cohort(cohort: int, workload: str, environment: Mapping[str, str]) -> str:
+    sizes = json.loads((os.environ | environment).get("FEDSIM_BENCH_SIZES", "{}"))
+    return json.dumps(sizes | {workload: sizes.get(workload, {}) | {"cohort": cohort}})
+
+
+def _measure(engine: Engine, folder: Path, pfl: str | None) -> dict[str, Any]:
+    """Run an engine once."""
+    script, *options = engine.command
+    start = [sys.executable]
+    if script == "peer_pfl.py":
+        start = [str(pfl)]
+        if engine.processes > 1:
+            start += ["-m", "torch.distributed.run", "--nproc-per-node", str(engine.processes)]
+    for remembered in (folder / "runs" / "cache").glob("tier-*.json"):
+        remembered.unlink()  # what choosing a tier takes belongs to starting
+    places = [str(folder), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return watch(
+        [*start, str(HERE / script), str(folder), engine.workload, str(engine.rounds), *options],
+        folder,
+        {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(places),
+            "FEDSIM_BENCH": str(folder),
+            "FEDSIM_WORKLOAD": engine.workload,
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            **engine.environment,
+        },
+    )
+
+
+def watch(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     """Run a command that prints `workloads.figures` and return what it says and what was seen.
 
     `median`: of its rounds' seconds but the first. `start_up`: seconds from the launch of the
@@ -55,7 +155,7 @@ def watch(command: Sequence[str], folder: Path, environment: dict[str, str]) -> 
             raise EngineError(errors.read()[-3000:])
     found: dict[str, Any] = json.loads(lines[-1])
     median = statistics.median(found["seconds"][1:])
-    start_up = found.pop("first_end") - launched - median
+    start_up = found["first_end"] - launched - median
     return found | {"median": median, "start_up": start_up, "memory": memory.most / MB}
 
 

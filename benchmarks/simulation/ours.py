@@ -1,9 +1,10 @@
 """fedsim on a workload.
 
-python ours.py FOLDER WORKLOAD ROUNDS TIER [sgd|adam]: prints `workloads.figures`, and what was
-chosen.
+python ours.py FOLDER WORKLOAD ROUNDS TIER [sgd|adam] [ENGINE]: prints `workloads.figures`, and what
+was chosen. ENGINE: other values of the section `engine`, as JSON.
 """
 
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ def main() -> None:
 
     folder, name, rounds, tier = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
     optimizer = sys.argv[5] if len(sys.argv) > 5 else "sgd"
+    engine = json.loads(sys.argv[6]) if len(sys.argv) > 6 else {}
     stamps = [perf_counter()]
 
     def listen(event: object) -> None:
@@ -58,7 +60,7 @@ def main() -> None:
             "optimizer": {"name": optimizer, "lr": 0.1 if optimizer == "sgd" else 0.001},
             "rounds": {"count": rounds, "cohort": workloads.SIZES[name]["cohort"]},
             "evaluation": {"central_every": 0, "federated_every": 0, "holdout": 0.0},
-            "engine": {"workers": 2, "tier": tier},
+            "engine": {"workers": 2, "tier": tier, **engine},
         },
         runs=folder / "runs",
         listener=listen,

@@ -1,6 +1,7 @@
 """pfl-research on a workload.
 
-torchrun peer_pfl.py FOLDER WORKLOAD ROUNDS: prints `workloads.figures`.
+torchrun peer_pfl.py FOLDER WORKLOAD ROUNDS, or with python, in one process: prints
+`workloads.figures`. It takes the GPU where torch sees one.
 Runs with the interpreter of an environment of its own: `torch`, `pfl`, and what pfl 0.6 needs
 besides (`packaging<26`, `prv-accountant==0.2.0`, `scipy`, `multiprocess`).
 """
@@ -28,6 +29,7 @@ def main() -> None:
     from pfl.data import FederatedDataset
     from pfl.data.sampling import get_user_sampler
     from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams
+    from pfl.internal.ops.pytorch_ops import get_default_device
     from pfl.internal.ops.selector import get_default_framework_module
     from pfl.metrics import Metrics, Weighted
     from pfl.model.pytorch import PyTorchModel
@@ -55,8 +57,13 @@ def main() -> None:
         return {"loss": Weighted(loss_of(self(x), y).item(), 1)}
 
     net.loss, net.metrics = types.MethodType(loss, net), types.MethodType(metrics, net)
-    # As in pfl's own CIFAR10 benchmark, all clients are ready float tensors in memory.
-    clients = {c: workloads.examples(folder, name, c) for c in range(size["clients"])}
+    # As in pfl's own CIFAR10 benchmark, all clients are ready float tensors in memory; on a GPU in
+    # its memory, which spares pfl a copy per batch.
+    device = get_default_device()
+    clients = {
+        client: tuple(part.to(device) for part in workloads.examples(folder, name, client))
+        for client in range(size["clients"])
+    }
     data = FederatedDataset.from_slices(clients, get_user_sampler("random", list(clients)))
     model = PyTorchModel(
         model=net,

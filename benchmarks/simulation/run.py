@@ -13,15 +13,11 @@ clients, to see that everything runs.
 """
 
 import argparse
-import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -29,6 +25,8 @@ import measuring  # noqa: E402 - found by the line above
 import page  # noqa: E402
 import tables  # noqa: E402
 from tables import Engine  # noqa: E402
+
+SMALL = '{"W1": {"clients": 10, "cohort": 4}, "W2": {"clients": 100, "cohort": 40}}'
 
 
 def engines() -> list[Engine]:
@@ -62,66 +60,6 @@ def chosen(rows: Sequence[Engine], arguments: argparse.Namespace) -> list[Engine
     return [row for row in rows if row in wanted or row.name in floors]
 
 
-def measure(engine: Engine, folder: Path, pfl: str | None) -> dict[str, Any]:
-    """Run an engine once."""
-    script, *options = engine.command
-    start = [sys.executable]
-    if script == "peer_pfl.py":
-        start = [str(pfl), "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    for remembered in (folder / "runs" / "cache").glob("tier-*.json"):
-        remembered.unlink()  # what choosing a tier takes belongs to starting
-    return measuring.watch(
-        [*start, str(HERE / script), str(folder), engine.workload, str(engine.rounds), *options],
-        folder,
-        {
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join([str(folder), str(HERE)]),
-            "FEDSIM_BENCH": str(folder),
-            "FEDSIM_WORKLOAD": engine.workload,
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "RAY_USAGE_STATS_ENABLED": "0",
-        },
-    )
-
-
-def prepare(rows: Sequence[Engine], folder: Path) -> None:
-    """Make the data, and have ours deal them out once in a run that does not count."""
-    import workloads
-
-    info = folder / "fedsim_bench-1.dist-info"  # makes `ours.Noise` a data set, as a package would
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fedsim-bench\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[fedsim.data]\nnoise = ours:Noise\n")
-    for workload in sorted({row.workload for row in rows}):
-        workloads.make_data(folder, workload)
-        if any(row.workload == workload and row.command[0] == "ours.py" for row in rows):
-            measure(Engine(workload, "", ("ours.py", "resident"), 2), folder, None)
-
-
-def sitting(rows: Sequence[Engine], arguments: argparse.Namespace) -> tuple[list[Any], bool]:
-    """Measure; return the records and whether every engine ran."""
-    records, is_whole = [], True
-    began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        prepare(rows, folder)
-        for cycle in range(arguments.cycles):
-            for row in rows:
-                try:
-                    found = measure(row, folder, arguments.pfl)
-                except measuring.EngineError as error:
-                    print(f"{row.name} failed: {error}", file=sys.stderr)
-                    is_whole = False
-                    continue
-                record = {"cycle": f"{began} {cycle + 1}", "name": row.name, **found}
-                print(f"{cycle + 1} {row.name}: {found['median']:.3f}", file=sys.stderr)
-                records.append(record)
-                if arguments.save:
-                    with arguments.save.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(record) + "\n")
-    return records, is_whole
-
-
 def main() -> None:
     """Measure, print and, if asked, write."""
     parser = argparse.ArgumentParser()
@@ -137,26 +75,24 @@ def main() -> None:
     if arguments.small:
         if arguments.save or arguments.load or arguments.write:
             parser.error("--small measures nothing worth keeping: no --save, --load or --write")
-        os.environ["FEDSIM_BENCH_SMALL"] = "1"
+        os.environ["FEDSIM_BENCH_SIZES"] = SMALL
     import workloads  # after the switch above
 
     rows = engines()
-    records = [
-        json.loads(line)
-        for file in arguments.load
-        for line in file.read_text(encoding="utf-8").splitlines()
-    ]
-    is_whole = True
+    records, failed = measuring.load(arguments.load), []
     if arguments.cycles:
-        measured, is_whole = sitting(chosen(rows, arguments), arguments)
+        asked = chosen(rows, arguments)
+        measured, failed = measuring.take_turns(
+            asked, arguments.cycles, arguments.pfl, arguments.save
+        )
         records += measured
     cohorts = {name: size["cohort"] for name, size in workloads.SIZES.items()}
     text = f"{tables.table(rows, records, cohorts)}\n\n{tables.comparisons(records)}"
     print(text)
     if arguments.write:
         page.put("simulation", text)
-    if not is_whole:
-        raise SystemExit(1)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,23 @@
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import page
 
-__all__ = ["TARGETS", "Engine", "Target", "comparisons", "ratios", "table"]
+__all__ = [
+    "TARGETS",
+    "Engine",
+    "Target",
+    "chosen",
+    "comparisons",
+    "each",
+    "median",
+    "middle",
+    "ratios",
+    "table",
+]
 
 #: One measurement: "name" of the engine, "cycle" it belongs to, and what `measuring.watch` returns.
 Record = Mapping[str, Any]
@@ -24,6 +35,8 @@ class Engine:
     command: tuple[str, ...]
     rounds: int
     floor: str = "floor"
+    processes: int = 2  # of pfl-research
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -71,20 +84,20 @@ def table(engines: Sequence[Engine], records: Sequence[Record], cohorts: Mapping
         own = [record for record in records if record["name"] == engine.name]
         if not own:
             continue
-        median = _median(own, "median")
+        seconds = median(own, "median")
         rows.append(
             [
                 engine.workload,
                 engine.label,
                 str(len(own)),
-                f"{median:.3f}",
-                f"{cohorts[engine.workload] / median:.0f}",
-                _each(ratios(records, engine.name, f"{engine.workload} {engine.floor}")),
-                _middle(ratios(records, engine.name, f"{engine.workload} {PFL}")),
-                _middle(ratios(records, engine.name, f"{engine.workload} {FLOWER}")),
-                f"{_median(own, 'start_up'):.1f}",
-                f"{_median(own, 'memory'):.0f}",
-                _chosen(own),
+                f"{seconds:.3f}",
+                f"{cohorts[engine.workload] / seconds:.0f}",
+                each(ratios(records, engine.name, f"{engine.workload} {engine.floor}")),
+                middle(ratios(records, engine.name, f"{engine.workload} {PFL}")),
+                middle(ratios(records, engine.name, f"{engine.workload} {FLOWER}")),
+                f"{median(own, 'start_up'):.1f}",
+                f"{median(own, 'memory'):.0f}",
+                chosen(own),
             ]
         )
     return "\n".join(page.table(head, rows))
@@ -94,32 +107,35 @@ def comparisons(records: Sequence[Record], targets: Sequence[Target] = TARGETS) 
     """Return each required ratio with its target and whether it is met."""
     rows = []
     for target in targets:
-        each = ratios(records, target.over, target.under)
+        found = ratios(records, target.over, target.under)
         sign, verdict = ("≥" if target.is_least else "≤"), "not measured"
-        if each:
-            middle = statistics.median(each)
-            met = middle >= target.bound if target.is_least else middle <= target.bound
+        if found:
+            ratio = statistics.median(found)
+            met = ratio >= target.bound if target.is_least else ratio <= target.bound
             verdict = "PASS" if met else "FAIL"
         what = f"{target.over} / {target.under.partition(' ')[2]}"
-        rows.append([what, _each(each), f"{sign} {target.bound:g}", verdict])
+        rows.append([what, each(found), f"{sign} {target.bound:g}", verdict])
     return "\n".join(page.table(["s/round of", "ratio (each cycle)", "target", ""], rows))
 
 
-def _median(records: Sequence[Record], name: str) -> float:
+def median(records: Sequence[Record], name: str) -> float:
+    """Return the median of a figure."""
     return statistics.median(record[name] for record in records)
 
 
-def _middle(values: Sequence[float]) -> str:
+def middle(values: Sequence[float]) -> str:
+    """Write the median of values, if there are any."""
     return f"{statistics.median(values):.3g}" if values else "-"
 
 
-def _each(values: Sequence[float]) -> str:
+def each(values: Sequence[float]) -> str:
+    """Write the median of values, if there are any, and all of them."""
     if not values:
         return "-"
-    return f"{_middle(values)} ({' '.join(f'{value:.3g}' for value in values)})"
+    return f"{middle(values)} ({' '.join(f'{value:.3g}' for value in values)})"
 
 
-def _chosen(records: Sequence[Record]) -> str:
+def chosen(records: Sequence[Record]) -> str:
     """Say which tier and block size a run of ours took, all of them where it varied."""
     found = {
         f"{record['tier']}, {record['block_size'] or 'one by one'}"

@@ -2,8 +2,8 @@
 
 W1: CIFAR10-shaped, 1000 clients of 50 examples, pfl-research's CNN of 1.63 M parameters, cohort 50.
 W2: 10,000 clients of 20 examples of 784 numbers, an MLP of 50,890 parameters, cohort 1000.
-One local epoch in batches of 10, SGD with learning rate 0.1. With FEDSIM_BENCH_SMALL in the
-environment there are few clients: to see that everything runs, not to measure.
+One local epoch in batches of 10, SGD with learning rate 0.1. FEDSIM_BENCH_SIZES in the environment
+changes sizes for all engines alike: JSON such as {"W1": {"cohort": 1000}}.
 """
 
 import json
@@ -27,9 +27,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "W1": {"clients": 1000, "each": 50, "shape": (3, 32, 32), "cohort": 50},
     "W2": {"clients": 10_000, "each": 20, "shape": (784,), "cohort": 1000},
 }
-if os.environ.get("FEDSIM_BENCH_SMALL"):
-    SIZES["W1"] |= {"clients": 10, "cohort": 4}
-    SIZES["W2"] |= {"clients": 100, "cohort": 40}
+for _name, _sizes in json.loads(os.environ.get("FEDSIM_BENCH_SIZES", "{}")).items():
+    SIZES[_name] |= _sizes
 
 
 def make_data(folder: Path, name: str) -> None:
