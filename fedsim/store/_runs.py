@@ -332,7 +332,7 @@ def _round_row(run_id: str, record: "RoundRecord") -> RoundRow:
 
 
 def _insert_clients(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    """Insert rows as the driver takes them: SQLAlchemy would spend more on each than writing does."""
+    """Insert rows as the driver takes them: SQLAlchemy would spend more on each than writing."""
     statement = insert(_CLIENTS).compile(dialect=connection.dialect)
     names = statement.positiontup
     for start in range(0, len(rows), _BATCH):

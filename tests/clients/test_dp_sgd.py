@@ -12,8 +12,8 @@ from torch import nn
 import fedsim
 from fedsim import counter, losses, training
 from fedsim.clients._local import train_locally
-from fedsim.clients.dp_sgd import DpSgd
-from fedsim.core import Task
+from fedsim.clients.dp_sgd import _PIECE, DpSgd, _noised, _pieces, noise_stream
+from fedsim.core import ClientContext, Task
 from fedsim.errors import ConfigError
 from fedsim.models import get_vector, set_vector
 from fedsim.optimizers.adam import Adam
@@ -188,3 +188,16 @@ def test_a_model_with_batch_norm_is_refused_before_anything_runs(tmp_path, monke
     settings = ["local.name=dp-sgd", 'model.name="normed_batches:model"', "engine.grid=inprocess"]
     with pytest.raises(ConfigError, match="group norm"):
         fedsim.run("digits", settings, runs=tmp_path / "runs")
+
+
+@pytest.mark.parametrize("size", [1, 17, 2 * _PIECE - 3, 2 * _PIECE, 3 * _PIECE + 5])
+def test_stepping_in_pieces_draws_the_numbers_of_whole_tensors(size):
+    ctx = ClientContext(3, 1, 7)
+    parameters, sums = torch.randn(size), torch.randn(size)
+    (whole,) = _noised([sums], 10, 0.3, noise_stream(ctx))
+    stream = noise_stream(ctx)
+    pieces = [_noised(own, 10, 0.3, stream)[0] for _, own in _pieces([parameters], [sums])]
+    assert torch.equal(torch.cat(pieces), whole)
+    for piece, _ in _pieces([parameters], [sums]):
+        piece[0].zero_()
+    assert not parameters.any()  # views: whoever steps a piece steps the parameter
