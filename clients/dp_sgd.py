@@ -108,14 +108,14 @@ class DpSgd:
 
 
 def _noised(
-    sums: Sequence[Tensor], expected: int, scale: float, noise: torch.Generator
+    sums: list[Tensor], expected: int, scale: float, noise: torch.Generator
 ) -> list[Tensor]:
     """Return the gradients of a step: noise of standard deviation `scale` on the mean."""
     if not scale:
         return list(torch._foreach_div(sums, float(expected)))
     drawn = draw_noise([s.shape for s in sums], scale, noise)
     drawn = [own.to(s) for own, s in zip(drawn, sums, strict=True)]
-    torch._foreach_add_(drawn, list(sums), alpha=1 / expected)
+    torch._foreach_add_(drawn, sums, alpha=1 / expected)
     return drawn
 
 
