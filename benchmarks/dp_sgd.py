@@ -1,16 +1,20 @@
-"""Local DP-SGD on a CNN: milliseconds per client of five ways, interleaved.
+"""Local DP-SGD: milliseconds per client of five ways on a CNN, and of blocks of clients at once.
 
-python benchmarks/dp_sgd.py [cycles]
+python benchmarks/dp_sgd.py [cycles] [alone | blocks]
 
-One client: 50 images of 3 x 32 x 32, five batches of 10, a CNN of 1.63 M parameters, one thread.
-Prints medians over the cycles and ratios to plain SGD and to Opacus. Ours run in a process set up
-as our workers are (`environment.keep_freed_memory`), Opacus in one as it comes.
+Alone: one client has 50 images of 3 x 32 x 32, five batches of 10, a CNN of 1.63 M parameters, one
+thread. Prints medians over the cycles and ratios to plain SGD and to Opacus. Ours run in a process
+set up as our workers are (`environment.keep_freed_memory`), Opacus in one as it comes.
+
+Blocks: clients of 20 examples in batches of 10, "DP-SGD, ours, one by one" against "DP-SGD,
+vectorized over clients" (`engine.tier=vectorized`), and how many examples padding adds.
 """
 
 import statistics
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from time import perf_counter
@@ -18,16 +22,19 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from fedsim import environment, losses
+from fedsim import dropout, environment, losses
 from fedsim.clients.dp_sgd import DpSgd
 from fedsim.clients.sgd import Sgd as LocalSgd
 from fedsim.core import ClientContext, Task
 from fedsim.models import get_vector, set_vector
 from fedsim.optimizers.sgd import Sgd
 from fedsim.privacy.clipping import factors
+from fedsim.vectorized.block import train_block
+from fedsim.vectorized.clipped import fit_clipped
 
 CLIPPING_NORM, NOISE, LR, BATCH, EXAMPLES = 1.0, 1.0, 0.1, 10, 50
 WARM_UP = 6
+SMALL = 20  # examples of a client in a block
 
 
 def cnn() -> nn.Module:
@@ -129,8 +136,72 @@ def work(connection: Connection, *, is_ours: bool) -> None:
         connection.send(perf_counter() - started)
 
 
-def main() -> None:
-    """Measure and print."""
+def mlp() -> nn.Module:
+    """Return a small network for images of 28 x 28."""
+    return nn.Sequential(nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+BLOCKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
+    "MLP 784-64-10, 64 clients": (mlp, (784,), 64),
+    "CNN, 8 clients": (cnn, (3, 32, 32), 8),
+}
+
+
+def block_of(name: str) -> tuple[Callable[[int], float], Callable[[int], float]]:
+    """Return a block's training one by one and at once; the latter returns its padding."""
+    build, shape, clients = BLOCKS[name]
+    torch.manual_seed(0)
+    module = dropout.replace_dropout(build())
+    x, y = torch.randn(clients * SMALL, *shape), torch.randint(10, (clients * SMALL,))
+    loss, local = losses.LOSSES["cross_entropy"], DpSgd(CLIPPING_NORM, NOISE, batch_size=BATCH)
+    whole = Task(module, get_vector(module), x, y, loss, Sgd(lr=LR))
+    parts = zip(x.split(SMALL), y.split(SMALL), strict=True)
+    tasks = [replace(whole, x=own, y=labels) for own, labels in parts]
+
+    def contexts(number: int) -> list[ClientContext]:
+        return [ClientContext(0, number, client) for client in range(clients)]
+
+    def one_by_one(number: int) -> float:
+        total = torch.zeros_like(whole.model)
+        for task, ctx in zip(tasks, contexts(number), strict=True):
+            set_vector(module, whole.model)
+            total += local.train(task, {}, ctx)[0].vector
+        return 1.0
+
+    def at_once(number: int) -> float:
+        set_vector(module, whole.model)
+        sizes, memos = [SMALL] * clients, [{}] * clients
+        block = train_block(fit_clipped, whole, local.recipe, sizes, memos, contexts(number))
+        (trained,) = list(block)
+        trained.change.weighted_sum(torch.ones(clients))
+        return trained.padding
+
+    return one_by_one, at_once
+
+
+def time_blocks(cycles: int) -> None:
+    """Measure blocks both ways, interleaved, and print."""
+    torch.set_num_threads(1)
+    environment.keep_freed_memory()
+    print("DP-SGD, ours, one by one, and DP-SGD, vectorized over clients")
+    print(f"{'':26s} ms/client: one by one  vectorized  x faster  padding")
+    for name, (_, _, clients) in BLOCKS.items():
+        ways = block_of(name)
+        seconds: list[list[float]] = [[], []]
+        paddings = []
+        for cycle in range(cycles + 1):  # the first loads what is loaded on first use
+            for way, own in zip(ways, seconds, strict=True):
+                started = perf_counter()
+                paddings.append(way(cycle))
+                own.append(perf_counter() - started)
+        alone, block = (own[1:] for own in seconds)
+        ratio = statistics.median(a / b for a, b in zip(alone, block, strict=True))
+        each = [1000 * statistics.median(own) / clients for own in (alone, block)]
+        print(f"{name:26s} {each[0]:21.2f} {each[1]:11.2f} {ratio:9.2f} {max(paddings):8.2f}")
+
+
+def time_alone(cycles: int) -> None:
+    """Measure one client's training in all ways, and print."""
     context = get_context("spawn")
     ends = {}
     for is_ours in (True, False):
@@ -138,7 +209,7 @@ def main() -> None:
         options = {"is_ours": is_ours}
         context.Process(target=work, args=(theirs,), kwargs=options, daemon=True).start()
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
-    for cycle in range(int(sys.argv[1]) if len(sys.argv) > 1 else 7):
+    for cycle in range(cycles):
         for name in WAYS:
             end = ends["Opacus" not in name]
             end.send((name, cycle))
@@ -150,6 +221,18 @@ def main() -> None:
     for name, value in medians.items():
         plain, made = value / medians["plain SGD"], medians["Opacus make_private"] / value
         print(f"{name:22s} {1000 * value:9.1f} {plain:8.2f} {made:8.2f}")
+
+
+def main() -> None:
+    """Measure and print what is asked for."""
+    cycles = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    asked = sys.argv[2:] or ["alone", "blocks"]
+    if "alone" in asked:
+        time_alone(cycles)
+    if "blocks" in asked:
+        process = get_context("spawn").Process(target=time_blocks, args=(cycles,))
+        process.start()
+        process.join()
 
 
 if __name__ == "__main__":
