@@ -17,10 +17,12 @@ from flwr.app.metadata import Metadata
 
 from fedsim import exact, messages
 from fedsim.core import ClientContext, Memo, Update
+from fedsim.data import gather, sizes_of
 from fedsim.exact import PartialSum
 from fedsim.federation import Federation, from_text
 from fedsim.tiers import MESSAGES, RESIDENT, fit_of
 from fedsim.vectorized.block import Trained, train_block
+from fedsim.vectorized.schedule import first_pass
 
 __all__ = ["answer"]
 
@@ -128,18 +130,20 @@ def _one_by_one(block: _Block, places: Sequence[int]) -> None:
 def _at_once(block: _Block, tier: str, places: Sequence[int]) -> None:
     recipe = block.federation.config.local.recipe
     started = perf_counter()
-    shards = [block.federation.clients.train(block.clients[place]) for place in places]
-    sizes = [len(shard.y) for shard in shards]
-    task = block.federation.task(block.order.model, shards)
-    contexts = [block.context(place) for place in places]
+    clients, own = block.federation.clients, [block.clients[place] for place in places]
+    sizes, contexts = sizes_of(clients, own), [block.context(place) for place in places]
+    is_ordered = recipe.clipping is None  # Poisson batches have no passes
+    shards = gather(clients, own, first_pass(sizes, contexts) if is_ordered else None)
+    task = block.federation.task(block.order.model, [shards])
     memos = [block.memos[place] for place in places]
     with block.limit(len(sizes)):
         fit = fit_of(tier, block.federation)
-        for trained in train_block(fit, task, recipe, sizes, memos, contexts):
+        parts = train_block(fit, task, recipe, sizes, memos, contexts, is_ordered=is_ordered)
+        for trained in parts:
             seconds = (perf_counter() - started) / len(trained.members)
-            own = [places[i] for i in trained.members]
+            members = [places[i] for i in trained.members]
             weights = [float(sizes[i]) for i in trained.members]
-            _count_group(block, replace(trained, members=own), weights, seconds)
+            _count_group(block, replace(trained, members=members), weights, seconds)
             started = perf_counter()
 
 

@@ -1,7 +1,15 @@
 """Data sets (one file each, file name = key), and what they hand over."""
 
 from fedsim.data._catalogue import describe, fetch
-from fedsim.data._clients import PooledClients, deal, gather, open_clients, tensors, together
+from fedsim.data._clients import (
+    PooledClients,
+    deal,
+    gather,
+    open_clients,
+    sizes_of,
+    tensors,
+    together,
+)
 from fedsim.data._source import default_data_dir
 from fedsim.data._summary import summarize
 from fedsim.data._together import Together
@@ -21,6 +29,7 @@ __all__ = [
     "fetch",
     "gather",
     "open_clients",
+    "sizes_of",
     "summarize",
     "tensors",
     "together",

@@ -27,7 +27,7 @@ from fedsim.data._types import BornFederated, ClientData, Dataset, Examples, Met
 from fedsim.data.partition.natural import Natural
 from fedsim.errors import ConfigError, DataError, Problem, SetupError
 
-__all__ = ["PooledClients", "deal", "gather", "open_clients", "tensors", "together"]
+__all__ = ["PooledClients", "deal", "gather", "open_clients", "sizes_of", "tensors", "together"]
 
 _FORMAT = 3  # of the cache; a change makes old folders unused
 _MAKERS = ("fedsim", "numpy", "pandas", "scikit-learn")  # a new version may make other contents
@@ -129,16 +129,32 @@ def together(shards: Sequence[Examples], meta: Meta) -> tuple[Tensor, Tensor]:
     return x, y.float() if meta.kind == "regression" else y
 
 
-def gather(clients: ClientData, ids: Sequence[int]) -> tuple[Examples, list[int]]:
-    """Return the training examples of several clients in a row, and how many each of them has.
+def sizes_of(clients: ClientData, ids: Sequence[int]) -> list[int]:
+    """Return how many training examples each of some clients has."""
+    if isinstance(clients, PooledClients):  # its `sizes` are computed for all, each time
+        offsets, own = clients.train_part.offsets, np.array(ids)
+        return [int(n) for n in offsets[own + 1] - offsets[own]]
+    return [int(n) for n in clients.sizes()[np.array(ids)]]
 
-    Of pooled data all are taken at once: a thousand small shards cost more calls than copying.
+
+def gather(
+    clients: ClientData, ids: Sequence[int], orders: NDArray[np.int64] | None = None
+) -> Examples:
+    """Return the training examples of several clients in a row, each client's in its order.
+
+    `orders` [clients, most]: of each row as many as the client has examples. Of pooled data all are
+    taken at once: a thousand small shards cost more calls than copying.
     """
-    if isinstance(clients, PooledClients):
-        index = [clients.train_part.shard(client) for client in ids]
-        return _take(clients.data.train, np.concatenate(index)), [len(own) for own in index]
-    shards = [clients.train(client) for client in ids]
-    return _joined(shards), [len(shard.y) for shard in shards]
+    if not isinstance(clients, PooledClients):
+        shards = [clients.train(client) for client in ids]
+        if orders is not None:
+            pairs = zip(shards, orders, strict=True)
+            shards = [_take(shard, order[: len(shard.y)]) for shard, order in pairs]
+        return _joined(shards)
+    index = [clients.train_part.shard(client) for client in ids]
+    if orders is not None:
+        index = [own[order[: len(own)]] for own, order in zip(index, orders, strict=True)]
+    return _take(clients.data.train, np.concatenate(index))
 
 
 def _joined(shards: Sequence[Examples]) -> Examples:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -49,10 +50,15 @@ def train_block(
     sizes: Sequence[int],
     memos: Sequence[Memo],
     contexts: Sequence[ClientContext],
+    *,
+    is_ordered: bool = False,
 ) -> Iterator[Trained]:
-    """Train clients whose examples follow each other in `task.x`; yields one group at a time."""
+    """Train clients whose examples follow each other in `task.x`; yields one group at a time.
+
+    `is_ordered`: each client's examples lie in the order of `schedule.first_pass` already.
+    """
     full_batch = task.optimizer.full_batch
-    plan = plan_poisson if recipe.clipping else plan_steps
+    plan = plan_poisson if recipe.clipping else partial(plan_steps, is_ordered=is_ordered)
     counts = np.array(sizes)
     firsts = np.cumsum(counts) - counts
     for members in groups(sizes, recipe, full_batch=full_batch):

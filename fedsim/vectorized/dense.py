@@ -59,8 +59,9 @@ class _Stacked:
 class _Factored:
     """A dense layer as W0 + A' X: `inputs` X [clients, slots, in], `coefficients` A [.., out].
 
-    For a first layer a slot is an example: `base` is X W0' + b0 and `gram` X X' + 1, known before
-    the first step. For a deeper one a slot is an example in a step, filled as steps are taken.
+    For a first layer a slot is an example: `base` is X W0' + b0 and, where examples come more than
+    once, `gram` is X X' + 1; both are known before the first step. For a deeper one a slot is an
+    example in a step, filled as steps are taken.
     """
 
     linear: nn.Linear
@@ -202,11 +203,10 @@ def _fit(
     slot = 0
     for number, step in enumerate(schedule.steps):
         active = slice(step.clients)
-        chosen = places[active].gather(1, step.index)
-        at = _At(step.clients, slot, step.index.shape[1], _rows_of(step, places.shape[1]))
+        at = _At(step, slot)
         with dropout.keyed(keys[active], number):
-            output, sources = _forward(chain, layers, task.x, chosen, at)
-        each = client_losses(task, output, task.y[chosen], step)
+            output, sources = _forward(chain, layers, task.x, places, at)
+        each = client_losses(task, output, step.of(task.y, places), step)
         found = torch.autograd.grad(each.sum(), [s for group in sources for s in group])
         own = {name: [t[active] for t in tensors] for name, tensors in state.items()}
         parameters, gradients = _stepping(dense, sources, found, at, is_whole=bool(state))
@@ -214,7 +214,7 @@ def _fit(
         if not state:
             _displace(dense, parameters, at)
         totals[active] += each.detach().double() * step.counts
-        slot += at.width
+        slot += step.width
     kept: list[Memo] = [{} for _ in places]
     if recipe.keep_optimizer:
         names = range(len(places))
@@ -237,7 +237,8 @@ def _start(
         wide, high = linear.in_features, linear.out_features
         is_first = all(type(layer) is nn.Flatten for layer in chain[:place])
         if is_factored and is_first and 2 * most <= wide:
-            layers[place] = _first(linear, take_rows(x, places).flatten(2))
+            is_once = all(step.start is not None for step in schedule.steps)
+            layers[place] = _first(linear, take_rows(x, places).flatten(2), is_once=is_once)
         elif is_factored and not is_first and 2 * slots * (wide + high) <= wide * high:
             inputs = x.new_zeros(clients, slots, wide)
             layers[place] = _Factored(linear, inputs, x.new_zeros(clients, slots, high))
@@ -248,39 +249,39 @@ def _start(
     return layers
 
 
-def _first(linear: nn.Linear, inputs: Tensor) -> _Factored:
+def _first(linear: nn.Linear, inputs: Tensor, *, is_once: bool) -> _Factored:
+    """Begin a first layer; examples seen once and in order need their products with few others."""
     base = nn.functional.linear(inputs, linear.weight, linear.bias)
-    gram = torch.bmm(inputs, inputs.transpose(1, 2))
-    if linear.bias is not None:
-        gram += 1.0
-    return _Factored(linear, inputs, torch.zeros_like(base), base, gram)
+    layer = _Factored(linear, inputs, torch.zeros_like(base), base)
+    if not is_once:
+        layer.gram = layer.full_gram()
+    return layer
 
 
 @dataclass(frozen=True, slots=True)
 class _At:
-    """Where a step is: its clients, the slots it fills, and its examples among all, flat."""
+    """A step, and the first of the slots it fills in layers that have one for each of its examples.
 
-    clients: int
+    Those of a first layer are its examples: in the order of a first pass they are the same slots.
+    """
+
+    step: Step
     slot: int
-    width: int
-    rows: Tensor
+
+    @property
+    def clients(self) -> int:
+        return self.step.clients
 
     @property
     def slots(self) -> slice:
-        return slice(self.slot, self.slot + self.width)
-
-
-def _rows_of(step: Step, most: int) -> Tensor:
-    """Return where a step's examples are among [clients x most] rows."""
-    first = torch.arange(step.clients, device=step.index.device).unsqueeze(1) * most
-    return (first + step.index).flatten()
+        return slice(self.slot, self.slot + self.step.width)
 
 
 def _forward(
     chain: list[nn.Module],
     layers: dict[int, _Stacked | _Factored],
     x: Tensor,
-    chosen: Tensor,
+    places: Tensor,
     at: _At,
 ) -> tuple[Tensor, list[list[Tensor]]]:
     """Return the outputs, and per dense layer the tensors whose gradients its step needs."""
@@ -296,7 +297,7 @@ def _forward(
         if h is None:
             if type(module) is nn.Flatten:
                 continue
-            h = take_rows(x, chosen).flatten(2)
+            h = at.step.of(x, places).flatten(2)
         if isinstance(layer, _Factored):
             layer.inputs[active, at.slots] = h.detach()
             h = _remembered(layer, h, at)
@@ -316,14 +317,13 @@ def _forward(
 def _known(layer: _Factored, at: _At) -> Tensor:
     """Pre-activations of a first layer, from what was computed before the first step."""
     assert layer.base is not None
-    assert layer.gram is not None
-    base, gram = (
-        whole.flatten(0, 1).index_select(0, at.rows).view(at.clients, at.width, -1)
-        for whole in (layer.base, layer.gram)
-    )
+    base = at.step.take(layer.base)
     if at.slot == 0:  # nobody has moved yet
-        return base.requires_grad_()
-    return torch.baddbmm(base, gram, layer.coefficients[: at.clients]).requires_grad_()
+        return base.detach().requires_grad_()
+    if layer.gram is None:
+        return _moved(layer, base, at.step.take(layer.inputs), at).requires_grad_()
+    gram, coefficients = at.step.take(layer.gram), layer.coefficients[: at.clients]
+    return torch.baddbmm(base, gram, coefficients).requires_grad_()
 
 
 def _remembered(layer: _Factored, h: Tensor, at: _At) -> Tensor:
@@ -331,6 +331,11 @@ def _remembered(layer: _Factored, h: Tensor, at: _At) -> Tensor:
     base = nn.functional.linear(h, layer.linear.weight.detach(), _detached(layer.linear.bias))
     if at.slot == 0:
         return base if base.requires_grad else base.requires_grad_()
+    return _moved(layer, base, h, at)
+
+
+def _moved(layer: _Factored, base: Tensor, h: Tensor, at: _At) -> Tensor:
+    """Add to pre-activations what the steps before have moved them by."""
     before = slice(at.clients), slice(at.slot)
     similar = torch.bmm(h, layer.inputs[before].transpose(1, 2))
     if layer.linear.bias is not None:
@@ -381,10 +386,11 @@ def _displace(dense: list[_Stacked | _Factored], moved: Sequence[Tensor], at: _A
 
 def _put(layer: _Factored, whole: Tensor, own: Tensor, at: _At) -> None:
     """Add a step's rows where they belong among all; padding repeats a row and adds zero."""
-    if layer.base is None:
+    if layer.gram is None:
         whole[:, at.slots] += own
     else:
-        whole.flatten(0, 1).index_add_(0, at.rows, own.flatten(0, 1))
+        rows = at.step.flat(whole.shape[1])
+        whole.flatten(0, 1).index_add_(0, rows, own.flatten(0, 1))
 
 
 def _steppable(layer: _Stacked | _Factored) -> list[Tensor]:
@@ -411,7 +417,7 @@ def _bound(layer: _Factored) -> Tensor:
     if layer.gram is not None:
         lengths = layer.gram.diagonal(dim1=1, dim2=2)
     else:
-        lengths = layer.inputs.square().sum(dim=2) + 1.0  # a bias' input is 1
+        lengths = torch.linalg.vector_norm(layer.inputs, dim=2).square() + 1.0  # 1: of a bias
     rows = torch.bmm(lengths.sqrt().unsqueeze(1), layer.coefficients.abs())
     return rows.squeeze(1).amax(dim=1)
 

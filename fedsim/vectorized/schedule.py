@@ -24,6 +24,7 @@ __all__ = [
     "Step",
     "batch_sizes",
     "buckets",
+    "first_pass",
     "groups",
     "plan_poisson",
     "plan_steps",
@@ -41,15 +42,42 @@ class Step:
 
     `index` [clients, width] are places in each client's own shard, padding repeats its first one;
     `counts` [clients] are the real examples of each batch; `mask` [clients, width] is 1 for them,
-    None where nothing is padded. `buckets`, of Poisson batches, are rows that are computed together
-    and how wide their batches are; they come without a mask.
+    None where nothing is padded. `start`: all clients' batches are their examples from there on,
+    without gaps or padding. `buckets`, of Poisson batches, are rows that are computed together and
+    how wide their batches are; they come without a mask.
     """
 
     clients: int
     index: Tensor
     counts: Tensor
     mask: Tensor | None
+    start: int | None = None
     buckets: Sequence[tuple[Tensor, int]] = ()
+
+    @property
+    def width(self) -> int:
+        """Return how many examples a batch has, padding included."""
+        return self.index.shape[1]
+
+    def of(self, x: Tensor, places: Tensor) -> Tensor:
+        """Return the batches [.., width, ...] of `x`, of which client i has `places[i]`."""
+        if self.start is not None and places.numel() == len(x):  # all there is, in order
+            return self.take(x.view(*places.shape, *x.shape[1:]))
+        chosen = places[: self.clients].gather(1, self.index)
+        return x.index_select(0, chosen.flatten()).view(*chosen.shape, *x.shape[1:])
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Return the batches [.., width, ...] of `rows` [clients, examples, ...]."""
+        own = rows[: self.clients]
+        if self.start is not None:
+            return own[:, self.start : self.start + self.width]
+        chosen = own.flatten(0, 1).index_select(0, self.flat(rows.shape[1]))
+        return chosen.view(self.clients, self.width, *rows.shape[2:])
+
+    def flat(self, examples: int) -> Tensor:
+        """Return the places of the step's examples among [clients x examples] rows."""
+        first = torch.arange(self.clients, device=self.index.device).unsqueeze(1) * examples
+        return (first + self.index).flatten()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +138,11 @@ def groups(sizes: Sequence[int], recipe: Recipe, *, full_batch: bool) -> list[li
     return found
 
 
+def first_pass(sizes: Sequence[int], contexts: Sequence[ClientContext]) -> np.ndarray:
+    """Return the order in which clients first go through their examples: [clients, most]."""
+    return epoch_orders(client_keys(contexts), np.array(sizes), 0)
+
+
 def plan_steps(
     sizes: Sequence[int],
     recipe: Recipe,
@@ -117,14 +150,18 @@ def plan_steps(
     device: torch.device,
     *,
     full_batch: bool,
+    is_ordered: bool = False,
 ) -> Schedule:
-    """Stack the batches that clients would train on alone; those with the most steps come first."""
+    """Stack the batches that clients would train on alone; those with the most steps come first.
+
+    `is_ordered`: each client's examples lie in the order of its first pass already.
+    """
     keys, size = client_keys(contexts), np.array(sizes)
     takes_all = full_batch or not recipe.batch_size
     width = size if takes_all else np.full_like(size, recipe.batch_size)
     per_pass = -(-size // width)
     steps = np.full_like(size, recipe.steps) if recipe.steps else per_pass * recipe.epochs
-    passes: dict[int, np.ndarray] = {}
+    passes = _Passes(keys, size, is_ordered=is_ordered)
     planned, computed, real = [], 0, 0
     for number in range(int(steps.max())):
         active = int((steps > number).sum())
@@ -135,9 +172,11 @@ def plan_steps(
         is_real = place < counts[:, None]
         # Padding repeats the client's first example, which masks then hide.
         at = np.where(is_real, start[:, None] + place, 0)
-        index = np.take_along_axis(_orders(keys, size, epoch, passes), at, axis=1)
+        index = np.take_along_axis(passes.orders(epoch), at, axis=1)
         mask = None if is_real.all() else _on(device, is_real.astype(np.float32))
-        planned.append(Step(active, _on(device, index), _on(device, counts), mask))
+        is_slice = is_ordered and mask is None and not epoch.any() and (start == start[0]).all()
+        first = int(start[0]) if is_slice else None
+        planned.append(Step(active, _on(device, index), _on(device, counts), mask, first))
         computed, real = computed + index.size, real + int(counts.sum())
     whole, rest = np.divmod(steps, per_pass)
     seen = whole * size + np.minimum(rest * width, size)
@@ -167,7 +206,7 @@ def plan_poisson(
         index = np.where(is_real, np.argsort(~drawn, kind="stable")[:, : counts.max()], 0)
         own = buckets(counts)
         rows = [(_on(device, members), width) for members, width in own]
-        planned.append(Step(active, _on(device, index), _on(device, counts), None, rows))
+        planned.append(Step(active, _on(device, index), _on(device, counts), None, buckets=rows))
         computed += sum(len(members) * width for members, width in own)
         seen[:active] += counts
     padding = max(1.0, computed / max(1, int(seen.sum())))
@@ -198,17 +237,29 @@ def _on(device: torch.device, array: np.ndarray) -> Tensor:
     return torch.from_numpy(array).to(device)
 
 
-def _orders(
-    keys: np.ndarray, size: np.ndarray, epoch: np.ndarray, passes: dict[int, np.ndarray]
-) -> np.ndarray:
-    """Return the order of each client's current pass; `passes` remembers those already drawn."""
-    current = np.unique(epoch).tolist()
-    for number in current:
-        if number not in passes:
-            passes[number] = epoch_orders(keys, size, number)
-    for number in [number for number in passes if number < current[0]]:
-        del passes[number]
-    order = passes[current[0]][: len(epoch)]
-    for number in current[1:]:
-        order = np.where((epoch == number)[:, None], passes[number][: len(epoch)], order)
-    return order
+class _Passes:
+    """The orders in which clients go through their examples, pass by pass."""
+
+    def __init__(self, keys: np.ndarray, size: np.ndarray, *, is_ordered: bool) -> None:
+        self._keys, self._size = keys, size
+        self._drawn: dict[int, np.ndarray] = {}
+        #: Where an example of the shard lies now; None: where it always lay.
+        self._lies = np.argsort(epoch_orders(keys, size, 0), axis=1) if is_ordered else None
+
+    def orders(self, epoch: np.ndarray) -> np.ndarray:
+        """Return the order of each client's current pass: [clients, examples]."""
+        current = np.unique(epoch).tolist()
+        for number in [number for number in self._drawn if number < current[0]]:
+            del self._drawn[number]
+        order = self._pass(current[0])[: len(epoch)]
+        for number in current[1:]:
+            order = np.where((epoch == number)[:, None], self._pass(number)[: len(epoch)], order)
+        return order
+
+    def _pass(self, number: int) -> np.ndarray:
+        if number not in self._drawn:
+            drawn = epoch_orders(self._keys, self._size, number)
+            if self._lies is not None:
+                drawn = np.take_along_axis(self._lies, drawn, axis=1)
+            self._drawn[number] = drawn
+        return self._drawn[number]

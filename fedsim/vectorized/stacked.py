@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 from fedsim import dropout, losses
 from fedsim.core import ClientContext, Memo, OptimizerState, Recipe, Task
 from fedsim.training import client_keys, restore_optimizer, save_optimizer, take_step
-from fedsim.vectorized.change import Change, take_rows
+from fedsim.vectorized.change import Change
 from fedsim.vectorized.schedule import Schedule, Step
 
 __all__ = ["client_losses", "fit_stacked", "memos_of", "start_state", "unsuitable"]
@@ -59,10 +59,9 @@ def fit_stacked(
     totals = torch.zeros(len(places), dtype=torch.float64, device=task.x.device)
     for number, step in enumerate(schedule.steps):
         active = slice(step.clients)
-        chosen = places[active].gather(1, step.index)
         leaves = [p[active].detach().requires_grad_() for p in stacked]
-        output = forward(leaves, take_rows(task.x, chosen), keys[active], number)
-        each = client_losses(task, output, task.y[chosen], step)
+        output = forward(leaves, step.of(task.x, places), keys[active], number)
+        each = client_losses(task, output, step.of(task.y, places), step)
         gradients = torch.autograd.grad(each.sum(), leaves, allow_unused=True)
         own = {name: [t[active] for t in tensors] for name, tensors in state.items()}
         parameters = [leaf.detach() for leaf in leaves]
