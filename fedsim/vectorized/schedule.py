@@ -241,10 +241,8 @@ class _Passes:
     """The orders in which clients go through their examples, pass by pass."""
 
     def __init__(self, keys: np.ndarray, size: np.ndarray, *, is_ordered: bool) -> None:
-        self._keys, self._size = keys, size
+        self._keys, self._size, self._is_ordered = keys, size, is_ordered
         self._drawn: dict[int, np.ndarray] = {}
-        #: Where an example of the shard lies now; None: where it always lay.
-        self._lies = np.argsort(epoch_orders(keys, size, 0), axis=1) if is_ordered else None
 
     def orders(self, epoch: np.ndarray) -> np.ndarray:
         """Return the order of each client's current pass: [clients, examples]."""
@@ -258,8 +256,14 @@ class _Passes:
 
     def _pass(self, number: int) -> np.ndarray:
         if number not in self._drawn:
-            drawn = epoch_orders(self._keys, self._size, number)
-            if self._lies is not None:
-                drawn = np.take_along_axis(self._lies, drawn, axis=1)
-            self._drawn[number] = drawn
+            self._drawn[number] = self._draw(number)
         return self._drawn[number]
+
+    def _draw(self, number: int) -> np.ndarray:
+        """Return where the examples of a pass lie."""
+        if not self._is_ordered:
+            return epoch_orders(self._keys, self._size, number)
+        if number == 0:
+            return np.broadcast_to(np.arange(self._size.max()), (len(self._size), self._size.max()))
+        lies = np.argsort(epoch_orders(self._keys, self._size, 0), axis=1)
+        return np.take_along_axis(lies, epoch_orders(self._keys, self._size, number), axis=1)
