@@ -414,11 +414,8 @@ def _squares(layer: _Factored) -> Tensor:
 
 def _bound(layer: _Factored) -> Tensor:
     """Bound each client's largest coordinate: of A' X it is at most that of X times a sum of |A|."""
-    largest = torch.stack(layer.inputs.aminmax()).abs().amax()
-    if not largest.isfinite():  # whose inputs are not?
-        largest = largest_of(layer.inputs)
     rows = layer.coefficients.abs().sum(dim=1).amax(dim=1)
-    return rows * largest.clamp(min=1.0)  # 1 is the input of a bias
+    return rows * largest_of(layer.inputs).clamp(min=1.0)  # 1 is the input of a bias
 
 
 def _sums(layer: _Stacked | _Factored, weights: Tensor) -> list[Tensor]:
