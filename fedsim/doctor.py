@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from fedsim.environment import cpu_limit, memory_limit_bytes
+from fedsim.environment import cpu_limit, memory_available_bytes, memory_limit_bytes
 
 __all__ = ["Check", "examine"]
 
@@ -101,7 +101,7 @@ def memory() -> Check:
     import psutil
 
     total = min(psutil.virtual_memory().total, memory_limit_bytes())
-    free = min(psutil.virtual_memory().available, total)
+    free = memory_available_bytes()
     found = f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free"
     if free < 2 * _GIB:
         return Check("memory", "warn", found, "each Ray worker needs about 0.6 GiB: fewer workers")

@@ -12,7 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cpu_limit", "describe", "keep_freed_memory", "memory_limit_bytes"]
+__all__ = [
+    "cpu_limit",
+    "describe",
+    "keep_freed_memory",
+    "memory_available_bytes",
+    "memory_limit_bytes",
+]
 
 _PACKAGES = ("fedsim", "torch", "flwr", "ray", "numpy", "flwr-datasets", "scikit-learn")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -74,6 +80,35 @@ def memory_limit_bytes(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP)
         if text.isdigit()
     ]
     return min(limits, default=sys.maxsize)
+
+
+def memory_available_bytes(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int:
+    """Return how much memory this process may still take: the machine's, and its cgroups' rest.
+
+    File caches that a cgroup can drop count as free, as they do for the machine.
+    """
+    import psutil
+
+    rests = [
+        rest
+        for folder in _cgroups("memory", cgroups, membership)
+        for rest in (
+            _rest(folder, "memory.max", "memory.current", "inactive_file"),
+            _rest(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        )
+        if rest is not None
+    ]
+    return max(0, min([psutil.virtual_memory().available, *rests]))
+
+
+def _rest(folder: Path, limit: str, usage: str, cache: str) -> int | None:
+    """Return what a cgroup has left of its memory limit; None where it has no limit."""
+    most, used = _read(folder / limit), _read(folder / usage)
+    if not (most.isdigit() and used.isdigit()):
+        return None
+    words = [line.split() for line in _read(folder / "memory.stat").splitlines()]
+    droppable = sum(int(pair[1]) for pair in words if len(pair) == 2 and pair[0] == cache)
+    return int(most) - int(used) + droppable
 
 
 def _affinity() -> int:

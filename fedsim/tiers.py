@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedsim import environment
 from fedsim.core import ClientContext, Clipping, Memo, Recipe
 from fedsim.data import Examples
 from fedsim.errors import ConfigError, Problem
@@ -243,12 +244,10 @@ def _short(federation: Federation) -> Recipe:
 
 def _affordable(federation: Federation) -> int:
     """Return how many clients' stacked parameters, gradients and optimizer states fit."""
-    import psutil
-
     if federation.device.type == "cuda":
         free = torch.cuda.mem_get_info(federation.device)[0]
     else:
-        free = psutil.virtual_memory().available
+        free = environment.memory_available_bytes()
     state = federation.config.optimizer.start([torch.zeros(1)])
     per_client = 4 * federation.initial.numel() * (3 + len(state))
     return max(1, int(_MEMORY_SHARE * free / per_client))

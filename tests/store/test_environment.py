@@ -7,13 +7,19 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
 from fedsim import environment
-from fedsim.environment import cpu_limit, describe, memory_limit_bytes
+from fedsim.environment import (
+    cpu_limit,
+    describe,
+    memory_available_bytes,
+    memory_limit_bytes,
+)
 
 
 @pytest.fixture
@@ -113,6 +119,88 @@ def test_limits_are_those_of_the_cgroups(
     places = cgroups(membership, **files)
     assert cpu_limit(*places) == cpus
     assert memory_limit_bytes(*places) == memory
+
+
+_MACHINE = 10**9  # free on the machine
+_REST_CASES = [
+    # version 2: the limit less what is used; caches of files that can be dropped count as free
+    ("0::/\n", {"memory.max": "1000", "memory.current": "300"}, 700),
+    (
+        "0::/\n",
+        {
+            "memory.max": "1000",
+            "memory.current": "900",
+            "memory.stat": "anon 100\ninactive_file 500\nactive_file 300\n",
+        },
+        600,
+    ),
+    ("0::/\n", {"memory.max": "max", "memory.current": "300"}, _MACHINE),
+    ("0::/\n", {"memory.max": "1000", "memory.current": "1200"}, 0),
+    ("0::/\n", {"memory.max": str(2 * _MACHINE), "memory.current": "300"}, _MACHINE),
+    # version 2, a job in a slice: whichever of all above it has the least left
+    (
+        "0::/slurm/job_7/step_0\n",
+        {
+            "slurm/memory.max": "5000",
+            "slurm/memory.current": "4500",
+            "slurm/job_7/memory.max": "2000",
+            "slurm/job_7/memory.current": "900",
+            "slurm/job_7/step_0/memory.max": "max",
+            "slurm/job_7/step_0/memory.current": "900",
+            "slurm/job_8/memory.max": "10",
+            "slurm/job_8/memory.current": "10",
+        },
+        500,
+    ),
+    # version 1, in a container and as a job
+    (
+        "5:memory:/docker/abc\n",
+        {
+            "memory/memory.limit_in_bytes": "2048",
+            "memory/memory.usage_in_bytes": "1048",
+            "memory/memory.stat": "inactive_file 1\ntotal_inactive_file 24\n",
+        },
+        1024,
+    ),
+    (
+        "5:memory:/job\n",
+        {
+            "memory/memory.limit_in_bytes": _UNLIMITED_V1,
+            "memory/memory.usage_in_bytes": "9000",
+            "memory/job/memory.limit_in_bytes": "8192",
+            "memory/job/memory.usage_in_bytes": "192",
+        },
+        8000,
+    ),
+    ("", {}, _MACHINE),
+    ("0::/\n", {"memory.max": "1000"}, _MACHINE),  # what is used is not said
+    ("nonsense\n::\n", {"memory.max": "garbage", "memory.current": "garbage"}, _MACHINE),
+]
+
+
+@pytest.mark.parametrize(("membership", "files", "rest"), _REST_CASES)
+def test_memory_that_may_still_be_taken(
+    cgroups: Callable[..., tuple[Path, Path]],
+    monkeypatch: pytest.MonkeyPatch,
+    membership: str,
+    files: dict[str, str],
+    rest: int,
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=_MACHINE))
+    assert memory_available_bytes(*cgroups(membership, **files)) == rest
+
+
+def test_blocks_are_as_wide_as_the_memory_of_the_cgroup_allows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fedsim import config, tiers
+    from fedsim.federation import build
+
+    federation = build(config.load({"model": {"name": "linear"}}))
+    before = tiers._affordable(federation)
+    rest = memory_available_bytes() // 100
+    monkeypatch.setattr(environment, "memory_available_bytes", lambda: rest)
+    assert before / 200 < tiers._affordable(federation) < before / 50
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
