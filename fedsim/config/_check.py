@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from fedsim import losses, metrics
 from fedsim.clients.local_only import LocalOnly
-from fedsim.config.schema import RunConfig
+from fedsim.config.schema import Engine, RunConfig
 from fedsim.data import Meta
 from fedsim.data._types import BornFederated
 from fedsim.errors import ConfigError, Problem
@@ -16,6 +16,7 @@ __all__ = ["check", "check_data", "illegal"]
 
 Source = Callable[[str], str]
 
+_ADDRESS = re.compile(r"auto|local|(ray://)?[^\s/]+:\d+")
 _MODEL = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
@@ -50,9 +51,19 @@ def illegal(config: RunConfig, source: Source) -> list[Problem]:
     if needs not in ("sum", "updates"):
         name = type(config.strategy).__name__.lower()
         refuse("strategy.name", name, f"a strategy that needs 'sum' or 'updates', not {needs!r}")
-    if config.engine.gpus_per_worker and config.engine.device == "cpu":
-        refuse("engine.gpus_per_worker", config.engine.gpus_per_worker, "unset with device = 'cpu'")
+    _check_engine(config.engine, refuse)
     return problems
+
+
+def _check_engine(engine: Engine, refuse: Callable[..., None]) -> None:
+    share, address = engine.gpus_per_worker, engine.ray_address
+    if share and engine.device == "cpu":
+        refuse("engine.gpus_per_worker", share, "unset with device = 'cpu'")
+    elif share and share > 1 and share != int(share):
+        refuse("engine.gpus_per_worker", share, "a part of one GPU, or a whole number of them")
+    if address and not _ADDRESS.fullmatch(address):
+        accepted = "auto, local, HOST:PORT or ray://HOST:PORT"
+        refuse("engine.ray_address", address, accepted)
 
 
 def _known_clients(config: RunConfig) -> int | None:

@@ -81,7 +81,9 @@ class Engine:
     clients of a block (docs/performance.md); "auto" measures which is fastest. `block_size`:
     clients trained at once, or in the tiers up to "resident" clients that travel together.
     `device`: "auto" takes the GPU where there is one. `gpus_per_worker`: unset shares the GPUs
-    evenly among the workers.
+    evenly among the workers. `ray_address`: the Ray cluster to join, HOST:PORT, ray://HOST:PORT or
+    "auto" (the one on this machine); unset takes the environment variable RAY_ADDRESS, else, as
+    "local" always does, a Ray of the run's own.
     """
 
     grid: Literal["ray", "inprocess"] = "ray"
@@ -90,6 +92,7 @@ class Engine:
     block_size: Annotated[int, Ge(1)] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpus_per_worker: Annotated[float, Gt(0)] | None = None
+    ray_address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

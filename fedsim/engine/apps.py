@@ -163,7 +163,6 @@ def run_flower_app(
     with open_grid(
         engine,
         population,
-        cpus=environment.cpu_limit(),
         code=folders,
         runs=runs,
         show_output=show_output,

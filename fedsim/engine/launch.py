@@ -4,14 +4,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from fedsim.config.schema import Engine
 from fedsim.engine.blocks import Population, WorkerCode
+from fedsim.engine.cluster import Resources, joined, start_ray
 from fedsim.engine.grid import BlockGrid
 from fedsim.engine.inprocess import InProcessGrid
-from fedsim.engine.ray import RayGrid, RayWorkers, WorkerSettings, start_ray
+from fedsim.engine.ray import RayGrid, RayWorkers, WorkerSettings
 from fedsim.errors import ConfigError, Problem
 
 __all__ = ["OURS", "OpenGrid", "open_grid", "worker_count"]
@@ -24,6 +26,7 @@ OURS = WorkerCode(
     warm="fedsim.clients.app:warm",
 )
 _WORKERS_PER_GPU = 4
+_GPU_UNITS = 10_000  # Ray counts GPUs in ten-thousandths
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +37,14 @@ class OpenGrid:
     workers: int
 
 
-def worker_count(engine: Engine, cpus: int, clients: int) -> int:
+def worker_count(engine: Engine, resources: Resources, clients: int) -> int:
     """Return how many workers a run gets: what was asked for, else one per core or GPU share."""
     if engine.grid == "inprocess":
         return 1
     if engine.workers is not None:
         return engine.workers
-    gpus = _gpus(engine)
-    return max(1, min(cpus, clients, gpus * _WORKERS_PER_GPU if gpus else cpus))
+    gpu_shares = resources.gpus * _WORKERS_PER_GPU or resources.cpus
+    return max(1, min(resources.cpus, clients, gpu_shares))
 
 
 @contextmanager
@@ -49,7 +52,6 @@ def open_grid(
     engine: Engine,
     population: Population,
     *,
-    cpus: int,
     code: tuple[str, ...] = (),
     runs: WorkerCode = OURS,
     show_output: bool = False,
@@ -58,13 +60,13 @@ def open_grid(
 
     `code`: folders of the user's code; `runs`: what workers run; `show_output`: whether what they
     print is printed here.
-    Raises `ConfigError` for a device this machine does not have.
+    Raises `ConfigError` for a device this machine does not have or a share of more GPUs than there
+    are, `SetupError` where the Ray cluster to join does not answer.
     """
     if engine.device == "cuda" and not torch.cuda.is_available():
         accepted = "'auto' or 'cpu': torch sees no CUDA device on this machine"
         raise ConfigError([Problem("engine.device", engine.device, accepted)])
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    workers = worker_count(engine, cpus, population.clients)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -72,20 +74,37 @@ def open_grid(
             handlers = runs.open(population.run_config)
             yield OpenGrid(InProcessGrid(handlers, population, size=engine.block_size), 1)
         else:
-            settings = WorkerSettings(gpus=_gpu_share(engine, workers), code=code)
-            with _ray(workers, _gpus(engine), show_output=show_output):
-                pool = RayWorkers(runs, population, workers, settings=settings)
-                try:
-                    yield OpenGrid(RayGrid(pool, size=engine.block_size), workers)
-                finally:
-                    pool.close()
+            with _pool(engine, population, code, runs, show_output=show_output) as (pool, workers):
+                yield OpenGrid(RayGrid(pool, size=engine.block_size), workers)
     finally:
         torch.set_num_threads(threads)
 
 
 @contextmanager
+def _pool(
+    engine: Engine,
+    population: Population,
+    code: tuple[str, ...],
+    runs: WorkerCode,
+    *,
+    show_output: bool,
+) -> Iterator[tuple[RayWorkers, int]]:
+    """Have workers, on the Ray that runs already or on one that is stopped in the end."""
+    with joined(engine, show_output=show_output) as resources:
+        workers = worker_count(engine, resources, population.clients)
+        share = _gpu_share(engine, workers, resources.gpus)
+        settings = WorkerSettings(gpus=share, code=code, folder=str(Path.cwd()))
+        with _ray(workers, resources.gpus, show_output=show_output):
+            pool = RayWorkers(runs, population, workers, settings=settings)
+            try:
+                yield pool, workers
+            finally:
+                pool.close()
+
+
+@contextmanager
 def _ray(workers: int, gpus: int, *, show_output: bool) -> Iterator[None]:
-    """Have Ray run on this machine; whoever started it stops it."""
+    """Have Ray run; whoever started it stops it."""
     import ray
 
     is_ours = start_ray(workers, gpus, show_output=show_output)
@@ -96,10 +115,15 @@ def _ray(workers: int, gpus: int, *, show_output: bool) -> Iterator[None]:
             ray.shutdown()
 
 
-def _gpu_share(engine: Engine, workers: int) -> float:
-    gpus = _gpus(engine)
-    return engine.gpus_per_worker or (gpus / workers if gpus else 0.0)
+def _gpu_share(engine: Engine, workers: int, gpus: int) -> float:
+    """Return what part of a GPU each worker asks for, unless told: the most with which all fit.
 
-
-def _gpus(engine: Engine) -> int:
-    return 0 if engine.device == "cpu" else torch.cuda.device_count()
+    Above one Ray gives whole GPUs only; below one it never joins parts of two.
+    """
+    asked = engine.gpus_per_worker or 0.0
+    if asked > gpus:
+        accepted = f"at most {gpus}, the GPUs there are"
+        raise ConfigError([Problem("engine.gpus_per_worker", asked, accepted)])
+    if asked or workers <= gpus or not gpus:
+        return asked or float(gpus // workers)
+    return _GPU_UNITS // -(-workers // gpus) / _GPU_UNITS

@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import time
 from typing import Any
 
@@ -22,7 +23,7 @@ from fedsim.engine.grid import BlockGrid
 from fedsim.environment import keep_freed_memory
 from fedsim.errors import RunFailedError
 
-__all__ = ["RayGrid", "RayWorkers", "WorkerSettings", "start_ray"]
+__all__ = ["RayGrid", "RayWorkers", "WorkerSettings"]
 
 _GRACE_S = 15.0  # beyond a block's own limit, before its worker is killed
 _ATTEMPTS = 2  # a client that kills its worker this often is lost
@@ -32,12 +33,13 @@ _QUEUE = 2  # blocks in flight per worker: one running, one waiting
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What one worker asks Ray for, and how it runs."""
+    """What one worker asks Ray for, and how it runs: in `folder`, if it exists on its node."""
 
     cpus: float = 1.0
     gpus: float = 0.0
     threads: int = 1
     code: tuple[str, ...] = ()
+    folder: str = ""
 
 
 @dataclass(slots=True)
@@ -52,39 +54,9 @@ class _Worker:
     """An actor and what it has been given, oldest first: that one runs, the others wait."""
 
     actor: Any
-    up: Any  # fulfilled when the actor has started
+    up: Any  # fulfilled when the actor has started; None once that was seen
     jobs: deque[tuple[Any, _Job]] = field(default_factory=deque)
     since: float = 0.0  # when the oldest job became the oldest
-
-
-def start_ray(workers: int, gpus: float = 0.0, *, show_output: bool = False) -> bool:
-    """Start Ray on this machine, without telemetry or dashboard; False if it ran already.
-
-    `show_output`: print here what workers print.
-    Ray's own processes listen on this machine's addresses, as Ray always does.
-    """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    import ray
-
-    if ray.is_initialized():
-        return False
-    ray.init(
-        address="local",
-        num_cpus=workers,
-        num_gpus=gpus or None,
-        include_dashboard=False,
-        log_to_driver=show_output,
-        logging_level="error",
-        configure_logging=False,
-    )
-    # Deaths of workers are dealt with and reported here; Ray would print them on stdout, which
-    # belongs to results.
-    if not show_output:
-        ray._private.worker.print_to_stdstream = lambda *_, **__: None
-    return True
 
 
 class RayGrid(BlockGrid):
@@ -159,17 +131,20 @@ class RayWorkers:
         worker.up = worker.actor.pid.remote()
 
     def _feed(self) -> bool:
-        """Give waiting jobs to workers with room, emptiest first; say if any is in flight."""
+        """Give waiting jobs to workers with room, emptiest first; say if there is one to wait for.
+
+        Only to workers that are up: another may wait as long as other runs have the cluster.
+        """
         for depth in range(_QUEUE):
             for worker in self._workers:
-                if self._queue and len(worker.jobs) == depth:
+                if self._queue and worker.up is None and len(worker.jobs) == depth:
                     job = self._queue.popleft()
                     if not worker.jobs:
                         worker.since = time()
                     # In a list: Ray passes the reference on and the worker fetches it once.
                     call = worker.actor.run.remote([self._reference(job.content)], job.block)
                     worker.jobs.append((call, job))
-        return any(worker.jobs for worker in self._workers)
+        return bool(self._queue) or any(worker.jobs for worker in self._workers)
 
     def _reference(self, content: RecordDict) -> Any:
         """Put a content into the object store once for all blocks in a row that answer it."""
@@ -178,38 +153,50 @@ class RayWorkers:
         return self._sent[1]
 
     def _collect(self) -> Iterator[tuple[list[Message], dict[int, RecordDict], int]]:
-        """Wait for the next result, a death or a time-out, and deal with it."""
-        busy = [worker for worker in self._workers if worker.jobs]
-        oldest = {worker.jobs[0][0]: worker for worker in busy}
-        ready, _ = self._ray.wait(list(oldest), num_returns=1, timeout=1.0)
+        """Wait for the next result, start, death or time-out, and deal with it."""
+        starting = {worker.up: worker for worker in self._workers if worker.up is not None}
+        oldest = {worker.jobs[0][0]: worker for worker in self._workers if worker.jobs}
+        # Starts first: where results never run out, they would not be seen after them.
+        ready, _ = self._ray.wait([*starting, *oldest], num_returns=1, timeout=1.0)
         for call in ready:
-            worker = oldest[call]
-            try:
-                replies, states, incident = self._ray.get(call)
-            except self._ray.exceptions.OutOfMemoryError as error:
-                worker.jobs[0][1].attempts = _ATTEMPTS - 1  # the same again would die again
-                reason = f"worker killed for memory, its block halved: {_first_line(error)}"
-                yield from self._replace(worker, reason)
-            except self._ray.exceptions.RayActorError as error:
-                yield from self._replace(worker, f"worker died: {_first_line(error)}")
+            if call in starting:
+                self._see_start(starting[call])
             else:
-                _, job = worker.jobs.popleft()
-                worker.since = time()
-                if incident:
-                    self.incidents.append(incident)
-                yield replies, states, len(job.block)
-        for worker in busy:
-            if worker.up is not None and not self._is_up(worker):
-                worker.since = time()  # a client's time does not count while its worker starts
-            elif worker.jobs and time() > worker.since + _limit(worker.jobs[0][1].block):
+                yield from self._finish(oldest[call])
+        for worker in oldest.values():
+            if worker.jobs and time() > worker.since + _limit(worker.jobs[0][1].block):
                 self._ray.kill(worker.actor)
                 yield from self._replace(worker, "client hung beyond its time limit; worker killed")
 
-    def _is_up(self, worker: _Worker) -> bool:
-        done, _ = self._ray.wait([worker.up], timeout=0)
-        if done:
-            worker.up, worker.since = None, time()
-        return bool(done)
+    def _see_start(self, worker: _Worker) -> None:
+        """Let a worker that has started have jobs; one that could not is started again."""
+        exceptions = self._ray.exceptions
+        try:
+            self._ray.get(worker.up)
+        except (exceptions.RayActorError, exceptions.OutOfMemoryError) as error:
+            self._restart(worker)
+            self._count_death(f"worker died while it started: {_last_line(error)}")
+        else:
+            worker.up = None
+
+    def _finish(
+        self, worker: _Worker
+    ) -> Iterator[tuple[list[Message], dict[int, RecordDict], int]]:
+        """Hand on the result of a worker's oldest job, or deal with the worker's death."""
+        try:
+            replies, states, incident = self._ray.get(worker.jobs[0][0])
+        except self._ray.exceptions.OutOfMemoryError as error:
+            worker.jobs[0][1].attempts = _ATTEMPTS - 1  # the same again would die again
+            reason = f"worker killed for memory, its block halved: {_first_line(error)}"
+            yield from self._replace(worker, reason)
+        except self._ray.exceptions.RayActorError as error:
+            yield from self._replace(worker, f"worker died: {_first_line(error)}")
+        else:
+            _, job = worker.jobs.popleft()
+            worker.since = time()
+            if incident:
+                self.incidents.append(incident)
+            yield replies, states, len(job.block)
 
     def _replace(
         self, worker: _Worker, reason: str
@@ -219,10 +206,7 @@ class RayWorkers:
         self._restart(worker)
         running, waiting = jobs[0], jobs[1:]
         nodes = list(running.block.nodes)
-        self.incidents.append(f"{reason} (running nodes {nodes}; {len(waiting)} block(s) waiting)")
-        self._deaths += 1
-        if self._deaths > _MOST_DEATHS + len(self._workers):
-            raise RunFailedError(f"workers keep dying in one phase of a round; last: {reason}")
+        self._count_death(f"{reason} (running nodes {nodes}; {len(waiting)} block(s) waiting)")
         for job in reversed(waiting):
             self._queue.appendleft(job)
         running.attempts += 1
@@ -234,6 +218,12 @@ class RayWorkers:
                 self._queue.appendleft(_Job(running.content, half, attempts=_ATTEMPTS - 1))
         else:
             yield [_lost(running.block, reason)], {}, 1
+
+    def _count_death(self, reason: str) -> None:
+        self.incidents.append(reason)
+        self._deaths += 1
+        if self._deaths > _MOST_DEATHS + len(self._workers):
+            raise RunFailedError(f"workers keep dying in one phase of a round; last: {reason}")
 
     def _abandon(self) -> None:
         """Forget what is in flight; workers that still run something are replaced."""
@@ -263,6 +253,8 @@ class _Actor:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         torch.set_num_threads(settings.threads)
         sys.path[:0] = [folder for folder in settings.code if folder not in sys.path]
+        if settings.folder and Path(settings.folder).is_dir():  # Ray was started anywhere
+            os.chdir(settings.folder)
         keep_freed_memory()
         self._handlers = code.open(population.run_config)
         self._population = population
@@ -293,3 +285,8 @@ def _lost(block: Block, reason: str) -> Message:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _last_line(error: BaseException) -> str:
+    """Return where Ray's text about an actor that could not start has the cause."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

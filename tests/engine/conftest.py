@@ -46,7 +46,7 @@ def cluster():
     """One Ray for all tests of this process; runs find it and leave it alone."""
     import ray
 
-    from fedsim.engine.ray import start_ray
+    from fedsim.engine.cluster import start_ray
 
     start_ray(4)
     yield ray

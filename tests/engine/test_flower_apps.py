@@ -83,7 +83,7 @@ def cluster():
     """One Ray for all tests here."""
     import ray
 
-    from fedsim.engine.ray import start_ray
+    from fedsim.engine.cluster import start_ray
 
     start_ray(2)
     yield
