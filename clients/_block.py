@@ -22,6 +22,7 @@ from fedsim.exact import PartialSum
 from fedsim.federation import Federation, from_text
 from fedsim.tiers import MESSAGES, RESIDENT, fit_of
 from fedsim.vectorized.block import Trained, train_block
+from fedsim.vectorized.change import encoded
 from fedsim.vectorized.schedule import first_pass
 
 __all__ = ["answer"]
@@ -122,6 +123,7 @@ def _one_by_one(block: _Block, places: Sequence[int]) -> None:
                 shard = federation.clients.train(block.clients[place])
                 task = federation.task(block.order.model, [shard])
                 update, memo = local.train(task, block.memos[place], block.context(place))
+                update = federation.encode(update)
             block.count(place, update, memo, perf_counter() - started)
         except Exception as error:
             block.lose(place, error)
@@ -151,16 +153,17 @@ def _count_group(block: _Block, trained: Trained, weights: Sequence[float], seco
     """Take a group's updates into the sum; what is out of bounds is looked at one by one."""
     form = block.order.form
     metrics = trained.metrics(weights)
+    change = encoded(trained.change, block.federation.config.transform)
     if form is None:
-        for i, vector in enumerate(trained.change.vectors()):
+        for i, vector in enumerate(change.vectors()):
             update = Update(vector, weights[i], metrics[i])
             block.count(trained.members[i], update, trained.memos[i], seconds)
         return
-    is_good = (trained.change.largest() <= form.max_abs).cpu()  # False for NaN too
+    is_good = (change.largest() <= form.max_abs).cpu()  # False for NaN too
     good = [i for i, fine in enumerate(is_good.tolist()) if fine]
     if good:
         counted = torch.where(is_good, torch.tensor(weights), 0.0)
-        vector = trained.change.weighted_sum(counted.to(trained.losses.device))
+        vector = change.weighted_sum(counted.to(trained.losses.device))
         part = exact.encode_sum(vector, [weights[i] for i in good], form)
         block.total = exact.add_into(block.total, part)
     for i in good:

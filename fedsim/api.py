@@ -177,7 +177,7 @@ def plan(
         "parameters": form.dimension,
         "model_bytes": model_bytes,
         "bytes_down": model_bytes * cohort * rounds.count,
-        "bytes_up": (model_bytes + 64) * cohort * rounds.count,
+        "bytes_up": (config.transform.size_bytes(form.dimension) + 64) * cohort * rounds.count,
         "grid": config.engine.grid,
         "device": str(federation.device),
         "workers": workers,

@@ -30,6 +30,7 @@ __all__ = [
     "Strategy",
     "Sum",
     "Task",
+    "Transform",
     "Update",
     "per_client",
 ]
@@ -191,6 +192,18 @@ class LocalAlgorithm(Protocol):
 
     def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:
         """Train on the shard; return the update and what to remember until the next time."""
+        ...
+
+
+class Transform(Protocol):
+    """What is done to updates before they are added up (`transforms/`)."""
+
+    def encode(self, vectors: Tensor) -> Tensor:
+        """Return updates [clients, model] as they enter the sum, each by itself."""
+        ...
+
+    def size_bytes(self, dimension: int) -> int:
+        """Return the bytes of one update of `dimension` numbers on the wire."""
         ...
 
 

@@ -20,7 +20,7 @@ from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim import losses, metrics, models
 from fedsim.config.schema import RunConfig
-from fedsim.core import Task
+from fedsim.core import Task, Update
 from fedsim.data import ClientData, Examples, Meta
 from fedsim.errors import ConfigError, Problem
 
@@ -80,6 +80,10 @@ class Federation:
         x, y = examples_of(self, [examples])
         batch = self.config.evaluation.batch_size
         return metrics.evaluate(self.module, x, y, self.loss, self.metrics, batch)
+
+    def encode(self, update: Update) -> Update:
+        """Return a client's update as it enters the sum."""
+        return replace(update, vector=self.config.transform.encode(update.vector.unsqueeze(0))[0])
 
     def _set(self, model: Tensor) -> None:
         models.set_vector(self.module, model)

@@ -30,6 +30,7 @@ GROUPS = {
     "optimizers": "fedsim.optimizers",
     "schedules": "fedsim.schedules",
     "strategies": "fedsim.strategies",
+    "transforms": "fedsim.transforms",
 }
 _NOT_PARTS = {"app"}  # clients/app.py is the Flower app that runs the parts beside it
 

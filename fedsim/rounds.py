@@ -211,15 +211,19 @@ def _send(
     replies = grid.broadcast(content, asked, kind, ttl=ttl, group_id=str(order.round))
     client_of = {nodes[client]: client for client in ids}
     answers, size = _Answers(), order.model.numel() * _FLOAT_BYTES
+    payload = config.transform.size_bytes(order.model.numel()) if kind == messages.TRAIN else 0
     for reply in replies:
         client = client_of[reply.metadata.src_node_id]
         if reply.has_error():
             _lose(answers, client, kind, reply.error.reason or "no reason given", size)
             continue
         try:
-            _read(answers, reply.content, kind, form, is_folded=order.form is not None, size=size)
+            rows = _read(answers, reply.content, kind, form, is_folded=order.form is not None)
         except InvalidUpdateError as error:
             _lose(answers, client, kind, str(error), size)
+        else:
+            for row in rows:
+                answers.records[row.client] = _record(row, kind, size, payload)
     for client in ids:
         if client not in answers.records:
             _lose(answers, client, kind, f"no answer within {ttl or 'the time allowed'} s", size)
@@ -233,8 +237,8 @@ def _read(
     form: FixedPoint,
     *,
     is_folded: bool,
-    size: int,
-) -> None:
+) -> list[messages.Row]:
+    """Take a reply's numbers; return a row for each client behind it."""
     rows = messages.rows(content)
     if kind == messages.EVALUATE:
         ids = [row.client for row in rows]
@@ -245,17 +249,19 @@ def _read(
         update = messages.updates(content)
         exact.encode(update, form)  # what cannot be summed does not count here either
         answers.updates[rows[0].client] = update
-    payload = size if kind == messages.TRAIN else 0
-    for row in rows:
-        answers.records[row.client] = ClientRecord(
-            client=row.client,
-            phase="train" if kind == messages.TRAIN else "evaluate",
-            weight=row.weight,
-            metrics=row.metrics,
-            real_seconds=row.seconds,
-            bytes_down=size,
-            bytes_up=_METRIC_BYTES * (3 + len(row.metrics)) + payload,
-        )
+    return rows
+
+
+def _record(row: messages.Row, kind: str, size: int, payload: int) -> ClientRecord:
+    return ClientRecord(
+        client=row.client,
+        phase="train" if kind == messages.TRAIN else "evaluate",
+        weight=row.weight,
+        metrics=row.metrics,
+        real_seconds=row.seconds,
+        bytes_down=size,
+        bytes_up=_METRIC_BYTES * (3 + len(row.metrics)) + payload,
+    )
 
 
 def _lose(answers: _Answers, client: int, kind: str, reason: str, size: int) -> None:

@@ -25,6 +25,8 @@ from fedsim.core import ClientContext, Clipping, Memo, Recipe
 from fedsim.data import Examples
 from fedsim.errors import ConfigError, Problem
 from fedsim.federation import Federation
+from fedsim.transforms.clip import Clip
+from fedsim.transforms.unchanged import Unchanged
 from fedsim.vectorized import clipped, dense, stacked
 from fedsim.vectorized.block import Fit, train_block
 
@@ -121,6 +123,8 @@ def _not_low_rank(federation: Federation, recipe: Recipe) -> str:
         return "every example's gradient is clipped"
     if not config.optimizer.is_linear or recipe.adjust or recipe.keep_optimizer:
         return "its steps are not those of SGD alone"
+    if not isinstance(config.transform, (Unchanged, Clip)):
+        return "updates are transformed one by one"
     if config.regularization.l1 or config.regularization.l2:
         return "penalties act on whole weights"
     median = int(np.median(federation.clients.sizes()))
@@ -167,7 +171,7 @@ def _train_at_once(
     rows: dict[int, torch.Tensor] = {}
     for trained in train_block(fit_of(tier, federation), task, recipe, sizes, memos, contexts):
         rows |= dict(zip(trained.members, trained.change.vectors(), strict=True))
-    return torch.stack([rows[i] for i in range(len(shards))])
+    return torch.stack([rows[i] for i in range(len(shards))]).cpu()
 
 
 def _train_one_by_one(

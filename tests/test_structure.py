@@ -34,6 +34,7 @@ LEVELS = [
     ("fedsim.models", 2),
     ("fedsim.optimizers", 2),
     ("fedsim.schedules", 2),
+    ("fedsim.transforms", 2),
     ("fedsim.losses", 0),
     ("fedsim.metrics", 2),
     ("fedsim.training", 2),

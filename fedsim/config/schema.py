@@ -28,6 +28,7 @@ PARTS = {
     "local": ("clients", "sgd"),
     "optimizer": ("optimizers", "sgd"),
     "schedule": ("schedules", "constant"),
+    "transform": ("transforms", "unchanged"),
     "strategy": ("strategies", "fedavg"),
 }
 
@@ -115,6 +116,7 @@ class RunConfig:
     optimizer: Any = None
     schedule: Any = None
     regularization: Regularization = field(default_factory=Regularization)
+    transform: Any = None
     strategy: Any = None
     rounds: Rounds = field(default_factory=Rounds)
     evaluation: Evaluation = field(default_factory=Evaluation)

@@ -7,9 +7,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from fedsim.core import Transform
 from fedsim.models import layout
+from fedsim.transforms.clip import Clip
+from fedsim.transforms.unchanged import Unchanged
 
-__all__ = ["Change", "Changes", "flat_like", "largest_of", "take_rows"]
+__all__ = ["Change", "Changes", "encoded", "flat_like", "largest_of", "take_rows"]
 
 
 class Changes(Protocol):
@@ -28,7 +31,7 @@ class Changes(Protocol):
         ...
 
     def vectors(self) -> Tensor:
-        """Return every client's update: float32 [clients, model]."""
+        """Return every client's update, on its device: float32 [clients, model]."""
         ...
 
 
@@ -59,10 +62,60 @@ class Change:
         return flat_like(self.module, sums).double().cpu()
 
     def vectors(self) -> Tensor:
-        """Return every client's update: float32 [clients, model]."""
+        """Return every client's update, on its device: float32 [clients, model]."""
         clients = range(len(self.stacked[0]))
         rows = [flat_like(self.module, [p[i].flatten() for p in self.stacked]) for i in clients]
-        return torch.stack(rows).float().cpu()
+        return torch.stack(rows).float()
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaled:
+    """Changes times a factor for each client: see `Change`."""
+
+    inner: Changes
+    factors: Tensor
+
+    def largest(self) -> Tensor:
+        return self.inner.largest() * self.factors
+
+    def norms(self) -> Tensor:
+        return self.inner.norms() * self.factors
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        return self.inner.weighted_sum(torch.where(weights != 0, weights * self.factors, 0.0))
+
+    def vectors(self) -> Tensor:
+        return self.inner.vectors() * self.factors.unsqueeze(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Vectors:
+    """Changes as whole vectors [clients, model]: see `Change`."""
+
+    rows: Tensor
+
+    def largest(self) -> Tensor:
+        return largest_of(self.rows)
+
+    def norms(self) -> Tensor:
+        norms: Tensor = torch.linalg.vector_norm(self.rows, dim=1)
+        return norms
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        chosen = weights.nonzero().flatten()
+        return torch.mv(self.rows[chosen].t(), weights[chosen].to(self.rows)).double().cpu()
+
+    def vectors(self) -> Tensor:
+        return self.rows
+
+
+def encoded(changes: Changes, transform: Transform) -> Changes:
+    """Return changes as they enter the sum; only what needs whole vectors forms them."""
+    if isinstance(transform, Unchanged):
+        return changes
+    if isinstance(transform, Clip):
+        return _Scaled(changes, transform.factors(changes.norms()))
+    return _Vectors(transform.encode(changes.vectors()))
 
 
 def largest_of(stacked: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ class DenseChange:
         return flat_like(self.module, parts).double().cpu()
 
     def vectors(self) -> Tensor:
-        """Return every client's update: float32 [clients, model]."""
+        """Return every client's update, on its device: float32 [clients, model]."""
         rows = []
         for i in range(len(_leading(self.layers[0]))):
             parts: list[Tensor] = []
@@ -176,7 +176,7 @@ class DenseChange:
                 own = _rows(layer, torch.tensor([i], device=_leading(layer).device))
                 parts += _sums(own, torch.ones(1, device=_leading(layer).device))
             rows.append(flat_like(self.module, parts))
-        return torch.stack(rows).float().cpu()
+        return torch.stack(rows).float()
 
 
 def _fit(
@@ -413,7 +413,7 @@ def _squares(layer: _Factored) -> Tensor:
 
 
 def _bound(layer: _Factored) -> Tensor:
-    """Bound each client's largest coordinate: of A' X it is at most that of X times a sum of |A|."""
+    """Bound each client's largest coordinate: of A' X, that of X times the largest sum of |A|."""
     rows = layer.coefficients.abs().sum(dim=1).amax(dim=1)
     return rows * largest_of(layer.inputs).clamp(min=1.0)  # 1 is the input of a bias
 
