@@ -97,9 +97,11 @@ def answer(
     tier = str(run_config.get("tier", MESSAGES))
     if tier == MESSAGES or metadata(0)["message_type"] != messages.TRAIN:
         return None
+    federation = from_text(str(run_config["experiment"]))
+    order = messages.read_instruction(content)
     block = _Block(
-        from_text(str(run_config["experiment"])),
-        messages.read_instruction(content),
+        federation,
+        replace(order, model=order.model.to(federation.device)),  # once for all clients
         metadata,
         clients,
         [{} if state is None else messages.memo_of(state) for state in states],

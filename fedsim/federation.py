@@ -61,11 +61,12 @@ class Federation:
 
     def task(self, model: Tensor, shards: Sequence[Examples]) -> Task:
         """Set the resident module to `model` and return what one client trains, or several."""
+        model = model.to(self.device)
         self._set(model)
         x, y = examples_of(self, shards)
         return Task(
             module=self.module,
-            model=model.to(self.device),
+            model=model,
             x=x,
             y=y,
             loss=self.loss,
@@ -135,8 +136,7 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
 
 def examples_of(federation: Federation, shards: Sequence[Examples]) -> tuple[Tensor, Tensor]:
     """Return examples, one client's after the other's, as (inputs, targets) on the run's device."""
-    x, y = datasets.together(shards, federation.clients.meta)
-    return x.to(federation.device), y.to(federation.device)
+    return datasets.together(shards, federation.clients.meta, federation.device)
 
 
 def to_text(config: RunConfig, places: Places) -> str:

@@ -29,6 +29,7 @@ from fedsim.errors import ConfigError, DataError, Problem, SetupError
 
 __all__ = ["PooledClients", "deal", "gather", "open_clients", "sizes_of", "tensors", "together"]
 
+_CPU = torch.device("cpu")
 _FORMAT = 3  # of the cache; a change makes old folders unused
 _MAKERS = ("fedsim", "numpy", "pandas", "scikit-learn")  # a new version may make other contents
 
@@ -120,10 +121,16 @@ def tensors(examples: Examples, meta: Meta) -> tuple[Tensor, Tensor]:
     return together([examples], meta)
 
 
-def together(shards: Sequence[Examples], meta: Meta) -> tuple[Tensor, Tensor]:
-    """Return the examples of several clients, one client after another, as `tensors` does."""
+def together(
+    shards: Sequence[Examples], meta: Meta, device: torch.device = _CPU
+) -> tuple[Tensor, Tensor]:
+    """Return the examples of several clients, one client after another, as `tensors` does.
+
+    Images go to the device as bytes, and become numbers there.
+    """
     one = _joined(shards)
-    x, y = (torch.from_numpy(np.require(part, requirements="W")) for part in (one.x, one.y))
+    arrays = (np.require(part, requirements="W") for part in (one.x, one.y))
+    x, y = (torch.from_numpy(array).to(device) for array in arrays)
     if one.x.dtype == np.uint8:
         x = x.float().mul_(1 / (255 * meta.std)).add_(-meta.mean / meta.std)
     return x, y.float() if meta.kind == "regression" else y

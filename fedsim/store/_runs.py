@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # core imports torch, and listing runs should not take second
 
 __all__ = ["RunStore", "StoredRun"]
 
+_ENCODER = json.JSONEncoder(allow_nan=False)
 _BATCH = 5000  # client rows per statement
 _CLIENTS = Base.metadata.tables["clients"]  # the table, not the class: no objects in between
 _CLIENT_COLUMNS = [column for column in _CLIENTS.columns if column.name != "run_id"]
@@ -350,12 +352,27 @@ def _client_row(run_id: str, round: int, client: "ClientRecord") -> dict[str, An
         "phase": client.phase,
         "client": int(client.client),
         "weight": finite(client.weight),
-        "metrics": json.dumps(plain(client.metrics)),
+        "metrics": _as_json(client.metrics),
         "real_seconds": finite(client.real_seconds),
         "bytes_down": int(client.bytes_down),
         "bytes_up": int(client.bytes_up),
         "lost": text(client.lost),
     }
+
+
+def _as_json(metrics: Mapping[str, float]) -> str:
+    """Return metrics as `plain` would have them: at once where they are as they should be."""
+    if _are_clean(tuple(metrics)):
+        try:
+            return _ENCODER.encode(dict(metrics))
+        except (ValueError, TypeError):  # NaN; numbers that are not Python's
+            pass
+    return json.dumps(plain(metrics))
+
+
+@lru_cache
+def _are_clean(names: tuple[str, ...]) -> bool:
+    return all(text(name) == name for name in names)
 
 
 def _reason(error: IntegrityError) -> str:

@@ -243,3 +243,10 @@ def test_clients_out_of_bounds_are_lost_and_no_others(tmp_path):
         assert result.history[0]["lost"] == len(lost[tier])
     assert lost["resident"] == lost["vectorized"] == lost["low-rank"]
     assert 0 < len(lost["resident"]) < 12
+
+
+def test_a_tier_that_is_asked_for_is_taken_even_if_it_is_slower(monkeypatch):
+    monkeypatch.setattr(tiers, "_seconds_resident", lambda federation: 0.0)
+    monkeypatch.setattr(tiers, "_seconds_at_once", lambda federation, tier, width: 1.0 + width)
+    chosen = tiers.choose(federation(*MLP, "engine.tier=vectorized"))
+    assert (chosen.tier, chosen.block_size) == ("vectorized", 2)
