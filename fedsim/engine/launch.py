@@ -26,7 +26,6 @@ OURS = WorkerCode(
     warm="fedsim.clients.app:warm",
 )
 _WORKERS_PER_GPU = 4
-_GPU_UNITS = 10_000  # Ray counts GPUs in ten-thousandths
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,4 +125,4 @@ def _gpu_share(engine: Engine, workers: int, gpus: int) -> float:
         raise ConfigError([Problem("engine.gpus_per_worker", asked, accepted)])
     if asked or workers <= gpus or not gpus:
         return asked or float(gpus // workers)
-    return _GPU_UNITS // -(-workers // gpus) / _GPU_UNITS
+    return 1 / -(-workers // gpus)

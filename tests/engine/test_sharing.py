@@ -160,11 +160,12 @@ def test_how_many_workers_there_are(engine, resources, clients, workers):
     assert worker_count(engine, resources, clients) == workers
 
 
-@pytest.mark.parametrize(("workers", "gpus"), [(4, 1), (6, 1), (7, 1), (3, 2), (4, 3), (9, 4)])
-def test_gpu_shares_fit_whole_workers_on_each_gpu(workers, gpus):
-    """Ray rounds a share to ten-thousandths and takes it from one GPU."""
-    units = round(_gpu_share(Engine(), workers, gpus) * 10_000)
-    assert units * -(-workers // gpus) <= 10_000 < (units + 1) * -(-workers // gpus)
+@pytest.mark.parametrize(
+    ("workers", "gpus", "share"),
+    [(4, 1, 1 / 4), (6, 1, 1 / 6), (3, 2, 1 / 2), (4, 3, 1 / 2), (9, 4, 1 / 3), (4, 4, 1)],
+)
+def test_gpu_shares_let_all_workers_fit_though_none_spans_two_gpus(workers, gpus, share):
+    assert _gpu_share(Engine(), workers, gpus) == share
 
 
 def test_gpu_shares_above_one_are_whole():
