@@ -283,7 +283,8 @@ class _Session:
 
         grid.on_progress = progress
         nodes = grid.population.nodes
-        with Behind[RoundRecord](lambda record: self.tell(RoundDone(record))) as behind:
+        told = Behind[RoundRecord](lambda record: self.tell(RoundDone(record)))
+        with environment.settled(), told as behind:
             for record, state in run_rounds(grid, nodes, self.federation, state):  # noqa: B020
                 self._lost(record.clients, str(record.round))
                 self._incidents(opened)

@@ -1,12 +1,14 @@
 """What a run ran on: versions, hardware and its limits, the state of the user's code."""
 
 import ctypes
+import gc
 import hashlib
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -18,6 +20,7 @@ __all__ = [
     "keep_freed_memory",
     "memory_available_bytes",
     "memory_limit_bytes",
+    "settled",
 ]
 
 _PACKAGES = ("fedsim", "torch", "flwr", "ray", "numpy", "flwr-datasets", "scikit-learn")
@@ -175,6 +178,22 @@ def keep_freed_memory() -> None:
         return
     for option in (trim_threshold, mmap_threshold):
         options(option, _KEPT_BYTES)
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Leave everything that exists by now out of garbage collection, until the end.
+
+    Libraries leave half a million objects behind. Each round makes thousands, so that the collector
+    would go through all of them again and again: measured, to read a thousand clients' numbers then
+    takes 20 ms instead of 4.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _version(package: str) -> str:

@@ -132,7 +132,9 @@ def together(
     arrays = (np.require(part, requirements="W") for part in (one.x, one.y))
     x, y = (torch.from_numpy(array).to(device) for array in arrays)
     if one.x.dtype == np.uint8:
-        x = x.float().mul_(1 / (255 * meta.std)).add_(-meta.mean / meta.std)
+        x = x.float()
+        shift = torch.tensor(-meta.mean / meta.std, device=device)
+        torch.add(shift, x, alpha=1 / (255 * meta.std), out=x)  # in one pass over memory
     return x, y.float() if meta.kind == "regression" else y
 
 

@@ -6,6 +6,7 @@ its block runs again on another one; a client that kills its worker twice, or ha
 reaches it, is found by running its block client by client, and is lost for the round.
 """
 
+import gc
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -257,6 +258,8 @@ class _Actor:
             os.chdir(settings.folder)
         keep_freed_memory()
         self._handlers = code.open(population.run_config)
+        gc.collect()
+        gc.freeze()  # see `fedsim.environment.settled`; this process ends with the run
         self._population = population
         self._content: tuple[Any, RecordDict] | None = None
 
