@@ -20,7 +20,7 @@ from fedsim.core import ClientContext, Memo, Update
 from fedsim.data import gather, sizes_of
 from fedsim.exact import PartialSum
 from fedsim.federation import Federation, from_text
-from fedsim.tiers import MESSAGES, RESIDENT, fit_of
+from fedsim.tiers import LOW_RANK, MESSAGES, RESIDENT, fit_of
 from fedsim.vectorized.block import Trained, train_block
 from fedsim.vectorized.change import encoded
 from fedsim.vectorized.schedule import first_pass
@@ -138,7 +138,7 @@ def _at_once(block: _Block, tier: str, places: Sequence[int]) -> None:
     sizes, contexts = sizes_of(clients, own), [block.context(place) for place in places]
     is_ordered = recipe.clipping is None  # Poisson batches have no passes
     shards = gather(clients, own, first_pass(sizes, contexts) if is_ordered else None)
-    task = block.federation.task(block.order.model, [shards])
+    task = block.federation.task(block.order.model, [shards], as_stored=tier == LOW_RANK)
     memos = [block.memos[place] for place in places]
     with block.limit(len(sizes)):
         fit = fit_of(tier, block.federation)

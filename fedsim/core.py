@@ -165,7 +165,8 @@ class Recipe:
 class Task:
     """What a client trains: a resident module that holds the global model, a shard and a loss.
 
-    `loss(output, target)` is the mean over the batch. `l1`, `l2`: see `training.py`.
+    `loss(output, target)` is the mean over the batch. `l1`, `l2`: see `training.py`. `pixels`: `x`
+    is still uint8, and stands for scale x + shift.
     """
 
     module: nn.Module
@@ -176,6 +177,7 @@ class Task:
     optimizer: Optimizer
     l1: float = 0.0
     l2: float = 0.0
+    pixels: tuple[float, float] | None = None
 
 
 class LocalAlgorithm(Protocol):

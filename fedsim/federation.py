@@ -59,11 +59,15 @@ class Federation:
         """Return the clients without the one that the pooled baseline adds."""
         return self.clients.inner if isinstance(self.clients, datasets.Together) else self.clients
 
-    def task(self, model: Tensor, shards: Sequence[Examples]) -> Task:
-        """Set the resident module to `model` and return what one client trains, or several."""
-        model = model.to(self.device)
+    def task(self, model: Tensor, shards: Sequence[Examples], *, as_stored: bool = False) -> Task:
+        """Set the resident module to `model` and return what one client trains, or several.
+
+        `as_stored`: for whoever turns images into numbers by himself.
+        """
+        model, meta = model.to(self.device), self.clients.meta
         self._set(model)
-        x, y = examples_of(self, shards)
+        read = datasets.as_stored if as_stored else datasets.together
+        x, y = read(shards, meta, self.device)
         return Task(
             module=self.module,
             model=model,
@@ -73,6 +77,7 @@ class Federation:
             optimizer=self.config.optimizer,
             l1=self.config.regularization.l1,
             l2=self.config.regularization.l2,
+            pixels=datasets.pixels_of(meta) if x.dtype == torch.uint8 else None,
         )
 
     def evaluate(self, model: Tensor, examples: Examples) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from fedsim.transforms.unchanged import Unchanged
 from fedsim.vectorized import clipped, dense, stacked
 from fedsim.vectorized.block import Fit, train_block
 
-__all__ = ["MESSAGES", "RESIDENT", "Execution", "choose", "fit_of", "travelling"]
+__all__ = ["LOW_RANK", "MESSAGES", "RESIDENT", "Execution", "choose", "fit_of", "travelling"]
 
 MESSAGES, RESIDENT, VECTORIZED, LOW_RANK = "messages", "resident", "vectorized", "low-rank"
 
@@ -225,7 +225,7 @@ def _time_at_once(
     federation: Federation, tier: str, shards: Sequence[Examples], recipe: Recipe
 ) -> float:
     started = perf_counter()
-    task = federation.task(federation.initial, shards)
+    task = federation.task(federation.initial, shards, as_stored=tier == LOW_RANK)
     contexts = [ClientContext(federation.config.seed, 0, i) for i in range(len(shards))]
     sizes = [len(shard.y) for shard in shards]
     memos: list[Memo] = [{} for _ in shards]

@@ -27,7 +27,18 @@ from fedsim.data._types import BornFederated, ClientData, Dataset, Examples, Met
 from fedsim.data.partition.natural import Natural
 from fedsim.errors import ConfigError, DataError, Problem, SetupError
 
-__all__ = ["PooledClients", "deal", "gather", "open_clients", "sizes_of", "tensors", "together"]
+__all__ = [
+    "PooledClients",
+    "as_stored",
+    "deal",
+    "gather",
+    "numbers",
+    "open_clients",
+    "pixels_of",
+    "sizes_of",
+    "tensors",
+    "together",
+]
 
 _CPU = torch.device("cpu")
 _FORMAT = 3  # of the cache; a change makes old folders unused
@@ -128,14 +139,30 @@ def together(
 
     Images go to the device as bytes, and become numbers there.
     """
+    x, y = as_stored(shards, meta, device)
+    return numbers(x, pixels_of(meta)) if x.dtype == torch.uint8 else x, y
+
+
+def as_stored(
+    shards: Sequence[Examples], meta: Meta, device: torch.device = _CPU
+) -> tuple[Tensor, Tensor]:
+    """Return what `together` does, with images as the uint8 they are stored as."""
     one = _joined(shards)
     arrays = (np.require(part, requirements="W") for part in (one.x, one.y))
     x, y = (torch.from_numpy(array).to(device) for array in arrays)
-    if one.x.dtype == np.uint8:
-        x = x.float()
-        shift = torch.tensor(-meta.mean / meta.std, device=device)
-        torch.add(shift, x, alpha=1 / (255 * meta.std), out=x)  # in one pass over memory
     return x, y.float() if meta.kind == "regression" else y
+
+
+def pixels_of(meta: Meta) -> tuple[float, float]:
+    """Return (scale, shift), which make a byte x the number scale x + shift."""
+    return 1 / (255 * meta.std), -meta.mean / meta.std
+
+
+def numbers(x: Tensor, pixels: tuple[float, float]) -> Tensor:
+    """Return uint8 images as float32."""
+    scale, shift = pixels
+    x = x.float()
+    return torch.add(torch.tensor(shift, device=x.device), x, alpha=scale, out=x)  # in one pass
 
 
 def sizes_of(clients: ClientData, ids: Sequence[int]) -> list[int]:

@@ -11,7 +11,7 @@ gradients (SGD, with momentum too): it steps the coefficients in place of the we
 a first layer are the client's examples, so their Gram matrix is computed once for all epochs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fedsim import dropout
 from fedsim.core import ClientContext, Memo, Recipe, Task
+from fedsim.data import numbers
 from fedsim.training import client_keys, restore_optimizer, save_optimizer, take_step
 from fedsim.vectorized.change import flat_like, largest_of, take_rows
 from fedsim.vectorized.schedule import Schedule, Step
@@ -26,6 +27,7 @@ from fedsim.vectorized.stacked import client_losses
 
 __all__ = ["DenseChange", "fit_factored", "fit_products", "layers_of", "pays_off", "suits"]
 
+_PIECE = 2**18  # numbers computed with at a time: 1 MB, near to what a core has close by
 _ELEMENTWISE = (
     nn.ReLU,
     nn.LeakyReLU,
@@ -59,9 +61,11 @@ class _Stacked:
 class _Factored:
     """A dense layer as W0 + A' X: `inputs` X [clients, slots, in], `coefficients` A [.., out].
 
-    For a first layer a slot is an example: `base` is X W0' + b0 and, where examples come more than
-    once, `gram` is X X' + 1; both are known before the first step. For a deeper one a slot is an
-    example in a step, filled as steps are taken.
+    For a first layer a slot is an example, and what its steps need of X is known before the first:
+    `base` is X W0' + b0, `gram` X X' + 1, `largest` [clients] the largest |x|. Where all examples
+    come once and in order (`is_once`), `gram` holds only products with those of steps before. The
+    inputs may be bytes (`pixels`). For a deeper layer a slot is an example in a step, filled as
+    steps are taken.
     """
 
     linear: nn.Linear
@@ -69,12 +73,25 @@ class _Factored:
     coefficients: Tensor
     base: Tensor | None = None
     gram: Tensor | None = None
+    largest: Tensor | None = None
+    pixels: tuple[float, float] | None = None
+    is_once: bool = False
+
+    def pieces(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield clients and their inputs, as many at a time as stay in a processor's cache."""
+        clients, slots, wide = self.inputs.shape
+        is_cached = self.inputs.device.type == "cpu"
+        each = max(1, _PIECE // (slots * wide) if is_cached else clients)
+        for first in range(0, clients, each):
+            own = slice(first, min(first + each, clients))
+            x = self.inputs[own]
+            yield own, x if self.pixels is None else numbers(x, self.pixels)
 
     def full_gram(self) -> Tensor:
-        ones = 0.0 if self.linear.bias is None else 1.0
-        if self.gram is not None:
+        if self.gram is not None and not self.is_once:
             return self.gram
-        return torch.bmm(self.inputs, self.inputs.transpose(1, 2)) + ones
+        parts = [torch.bmm(x, x.transpose(1, 2)) for _, x in self.pieces()]
+        return torch.cat(parts) + (0.0 if self.linear.bias is None else 1.0)
 
 
 def suits(module: nn.Module, input_shape: Sequence[int]) -> bool:
@@ -191,8 +208,10 @@ def _fit(
 ) -> tuple[DenseChange, Tensor, list[Memo]]:
     chain = layers_of(task.module.train())
     assert chain is not None
-    layers = _start(chain, task.x, places, schedule, is_factored=is_factored)
+    layers = _start(chain, task, places, schedule, is_factored=is_factored)
     dense = list(layers.values())
+    is_known = any(isinstance(layer, _Factored) and layer.base is not None for layer in dense)
+    x = task.x if is_known or task.pixels is None else numbers(task.x, task.pixels)
     anchors = [p.detach() for layer in chain for p in layer.parameters()]
     state = task.optimizer.start([p for layer in dense for p in _steppable(layer)], lead=1)
     if recipe.keep_optimizer:
@@ -205,7 +224,7 @@ def _fit(
         active = slice(step.clients)
         at = _At(step, slot)
         with dropout.keyed(keys[active], number):
-            output, sources = _forward(chain, layers, task.x, places, at)
+            output, sources = _forward(chain, layers, x, places, at)
         each = client_losses(task, output, step.of(task.y, places), step)
         found = torch.autograd.grad(each.sum(), [s for group in sources for s in group])
         own = {name: [t[active] for t in tensors] for name, tensors in state.items()}
@@ -225,7 +244,7 @@ def _fit(
 
 @torch.no_grad()
 def _start(
-    chain: list[nn.Module], x: Tensor, places: Tensor, schedule: Schedule, *, is_factored: bool
+    chain: list[nn.Module], task: Task, places: Tensor, schedule: Schedule, *, is_factored: bool
 ) -> dict[int, _Stacked | _Factored]:
     """Choose each dense layer's form: by its place in the chain."""
     clients, most = places.shape
@@ -237,11 +256,11 @@ def _start(
         wide, high = linear.in_features, linear.out_features
         is_first = all(type(layer) is nn.Flatten for layer in chain[:place])
         if is_factored and is_first and 2 * most <= wide:
-            is_once = all(step.start is not None for step in schedule.steps)
-            layers[place] = _first(linear, take_rows(x, places).flatten(2), is_once=is_once)
+            inputs = take_rows(task.x, places).flatten(2)
+            layers[place] = _first(linear, inputs, task.pixels, schedule.steps)
         elif is_factored and not is_first and 2 * slots * (wide + high) <= wide * high:
-            inputs = x.new_zeros(clients, slots, wide)
-            layers[place] = _Factored(linear, inputs, x.new_zeros(clients, slots, high))
+            inputs, own = (linear.weight.new_zeros(clients, slots, n) for n in (wide, high))
+            layers[place] = _Factored(linear, inputs, own)
         else:
             weight = linear.weight.expand(clients, -1, -1).clone()
             bias = None if linear.bias is None else linear.bias.expand(clients, -1).clone()
@@ -249,12 +268,29 @@ def _start(
     return layers
 
 
-def _first(linear: nn.Linear, inputs: Tensor, *, is_once: bool) -> _Factored:
-    """Begin a first layer; examples seen once and in order need their products with few others."""
-    base = nn.functional.linear(inputs, linear.weight, linear.bias)
-    layer = _Factored(linear, inputs, torch.zeros_like(base), base)
-    if not is_once:
-        layer.gram = layer.full_gram()
+def _first(
+    linear: nn.Linear, inputs: Tensor, pixels: tuple[float, float] | None, steps: Sequence[Step]
+) -> _Factored:
+    """Begin a first layer: read the examples once, and note all that its steps need of them."""
+    clients, most, _ = inputs.shape
+    weight, bias = linear.weight.detach(), _detached(linear.bias)
+    base, coefficients = (weight.new_zeros(clients, most, len(weight)) for _ in range(2))
+    gram, largest = weight.new_zeros(clients, most, most), weight.new_zeros(clients)
+    starts = [step.start for step in steps]
+    is_once = None not in starts
+    layer = _Factored(linear, inputs, coefficients, base, gram, largest, pixels, is_once)
+    for own, x in layer.pieces():
+        base[own] = nn.functional.linear(x, weight, bias)
+        largest[own] = largest_of(x)
+        for start, step in zip(starts, steps, strict=True):
+            if start is None or not is_once:
+                continue
+            these = slice(start, start + step.width)
+            gram[own, these, :start] = torch.bmm(x[:, these], x[:, :start].transpose(1, 2))
+        if not is_once:
+            gram[own] = torch.bmm(x, x.transpose(1, 2))
+    if bias is not None:
+        gram += 1.0
     return layer
 
 
@@ -317,13 +353,13 @@ def _forward(
 def _known(layer: _Factored, at: _At) -> Tensor:
     """Pre-activations of a first layer, from what was computed before the first step."""
     assert layer.base is not None
+    assert layer.gram is not None
     base = at.step.take(layer.base)
     if at.slot == 0:  # nobody has moved yet
         return base.detach().requires_grad_()
-    if layer.gram is None:
-        return _moved(layer, base, at.step.take(layer.inputs), at).requires_grad_()
-    gram, coefficients = at.step.take(layer.gram), layer.coefficients[: at.clients]
-    return torch.baddbmm(base, gram, coefficients).requires_grad_()
+    seen = at.slot if layer.is_once else None  # beyond, nothing has moved
+    gram = at.step.take(layer.gram)[:, :, :seen]
+    return torch.baddbmm(base, gram, layer.coefficients[: at.clients, :seen]).requires_grad_()
 
 
 def _remembered(layer: _Factored, h: Tensor, at: _At) -> Tensor:
@@ -331,11 +367,6 @@ def _remembered(layer: _Factored, h: Tensor, at: _At) -> Tensor:
     base = nn.functional.linear(h, layer.linear.weight.detach(), _detached(layer.linear.bias))
     if at.slot == 0:
         return base if base.requires_grad else base.requires_grad_()
-    return _moved(layer, base, h, at)
-
-
-def _moved(layer: _Factored, base: Tensor, h: Tensor, at: _At) -> Tensor:
-    """Add to pre-activations what the steps before have moved them by."""
     before = slice(at.clients), slice(at.slot)
     similar = torch.bmm(h, layer.inputs[before].transpose(1, 2))
     if layer.linear.bias is not None:
@@ -386,7 +417,7 @@ def _displace(dense: list[_Stacked | _Factored], moved: Sequence[Tensor], at: _A
 
 def _put(layer: _Factored, whole: Tensor, own: Tensor, at: _At) -> None:
     """Add a step's rows where they belong among all; padding repeats a row and adds zero."""
-    if layer.gram is None:
+    if layer.gram is None or layer.is_once:
         whole[:, at.slots] += own
     else:
         rows = at.step.flat(whole.shape[1])
@@ -415,16 +446,20 @@ def _squares(layer: _Factored) -> Tensor:
 def _bound(layer: _Factored) -> Tensor:
     """Bound each client's largest coordinate: of A' X, that of X times the largest sum of |A|."""
     rows = layer.coefficients.abs().sum(dim=1).amax(dim=1)
-    return rows * largest_of(layer.inputs).clamp(min=1.0)  # 1 is the input of a bias
+    largest = largest_of(layer.inputs) if layer.largest is None else layer.largest
+    return rows * largest.clamp(min=1.0)  # 1 is the input of a bias
 
 
+@torch.no_grad()
 def _sums(layer: _Stacked | _Factored, weights: Tensor) -> list[Tensor]:
     """Return the weighted sums over clients of a layer's parameters, flat."""
     if isinstance(layer, _Stacked):
         return [torch.mv(p.flatten(1).t(), weights.to(p)) for p in layer.parameters]
-    scaled = (layer.coefficients * weights.view(-1, 1, 1)).flatten(0, 1)
-    weight = scaled.t() @ layer.inputs.flatten(0, 1)
-    return [weight.flatten()] + ([] if layer.linear.bias is None else [scaled.sum(dim=0)])
+    scaled = layer.coefficients * weights.view(-1, 1, 1)
+    weight = torch.zeros_like(layer.linear.weight)
+    for own, x in layer.pieces():
+        weight.addmm_(scaled[own].flatten(0, 1).t(), x.flatten(0, 1))
+    return [weight.flatten()] + ([] if layer.linear.bias is None else [scaled.sum(dim=(0, 1))])
 
 
 def _rows(layer: _Stacked | _Factored, chosen: Tensor) -> _Stacked | _Factored:
