@@ -230,6 +230,7 @@ class _Session:
                 kind = "Ray workers" if config.engine.grid == "ray" else "clients in this process"
                 self.tell(Stage(f"starting {kind}"))
                 with open_grid(engine, population, code=self.places.code) as opened:
+                    interruption.listen()
                     state = self._rounds(opened, state, memos, interruption)
             except KeyboardInterrupt:
                 self._end("interrupted", state)
@@ -373,10 +374,14 @@ class _Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_Interruption":
+        self.listen()
+        return self
+
+    def listen(self) -> None:
+        """Take the signals; once more where something has taken them since (Ray takes SIGTERM)."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._asked)
-        return self
+                self._before.setdefault(number, signal.signal(number, self._asked))
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

@@ -59,6 +59,17 @@ def test_ctrl_c_once_finishes_the_round_and_resume_completes(tmp_path):
     assert json.loads(out)["model_sha256"] == expected
 
 
+def test_an_end_that_is_asked_for_while_ray_runs_waits_for_the_round(tmp_path):
+    """Ray takes SIGTERM for itself when it starts."""
+    process = start(tmp_path, "run", *LONG, "engine.grid=ray", "engine.workers=1")
+    wait_for_round(process, 1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "finishing the round" in err
+    assert fedsim.api.RunStore(tmp_path / "runs").get("last").status == "interrupted"
+
+
 def test_ctrl_c_twice_stops_at_once_and_can_be_resumed(tmp_path):
     (tmp_path / "slow.py").write_text(
         "import time\nfrom torch import nn\n"
