@@ -161,8 +161,7 @@ def pixels_of(meta: Meta) -> tuple[float, float]:
 def numbers(x: Tensor, pixels: tuple[float, float]) -> Tensor:
     """Return uint8 images as float32."""
     scale, shift = pixels
-    x = x.float()
-    return torch.add(torch.tensor(shift, device=x.device), x, alpha=scale, out=x)  # in one pass
+    return x.float().mul_(scale).add_(shift)
 
 
 def sizes_of(clients: ClientData, ids: Sequence[int]) -> list[int]:
