@@ -218,8 +218,8 @@ def buckets(counts: np.ndarray) -> list[tuple[np.ndarray, int]]:
 
     Returns (places in `counts`, width of their batches); who has no example is in none of them.
 
-    >>> buckets(np.array([9, 0, 4, 10]))
-    [(array([0, 3]), 10), (array([2]), 4)]
+    >>> buckets(np.array([3, 0, 1, 10]))
+    [(array([3]), 10), (array([0, 2]), 3)]
     """
     order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
     found, first = [], 0
