@@ -120,9 +120,8 @@ def encoded(changes: Changes, transform: Transform) -> Changes:
 
 def largest_of(stacked: Tensor) -> Tensor:
     """Return each client's largest absolute number: [clients]; NaN stays NaN."""
-    flat = stacked.reshape(
-        len(stacked), -1
-    )  # abs would copy it, aminmax takes twenty times as long
+    flat = stacked.reshape(len(stacked), -1)
+    # abs would copy it, aminmax takes twenty times as long.
     return torch.maximum(flat.amax(dim=1), -flat.amin(dim=1))
 
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from fedsim import dropout
 from fedsim.core import ClientContext, Memo, Recipe, Task
 from fedsim.data import numbers
-from fedsim.training import client_keys, restore_optimizer, save_optimizer, take_step
+from fedsim.training import client_keys, take_step
 from fedsim.vectorized.change import flat_like, largest_of, take_rows
 from fedsim.vectorized.schedule import Schedule, Step
-from fedsim.vectorized.stacked import client_losses
+from fedsim.vectorized.stacked import client_losses, memos_of, start_state
 
 __all__ = ["DenseChange", "fit_factored", "fit_products", "layers_of", "pays_off", "suits"]
 
@@ -213,10 +213,7 @@ def _fit(
     is_known = any(isinstance(layer, _Factored) and layer.base is not None for layer in dense)
     x = task.x if is_known or task.pixels is None else numbers(task.x, task.pixels)
     anchors = [p.detach() for layer in chain for p in layer.parameters()]
-    state = task.optimizer.start([p for layer in dense for p in _steppable(layer)], lead=1)
-    if recipe.keep_optimizer:
-        for row, memo in enumerate(memos):
-            restore_optimizer({n: [t[row] for t in ts] for n, ts in state.items()}, memo)
+    state = start_state(task, recipe, [p for layer in dense for p in _steppable(layer)], memos)
     keys = torch.from_numpy(client_keys(contexts)).to(task.x.device)
     totals = torch.zeros(len(places), dtype=torch.float64, device=task.x.device)
     slot = 0
@@ -234,10 +231,7 @@ def _fit(
             _displace(dense, parameters, at)
         totals[active] += each.detach().double() * step.counts
         slot += step.width
-    kept: list[Memo] = [{} for _ in places]
-    if recipe.keep_optimizer:
-        names = range(len(places))
-        kept = [save_optimizer({n: [t[r] for t in ts] for n, ts in state.items()}) for r in names]
+    kept = memos_of(state, recipe, len(places))
     _subtract(chain, layers)
     return DenseChange(task.module, dense), totals / schedule.seen, kept
 
