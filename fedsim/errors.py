@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 __all__ = [
+    "BudgetExceededError",
     "ConfigError",
     "DataError",
     "FedsimError",
@@ -74,6 +75,12 @@ class SetupError(FedsimError):
 
 class MissingDataError(SetupError):
     """A data file is missing or is not the file it should be (wrong hash)."""
+
+
+class BudgetExceededError(FedsimError):
+    """The privacy budget does not allow what comes next; nothing of it has been done."""
+
+    exit_code = 4
 
 
 class NetworkError(FedsimError):
