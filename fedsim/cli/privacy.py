@@ -1,0 +1,13 @@
+"""`fedsim privacy`: plan a privacy budget, check an experiment, read what was spent."""
+
+import typer
+
+from fedsim.cli import _privacy_plan
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Plan, check, report and audit what differential privacy promises.", no_args_is_help=True
+)
+
+app.command("plan")(_privacy_plan.plan)
