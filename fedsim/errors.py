@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "FedsimError",
     "Interrupted",
+    "LedgerError",
     "MissingDataError",
     "NetworkError",
     "Problem",
@@ -81,6 +82,10 @@ class BudgetExceededError(FedsimError):
     """The privacy budget does not allow what comes next; nothing of it has been done."""
 
     exit_code = 4
+
+
+class LedgerError(FedsimError):
+    """A privacy ledger is not what was written into it; the message names the file and the line."""
 
 
 class NetworkError(FedsimError):
