@@ -23,7 +23,15 @@ from torch import Tensor
 
 from fedsim import rng
 from fedsim.data._contents import check
-from fedsim.data._types import BornFederated, ClientData, Dataset, Examples, Meta, Partition
+from fedsim.data._types import (
+    BornFederated,
+    ClientData,
+    Dataset,
+    Examples,
+    Featured,
+    Meta,
+    Partition,
+)
 from fedsim.data.partition.natural import Natural
 from fedsim.errors import ConfigError, DataError, Problem, SetupError
 
@@ -100,12 +108,17 @@ def open_clients(
         return data.open(seed, holdout)
     data = _with_client_column(data, partition)
     if cache_dir is None:
-        return deal(data.load(data_dir), partition, seed=seed, holdout=holdout)
-    folder = cache_dir / _key(data, partition, seed, holdout)
-    if not folder.is_dir():
         clients = deal(data.load(data_dir), partition, seed=seed, holdout=holdout)
-        _save(clients, folder)
-    return _load(folder)
+    else:
+        folder = cache_dir / _key(data, partition, seed, holdout)
+        if not folder.is_dir():
+            _save(deal(data.load(data_dir), partition, seed=seed, holdout=holdout), folder)
+        clients = _load(folder)
+    if not isinstance(data, Featured):
+        return clients
+    # After dealing out: features depend on no partition and no seed, so there is one copy of them.
+    seen = data.featured(clients.data, cache_dir)
+    return replace(clients, meta=seen.meta, data=seen)
 
 
 def deal(dataset: Dataset, partition: Any, *, seed: int, holdout: float) -> PooledClients:
@@ -150,7 +163,10 @@ def as_stored(
     one = _joined(shards)
     arrays = (np.require(part, requirements="W") for part in (one.x, one.y))
     x, y = (torch.from_numpy(array).to(device) for array in arrays)
-    return x, y.float() if meta.kind == "regression" else y
+    return (
+        x.float() if x.dtype == torch.float16 else x,
+        y.float() if meta.kind == "regression" else y,
+    )
 
 
 def pixels_of(meta: Meta) -> tuple[float, float]:

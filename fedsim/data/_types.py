@@ -2,12 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BornFederated", "ClientData", "Dataset", "Examples", "Meta", "Partition"]
+__all__ = [
+    "BornFederated",
+    "ClientData",
+    "Dataset",
+    "Examples",
+    "Featured",
+    "Meta",
+    "Partition",
+]
 
 #: classification: y int64 class ids, shape [n] or [n, length] (one target per position).
 #: binary: y int64 0/1, one model output. regression: y float32, one model output.
@@ -18,6 +27,7 @@ Kind = Literal["classification", "binary", "regression"]
 class Examples:
     """`x` float32 [n, ...], or uint8 images, or int64 tokens [n, length]; `y` as `Kind` says.
 
+    Features that were computed once are kept as float16, and float32 where a model sees them.
     `group` int64 [n] is the natural client of each example (hospital, speaker), if there is one.
     """
 
@@ -111,4 +121,13 @@ class BornFederated(Protocol):
 
     def open(self, seed: int, holdout: float) -> ClientData:
         """Return the population; clients keep `holdout` of their examples for evaluation."""
+        ...
+
+
+@runtime_checkable
+class Featured(Protocol):
+    """A pooled data set that may be trained on as features of its inputs, which are costly."""
+
+    def featured(self, dealt: Dataset, cache_dir: Path | None) -> Dataset:
+        """Return what models see in place of `dealt`; what takes long is kept in `cache_dir`."""
         ...

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from fedsim.data._features import Features, as_features
 from fedsim.data._idx import load_images
 from fedsim.data._source import File
 from fedsim.data._types import Dataset
@@ -15,7 +16,12 @@ _URL = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion
 
 @dataclass(frozen=True, slots=True)
 class FashionMnist:
-    """Xiao, Rasul and Vollgraf, 2017; the official split."""
+    """Xiao, Rasul and Vollgraf, 2017; the official split.
+
+    `features`: what models see, the pixels or their scattering (81 x 7 x 7 numbers, no parameters).
+    """
+
+    features: Features = "pixels"
 
     files: ClassVar = (
         File(
@@ -63,3 +69,7 @@ class FashionMnist:
             ),
             licence="MIT",
         )
+
+    def featured(self, dealt: Dataset, cache_dir: Path | None) -> Dataset:
+        """Return the images as `features` says."""
+        return as_features(dealt, self.features, cache_dir)

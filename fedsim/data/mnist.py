@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from fedsim.data._features import Features, as_features
 from fedsim.data._idx import load_images
 from fedsim.data._source import File
 from fedsim.data._types import Dataset
@@ -15,7 +16,12 @@ _URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
 @dataclass(frozen=True, slots=True)
 class Mnist:
-    """LeCun, Bottou, Bengio and Haffner, 1998; the official split."""
+    """LeCun, Bottou, Bengio and Haffner, 1998; the official split.
+
+    `features`: what models see, the pixels or their scattering (81 x 7 x 7 numbers, no parameters).
+    """
+
+    features: Features = "pixels"
 
     files: ClassVar = (
         File(
@@ -52,3 +58,7 @@ class Mnist:
             class_names=tuple(str(digit) for digit in range(10)),
             licence="public",
         )
+
+    def featured(self, dealt: Dataset, cache_dir: Path | None) -> Dataset:
+        """Return the images as `features` says."""
+        return as_features(dealt, self.features, cache_dir)
