@@ -1,0 +1,364 @@
+"""From what was released to epsilon: the accountant.
+
+    >>> releases = [Release("gaussian", 1.0, Sampling("poisson", rate=0.01), count=1000)]
+    >>> round(epsilon(releases, 1e-5, "zero-out"), 2)
+    1.83
+    >>> round(epsilon(releases, 1e-5, "zero-out", amplified=False), 1)
+    634.6
+
+dp-accounting is the accountant of record: privacy loss distributions on a grid of 1e-4, rounded up,
+for what is reported; Rényi divergences (`Renyi`) while a run goes on, and where the grid cannot
+say. Releases in which everybody takes part are Gaussians, which compose exactly. What is used:
+
+| sampling | add-remove, zero-out | replace-one |
+|---|---|---|
+| all | Gaussian, exact | the same |
+| poisson | sampled Gaussian, both directions | sampled Gaussian, replaced |
+| truncated | zero-out alone: sampled, and a replaced member when the cap is met | the same |
+| fixed | zero-out alone: a case of replace-one with half the noise, or no amplification if less | \
+Zhu, Dong and Wang, AISTATS 2022, theorem 11 |
+
+A noise multiplier is per L2 sensitivity, and that of "replace-one" is two clipping norms. (In
+dp-accounting it is per clipping norm for loss distributions and per sensitivity for Rényi
+divergences; the difference stops here.)
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from fedsim.privacy._losses import Discrete, FloatArray, TooFineError, compose, losses_of
+from fedsim.privacy._parts import Part, binned, parts_of, unamplified
+from fedsim.privacy._profile import Gaussian, Profile, group, lines, roc, tight_mu
+from fedsim.privacy._renyi import Renyi
+from fedsim.privacy.events import Adjacency, Release, Unit
+
+__all__ = [
+    "ADJACENCY",
+    "INTERVAL",
+    "Account",
+    "Bound",
+    "Profile",
+    "Renyi",
+    "account",
+    "delta",
+    "epsilon",
+    "group_epsilon",
+    "mu",
+    "trajectory",
+    "true_positive_rate",
+]
+
+#: What counts as neighbours, by unit. Everybody's number is public in the first two: a member that
+#: is zeroed out changes no cohort size, no shard size and no denominator.
+ADJACENCY: dict[Unit, Adjacency] = {
+    "user": "zero-out",
+    "example": "zero-out",
+    "local": "replace-one",
+}
+
+INTERVAL = 1e-4  # of losses, for numbers that are reported
+WIDEST = 0.5  # interval at which the grid is given up
+LEAST_CURVE = 1e-10  # deltas below are rounding, as far as a fit is concerned
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One (epsilon, delta) and how it was found: "exact", "pld" or "rdp"; `note` says why."""
+
+    epsilon: float
+    delta: float
+    method: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Account:
+    """Everything a list of releases discloses; make it with `account`.
+
+    `profiles`: each holds, so the best is taken; none where the grid failed. `pure`: an epsilon
+    that holds at delta 0. `notes`: what was rounded up or given up. `interval`: of the grid.
+    """
+
+    adjacency: Adjacency
+    profiles: tuple[Profile, ...]
+    pure: float
+    notes: tuple[str, ...]
+    interval: float
+    parts: tuple[tuple[Part, int], ...] = field(repr=False)
+
+    @property
+    def renyi(self) -> Renyi:
+        """The same releases as Rényi divergences: a check from another direction."""
+        found = Renyi(self.adjacency)
+        for part, count in self.parts:
+            found = found.add(part, count)
+        return found
+
+    def bound(self, delta: float) -> Bound:
+        """Return epsilon at `delta`, never negative; raises `ValueError` unless 0 <= delta <= 1."""
+        if not 0 <= delta <= 1:
+            raise ValueError(f"delta {delta} is not between 0 and 1")
+        if delta == 1 or self.pure == 0:
+            return Bound(0.0, delta, "exact")
+        exact = all(isinstance(profile, Gaussian) for profile in self.profiles)
+        found = min([profile.epsilon(delta) for profile in self.profiles], default=math.inf)
+        best = Bound(min(found, self.pure), delta, "exact" if exact and self.profiles else "pld")
+        if math.isfinite(best.epsilon) and self.interval <= 10 * INTERVAL:
+            return best
+        renyi = self.renyi.epsilon(delta)
+        if renyi >= best.epsilon:
+            return best
+        why = (
+            "the loss distribution is too wide"
+            if best.epsilon < math.inf
+            else ("delta is below what loss distributions resolve")
+        )
+        return Bound(renyi, delta, "rdp", why)
+
+    def epsilon(self, delta: float) -> float:
+        """Return epsilon at `delta`: `bound` without how it was found."""
+        return self.bound(delta).epsilon
+
+    def delta(self, epsilon: float) -> float:
+        """Return delta at `epsilon`; raises `ValueError` for a negative epsilon or NaN."""
+        if not epsilon >= 0:
+            raise ValueError(f"epsilon {epsilon} is not 0 or more")
+        if epsilon >= self.pure:
+            return 0.0
+        return min(float(self.deltas(np.array([epsilon]))[0]), self.renyi.delta(epsilon))
+
+    def deltas(self, epsilons: FloatArray) -> FloatArray:
+        """Return delta at each of `epsilons`, ascending or not: the privacy profile."""
+        if not self.profiles:
+            return np.array([self.renyi.delta(float(e)) for e in epsilons])
+        found = np.min([profile.deltas(epsilons) for profile in self.profiles], axis=0)
+        return np.where(epsilons >= self.pure, 0.0, found)
+
+    @property
+    def highest(self) -> float:
+        """Where the profile ends: it falls no further, or below 1e-15."""
+        if not self.profiles:
+            return self.renyi.epsilon(1e-15)
+        return min(self.pure, *(profile.highest for profile in self.profiles))
+
+
+def account(
+    releases: Iterable[Release],
+    adjacency: Adjacency,
+    *,
+    amplified: bool = True,
+    interval: float = INTERVAL,
+) -> Account:
+    """Compose releases, in any order, under an adjacency.
+
+    `interval`: of the grid of losses; a wider one is quicker and never tells a smaller epsilon.
+    `amplified=False`: as if everybody had taken part in each. Raises `ValueError` for sampling that
+    has no valid analysis under the adjacency.
+    """
+    entries = list(releases)
+    if not amplified:
+        parts_of(entries, adjacency)  # what is refused stays refused
+        entries = [unamplified(release) for release in entries]
+    parts = parts_of(entries, adjacency)
+    return _account(tuple(sorted(parts.items(), key=repr)), adjacency, interval)
+
+
+@lru_cache(maxsize=16)
+def _account(
+    exact_parts: tuple[tuple[Part, int], ...], adjacency: Adjacency, interval: float
+) -> Account:
+    few = binned(dict(exact_parts))
+    notes = []
+    if len(few) < len(exact_parts):
+        notes.append(f"{len(exact_parts)} kinds of release were rounded up to {len(few)}")
+    parts = tuple(few.items())
+    pure = sum(count * _pure(part) for part, count in exact_parts)
+    profiles: list[Profile] = []
+    found, interval = _profile(parts, interval)
+    if found is None:
+        notes.append("loss distributions are too wide here; Rényi divergences are used")
+    else:
+        profiles.append(found)
+    if any(part.kind == "swap" and part.plain > part.noise for part, _ in parts):
+        plain = {
+            Part("gaussian", part.plain) if _is_sampled(part) else part: 0 for part, _ in parts
+        }
+        for part, count in parts:
+            plain[Part("gaussian", part.plain) if _is_sampled(part) else part] += count
+        other, _ = _profile(tuple(_joined(plain).items()), interval)
+        profiles += [other] if other is not None else []
+    return Account(adjacency, tuple(profiles), pure, tuple(notes), interval, parts)
+
+
+def _is_sampled(part: Part) -> bool:
+    return part.kind in ("poisson", "replace", "swap")
+
+
+def _joined(parts: dict[Part, int]) -> dict[Part, int]:
+    """Make one of all plain Gaussians."""
+    rest = {part: count for part, count in parts.items() if part.kind != "gaussian"}
+    squares = sum(n * p.noise**-2 for p, n in parts.items() if p.kind == "gaussian")
+    return rest | {Part("gaussian", squares**-0.5): 1}
+
+
+def _pure(part: Part) -> float:
+    """Return an epsilon that one run of a part has at delta 0."""
+    if part.kind == "pure":
+        return part.rate
+    if part.kind != "laplace" or part.noise == 0:
+        return math.inf
+    if 1 / part.noise > 700:
+        return 1 / part.noise
+    return math.log1p(part.rate * math.expm1(1 / part.noise))
+
+
+def _profile(parts: tuple[tuple[Part, int], ...], interval: float) -> tuple[Profile | None, float]:
+    """Return the profile of parts and the interval it took, None where none will do."""
+    if not parts:
+        return Gaussian(0.0), interval
+    if any(part.noise == 0 or math.isinf(part.rate) for part, _ in parts):
+        return Gaussian(math.inf), interval
+    if len(parts) == 1 and parts[0][0].kind == "gaussian":
+        return Gaussian(1 / parts[0][0].noise), interval
+    both = any(p.kind == "poisson" or (p.kind == "laplace" and p.rate < 1) for p, _ in parts)
+    width = interval
+    while width <= WIDEST:
+        try:
+            sides = tuple(
+                compose([(losses_of(part, side, width), count) for part, count in parts])
+                for side in (("remove", "add") if both else ("remove",))
+            )
+        except TooFineError:
+            width *= 4
+        else:
+            return Discrete(sides, width), width
+    return None, interval
+
+
+def epsilon(
+    releases: Iterable[Release],
+    delta: float,
+    adjacency: Adjacency,
+    *,
+    amplified: bool = True,
+    interval: float = INTERVAL,
+) -> float:
+    """Return the epsilon at which releases are (epsilon, delta)-private; see `account`.
+
+    0 for no releases, infinite without noise. Raises `ValueError` for a delta outside [0, 1].
+    """
+    return account(releases, adjacency, amplified=amplified, interval=interval).epsilon(delta)
+
+
+def delta(
+    releases: Iterable[Release], epsilon: float, adjacency: Adjacency, *, amplified: bool = True
+) -> float:
+    """Return the delta at which releases are (epsilon, delta)-private; see `account`."""
+    return account(releases, adjacency, amplified=amplified).delta(epsilon)
+
+
+def true_positive_rate(found: Account, false_positive_rate: float) -> float:
+    """Return the most a test for one member can detect at a false positive rate.
+
+    Kairouz, Oh and Viswanath, ICML 2015, theorem 2.1: no test of "is this member in?" has a higher
+    chance of a right yes, whatever else it knows. Raises `ValueError` for a rate outside [0, 1].
+    """
+    if not 0 <= false_positive_rate <= 1:
+        raise ValueError(f"false positive rate {false_positive_rate} is not between 0 and 1")
+    return float(roc(*lines(found), np.array([false_positive_rate]))[0])
+
+
+def group_epsilon(found: Account, size: int, delta: float) -> float:
+    """Return epsilon at `delta` for `size` members at once (those of a family, a device).
+
+    Dong, Roth and Su 2022, theorem 2.14: the ROC of `size` members is that of one, applied `size`
+    times over. Raises `ValueError` for a size below 1 or a delta outside [0, 1].
+    """
+    if size < 1:
+        raise ValueError(f"a group has at least 1 member, not {size}")
+    if size == 1:
+        return found.epsilon(delta)
+    if not 0 <= delta <= 1:
+        raise ValueError(f"delta {delta} is not between 0 and 1")
+    if found.pure == 0:
+        return 0.0
+    if len(found.profiles) == 1 and isinstance(found.profiles[0], Gaussian):
+        return Gaussian(size * found.profiles[0].mu).epsilon(delta)
+    return min(size * found.pure, group(*_all_lines(found), size, delta))
+
+
+def _all_lines(found: Account) -> tuple[FloatArray, FloatArray]:
+    """Return the profile, and beyond what loss distributions resolve, Rényi's."""
+    epsilons, deltas = lines(found)
+    top = found.renyi.epsilon(1e-300)
+    if not math.isfinite(top) or top <= epsilons[-1]:
+        return epsilons, deltas
+    more = np.linspace(epsilons[-1], top, 400)[1:]
+    least = min(float(deltas[-1]), found.renyi.delta(float(epsilons[-1])))
+    beyond = np.array([found.renyi.delta(float(e)) for e in more])
+    deltas = np.append(deltas[:-1], least)
+    return np.append(epsilons, more), np.append(deltas, np.minimum(beyond, least))
+
+
+def mu(found: Account) -> tuple[float, float]:
+    """Return the least mu of Gaussian differential privacy that holds, and how loose it is.
+
+    The second number is by how much the Gaussian's ROC lies above the true bound at most: below
+    0.01 mu says everything there is to say (Gomez et al. 2025, arXiv 2503.10945, section 4). Deltas
+    below 1e-10 are left out of the fit.
+    """
+    if found.pure == 0:
+        return 0.0, 0.0
+    for profile in found.profiles:
+        if isinstance(profile, Gaussian) and len(found.profiles) == 1:
+            return profile.mu, 0.0
+    value = tight_mu(found, LEAST_CURVE)
+    rates = np.concatenate([np.geomspace(1e-6, 0.5, 200), np.linspace(0.5, 1, 50)])
+    loose = roc(*lines(Gaussian(value)), rates) - roc(*lines(found), rates)
+    return value, float(max(0.0, loose.max()))
+
+
+def trajectory(
+    rounds: Sequence[Sequence[Release]],
+    deltas: Sequence[float],
+    adjacency: Adjacency,
+    *,
+    points: int = 40,
+) -> tuple[list[int], list[list[float]]]:
+    """Return epsilon after some rounds, for a plot: rounds (1 is the first), and for each delta.
+
+    On a grid of 1e-3, but for the last round.
+    """
+    if not rounds:
+        return [], [[] for _ in deltas]
+    last = len(rounds)
+    shown = sorted({max(1, round(i * last / points)) for i in range(1, points + 1)} | {1, last})
+    found: list[list[float]] = [[] for _ in deltas]
+    merged: dict[Release, int] = {}
+    at = 0
+    for end in shown:
+        for one in rounds[at:end]:
+            for release in one:
+                merged[release] = merged.get(release, 0) + 1
+        at = end
+        spent = _repeated(merged)
+        now = account(spent, adjacency, interval=INTERVAL if end == last else 10 * INTERVAL)
+        for values, wanted in zip(found, deltas, strict=True):
+            values.append(now.epsilon(wanted))
+    return shown, found
+
+
+def _repeated(merged: dict[Release, int]) -> list[Release]:
+    """Return releases with their counts multiplied; "matrix" cannot be, so it is repeated."""
+    spent: list[Release] = []
+    for release, times in merged.items():
+        if release.mechanism == "matrix":
+            spent += [release] * times
+        else:
+            plain = (release.mechanism, release.noise_multiplier, release.sampling)
+            spent.append(Release(*plain, release.count * times, release.epsilon))
+    return spent
