@@ -3,7 +3,7 @@
 from fedsim import rng, training
 from fedsim.clients.dp_sgd import DpSgd
 from fedsim.core import ClientContext, Memo, Recipe, Task, Update
-from fedsim.models import get_vector
+from fedsim.models import get_change
 
 __all__ = ["train_locally"]
 
@@ -20,7 +20,7 @@ def train_locally(
     # What draws from torch's own generator (a user's functional dropout) draws from this stream.
     with rng.torch_stream(ctx.seed, "dropout", round=ctx.round, client=ctx.client):
         loss = training.fit(task, recipe, state, ctx)
-    vector = (get_vector(task.module) - task.model).cpu()
+    vector = get_change(task.module, task.model).cpu()
     metrics = {"loss": loss, "examples": float(len(task.y))}
     update = Update(vector, weight=float(len(task.y)), metrics=metrics)
     return update, training.save_optimizer(state) if recipe.keep_optimizer else {}

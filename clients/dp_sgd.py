@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fedsim import dropout, rng, training
 from fedsim.core import ClientContext, Clipping, Memo, Recipe, Task, Update
-from fedsim.models import get_vector
+from fedsim.models import get_change
 from fedsim.privacy.clipping import Clipper, mixes_examples
 from fedsim.privacy.sampling import poisson_batch
 
@@ -74,7 +74,7 @@ class DpSgd:
         with rng.torch_stream(ctx.seed, "dropout", round=ctx.round, client=ctx.client):
             loss = self._descend(task, state, ctx)
         metrics = {"examples": float(len(task.y))} | ({} if loss is None else {"loss": loss})
-        vector = (get_vector(task.module) - task.model).cpu()
+        vector = get_change(task.module, task.model).cpu()
         update = Update(vector, weight=float(len(task.y)), metrics=metrics)
         return update, training.save_optimizer(state) if self.keep_optimizer else {}
 

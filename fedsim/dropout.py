@@ -85,7 +85,8 @@ class Dropout(nn.Module):
             return functional.dropout(x, self.p)
         lead = _streams[-1].keys.dim() - 1
         mask = keep(x.shape[lead:], self.p)
-        return torch.where(mask, x / (1 - self.p) if self.p < 1 else x, 0.0)
+        scale = 1 / (1 - self.p) if self.p < 1 else 1.0
+        return x * mask.to(x.dtype).mul_(scale)  # as torch does; half the time of `where`
 
     def extra_repr(self) -> str:
         """Show p, as torch does."""

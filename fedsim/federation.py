@@ -122,9 +122,12 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
         clients = datasets.Together(clients)
     configuration.check_data(config, clients.meta, population)
     module = models.build(config.model, clients.meta, config.seed)
-    _check_forward(config, module, clients.meta)
+    blank = _blank(clients.meta)
+    _check_forward(config, module, clients.meta, blank)
     _check_local(config, module)
     device = _device(config.engine.device)
+    if device.type == "cpu":
+        models.arrange(module.eval(), blank)
     loss = config.loss if config.loss != "auto" else losses.default(clients.meta.kind)
     return Federation(
         config=config,
@@ -178,10 +181,14 @@ def _as_mode(config: RunConfig) -> RunConfig:
     return replace(config, local=alone, rounds=everyone)
 
 
-def _check_forward(config: RunConfig, module: nn.Module, meta: Meta) -> None:
-    """Refuse a model that cannot take the data's inputs or gives other outputs than it should."""
+def _blank(meta: Meta) -> Tensor:
+    """Return two inputs of the data's kind, all zero."""
     dtype = torch.int64 if meta.vocabulary else torch.float32
-    blank = torch.zeros(2, *meta.input_shape, dtype=dtype)
+    return torch.zeros(2, *meta.input_shape, dtype=dtype)
+
+
+def _check_forward(config: RunConfig, module: nn.Module, meta: Meta, blank: Tensor) -> None:
+    """Refuse a model that cannot take the data's inputs or gives other outputs than it should."""
     name = getattr(config.model, "name", type(config.model).__name__.lower())
     wanted = f"a model for inputs of shape {tuple(meta.input_shape)} and {meta.outputs} output(s)"
     try:

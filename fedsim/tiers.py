@@ -41,6 +41,7 @@ _WIDTHS = {"cpu": (8, 32, 128), "cuda": (16, 64, 256, 1024)}
 _LEAST_BLOCKS = {"cpu": 8, "cuda": 1}  # in a round, so that several workers have work
 _TRAVELS = 2  # blocks that travel to each worker in a round
 _GAIN = 1.15  # how much faster a tier or a larger block must be to be taken
+_HOPELESS = 1.5  # so much slower in a first timing: not measured further
 _MEMORY_SHARE = 0.1  # of what is free, for the stacked copies of one block
 _PROBE_STEPS, _PROBE_EXAMPLES = 4, 4096
 
@@ -199,8 +200,10 @@ def _measured(federation: Federation, legal: Sequence[str]) -> Execution:
             if width > max(_cohort(federation), 2) or width > _affordable(federation):
                 break
             try:
-                seconds = _seconds_at_once(federation, tier, width)
+                seconds = _seconds_at_once(federation, tier, width, _HOPELESS * least)
             except (MemoryError, RuntimeError):
+                break
+            if seconds > _HOPELESS * least:
                 break
             if seconds * _GAIN < least:
                 least, best = seconds, Execution(tier, width)
@@ -215,10 +218,16 @@ def _seconds_resident(federation: Federation) -> float:
     return (perf_counter() - started) / len(clients)
 
 
-def _seconds_at_once(federation: Federation, tier: str, width: int) -> float:
+def _seconds_at_once(federation: Federation, tier: str, width: int, limit: float) -> float:
+    """Time a client in a block of `width`: the best of three, or the first above `limit`."""
     clients, recipe = _probe_clients(federation, width), _short(federation)
     _time_at_once(federation, tier, clients[:2], recipe)
-    return min(_time_at_once(federation, tier, clients, recipe) for _ in range(3)) / width
+    least = float("inf")
+    for _ in range(3):
+        least = min(least, _time_at_once(federation, tier, clients, recipe) / width)
+        if least > limit:
+            break
+    return least
 
 
 def _time_at_once(

@@ -1,6 +1,7 @@
 """Blocks: clients whose work travels together, and how a worker runs one.
 
-Which clients form a block depends on the messages alone, never on the number of workers.
+Where the clients of a block are added up exactly, or not at all, any blocks give the same bytes,
+and `tapered` chooses them; where a block is trained at once, a run prescribes their size.
 """
 
 import ctypes
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from operator import attrgetter
 from time import time
 from typing import Any
@@ -30,11 +32,11 @@ __all__ = [
     "Handlers",
     "Population",
     "WorkerCode",
-    "block_size",
     "load",
     "own_copy",
     "run_block",
     "split",
+    "taper",
 ]
 
 #: Merges the replies to one instruction content into fewer messages, exactly.
@@ -94,6 +96,7 @@ class WorkerCode:
 
 
 _BLOCKS_PER_ROUND = 64
+_LEAST_WIDTH, _MOST_WIDTH = 8, 64
 
 
 class ClientTimeoutError(TimeoutError):
@@ -161,18 +164,34 @@ class Block:
         return Block(self.common, nodes, ids, states)
 
 
-def block_size(messages: int) -> int:
-    """Choose how many clients travel together: about 64 blocks a round, at most 64 clients each.
+def tapered(clients: int, workers: int) -> list[int]:
+    """Choose how many clients travel together: fewer and fewer, so that workers end together.
 
-    >>> block_size(20), block_size(1000), block_size(100_000)
-    (1, 16, 64)
+    Each block costs a message and, where updates are added up, a sum that crosses to the driver: a
+    round has about 64 of them, or blocks of eight clients where it is small. Towards the end a
+    block is what is left for half of a worker's turn (guided self-scheduling, Polychronopoulos and
+    Kuck 1987).
+
+    >>> tapered(20, 2), tapered(3, 1)
+    ([5, 4, 3, 2, 2, 1, 1, 1, 1], [2, 1])
     """
-    return min(64, max(1, -(-messages // _BLOCKS_PER_ROUND)))
+    most = min(_MOST_WIDTH, max(_LEAST_WIDTH, -(-clients // _BLOCKS_PER_ROUND)))
+    widths = []
+    while clients:
+        widths.append(min(most, -(-clients // (2 * workers))))
+        clients -= widths[-1]
+    return widths
 
 
 def split(block: Block, size: int) -> list[Block]:
     """Cut a block, in its order, into blocks of `size` clients; the last may be smaller."""
     return [block.part(start, start + size) for start in range(0, len(block), size)]
+
+
+def taper(block: Block, workers: int) -> list[Block]:
+    """Cut a block, in its order, into those that `tapered` chooses."""
+    stops = list(accumulate(tapered(len(block), workers)))
+    return [block.part(start, stop) for start, stop in pairwise([0, *stops])]
 
 
 def own_copy(content: RecordDict) -> RecordDict:

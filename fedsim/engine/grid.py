@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedsim.engine.blocks import Block, Population, block_size, own_copy, split
+from fedsim.engine.blocks import Block, Population, own_copy, split, taper
 
 __all__ = ["BlockGrid", "RunBlocks"]
 
@@ -40,7 +40,12 @@ class BlockGrid(Grid):  # type: ignore[misc]
     """
 
     def __init__(
-        self, population: Population, run_blocks: RunBlocks, *, size: int | None = None
+        self,
+        population: Population,
+        run_blocks: RunBlocks,
+        *,
+        size: int | None = None,
+        workers: int = 1,
     ) -> None:
         self.population = population
         self.states: dict[int, RecordDict] = {}
@@ -48,7 +53,7 @@ class BlockGrid(Grid):  # type: ignore[misc]
         self.on_progress: Callable[[int, int], None] = lambda done, asked: None
         self.on_reply: Callable[[Message], None] = lambda reply: None
         self._run_blocks = run_blocks
-        self._size = size
+        self._size, self._workers = size, workers
         self._run = Run.create_empty(run_id=1)
         self._ids = count(1)
         self._inbox: dict[str, Message] = {}
@@ -176,7 +181,7 @@ class BlockGrid(Grid):  # type: ignore[misc]
         jobs = [
             (content, part)
             for content, block in sent
-            for part in split(block, self._size or block_size(len(block)))
+            for part in (split(block, self._size) if self._size else taper(block, self._workers))
         ]
         with self._lock:
             for answered, states, clients in self._run_blocks(jobs, deadline):

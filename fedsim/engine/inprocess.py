@@ -26,7 +26,7 @@ class InProcessGrid(BlockGrid):
         *,
         size: int | None = None,
     ) -> None:
-        """`size`: clients per block, chosen by the number of messages when unset."""
+        """`size`: clients per block; unset: by the number of messages."""
         BlockGrid.__init__(self, population, self._run_here, size=size)
         self._handlers = handlers
 

@@ -64,8 +64,8 @@ class RayGrid(BlockGrid):
     """A Flower `Grid` whose clients run in `workers`; one reply may stand for many clients."""
 
     def __init__(self, workers: "RayWorkers", *, size: int | None = None) -> None:
-        """`size`: clients per block, chosen by the number of messages when unset."""
-        BlockGrid.__init__(self, workers.population, workers.run, size=size)
+        """`size`: clients per block; unset: by the number of messages and of workers."""
+        BlockGrid.__init__(self, workers.population, workers.run, size=size, workers=len(workers))
         self.incidents = workers.incidents
 
 
@@ -96,6 +96,10 @@ class RayWorkers:
         self.incidents: list[str] = []
         self._deaths = 0
         self._sent: tuple[RecordDict, Any] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of workers."""
+        return len(self._workers)
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers; waits until they are up."""

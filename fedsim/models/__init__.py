@@ -1,8 +1,10 @@
 """Models by name, the user's own models, and a model as one flat vector."""
 
 from fedsim.models._build import build
+from fedsim.models._layout import arrange
 from fedsim.models._user import UserModel
 from fedsim.models._vector import (
+    get_change,
     get_counters,
     get_vector,
     layout,
@@ -13,7 +15,9 @@ from fedsim.models._vector import (
 
 __all__ = [
     "UserModel",
+    "arrange",
     "build",
+    "get_change",
     "get_counters",
     "get_vector",
     "layout",

@@ -12,7 +12,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-__all__ = ["get_counters", "get_vector", "layout", "named", "set_counters", "set_vector"]
+__all__ = [
+    "get_change",
+    "get_counters",
+    "get_vector",
+    "layout",
+    "named",
+    "set_counters",
+    "set_vector",
+]
 
 
 _places: WeakKeyDictionary[nn.Module, list[tuple[str, dict[str, Any], str]]] = WeakKeyDictionary()
@@ -26,6 +34,19 @@ def layout(module: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
 def get_vector(module: nn.Module) -> Tensor:
     """Return a copy of the module's numbers: flat float32, on the module's device."""
     return torch.cat([tensor.detach().reshape(-1).float() for _, tensor in _tensors(module)])
+
+
+@torch.no_grad()
+def get_change(module: nn.Module, vector: Tensor) -> Tensor:
+    """Return the module's numbers less those of `vector`, which is on the module's device."""
+    change = torch.empty_like(vector)
+    tensors = [tensor for _, tensor in _tensors(module)]
+    sizes = [tensor.numel() for tensor in tensors]
+    parts = torch.split(vector, sizes), torch.split(change, sizes)
+    for tensor, before, out in zip(tensors, *parts, strict=True):
+        shape = tensor.shape
+        torch.sub(tensor.float(), before.view(shape), out=out.view(shape))
+    return change
 
 
 @torch.no_grad()

@@ -65,7 +65,7 @@ def fit_clipped(
     """`fit_stacked` for DP-SGD: with the batches and the noise that each client draws alone."""
     module, clipping = task.module.train(), recipe.clipping
     assert clipping is not None
-    anchors = [p.detach() for p in module.parameters() if p.requires_grad]
+    anchors = [p.detach().contiguous() for p in module.parameters() if p.requires_grad]
     stacked = [p.expand(len(places), *p.shape).clone() for p in anchors]
     state, clip = start_state(task, recipe, stacked, memos), StackedClipper(module, task.loss)
     keys = torch.from_numpy(client_keys(contexts)).to(task.x.device)

@@ -51,7 +51,7 @@ def fit_stacked(
     """
     module = task.module.train()
     names = [name for name, p in module.named_parameters() if p.requires_grad]
-    anchors = [p.detach() for p in module.parameters() if p.requires_grad]
+    anchors = [p.detach().contiguous() for p in module.parameters() if p.requires_grad]
     stacked = [p.expand(len(places), *p.shape).clone() for p in anchors]
     state = start_state(task, recipe, stacked, memos)
     forward = _forward(module, names)

@@ -247,6 +247,6 @@ def test_clients_out_of_bounds_are_lost_and_no_others(tmp_path):
 
 def test_a_tier_that_is_asked_for_is_taken_even_if_it_is_slower(monkeypatch):
     monkeypatch.setattr(tiers, "_seconds_resident", lambda federation: 0.0)
-    monkeypatch.setattr(tiers, "_seconds_at_once", lambda federation, tier, width: 1.0 + width)
+    monkeypatch.setattr(tiers, "_seconds_at_once", lambda f, tier, width, limit: 1.0 + width)
     chosen = tiers.choose(federation(*MLP, "engine.tier=vectorized"))
     assert (chosen.tier, chosen.block_size) == ("vectorized", 2)

@@ -1,0 +1,59 @@
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedsim import models
+
+
+class Viewing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.dense = nn.Conv2d(2, 4, 3), nn.Linear(4 * 36, 2)
+
+    def forward(self, x):
+        return self.dense(self.conv(x).view(len(x), -1))
+
+
+def flattening():
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2)
+    )
+
+
+def is_channels_last(module):
+    weights = [p for p in module.parameters() if p.dim() == 4]
+    return [w.is_contiguous(memory_format=torch.channels_last) for w in weights] == [True]
+
+
+def test_a_network_that_can_is_stored_channels_last_and_computes_the_same():
+    torch.manual_seed(0)
+    module, x, y = flattening(), torch.randn(3, 2, 8, 8), torch.tensor([0, 1, 1])
+    before = models.get_vector(module)
+    plain = torch.autograd.grad(functional.cross_entropy(module(x), y), [*module.parameters()])
+    models.arrange(module, torch.zeros(2, 2, 8, 8))
+    assert is_channels_last(module)
+    assert torch.equal(models.get_vector(module), before)
+    arranged = torch.autograd.grad(functional.cross_entropy(module(x), y), [*module.parameters()])
+    for one, other in zip(plain, arranged, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_the_change_of_such_a_network_is_that_of_its_numbers():
+    module = flattening()
+    models.arrange(module, torch.zeros(2, 2, 8, 8))
+    start = models.get_vector(module)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    expected = models.get_vector(module) - start
+    assert torch.equal(models.get_change(module, start), expected)
+
+
+def test_a_network_that_views_its_feature_maps_stays_as_it_was():
+    module = Viewing()
+    with torch.no_grad():
+        module.conv.weight.copy_(torch.randn(4, 2, 3, 3))
+    strides = module.conv.weight.stride()
+    models.arrange(module, torch.zeros(2, 2, 8, 8))
+    assert module.conv.weight.stride() == strides
+    module(torch.zeros(2, 2, 8, 8))  # still runs
