@@ -2,6 +2,7 @@
 
 from fedsim.store._compare import compare
 from fedsim.store._export import export
+from fedsim.store._ledger import append_receipt, receipts
 from fedsim.store._runs import RunStore, StoredRun
 
-__all__ = ["RunStore", "StoredRun", "compare", "export"]
+__all__ = ["RunStore", "StoredRun", "append_receipt", "compare", "export", "receipts"]

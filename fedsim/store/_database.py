@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event, func, insert, inspect, make_url, select
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    func,
+    insert,
+    inspect,
+    make_url,
+    select,
+)
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
@@ -51,13 +62,15 @@ def open_engine(place: str | URL) -> Engine:
 def prepare(engine: Engine) -> None:
     """Make the tables in an empty database; check the version of one that has them.
 
-    Any number of processes may do this at once. Raises `SetupError` for a database of a newer
-    fedsim, or of another program.
+    A database of an older version gets the tables it lacks. Any number of processes may do this at
+    once. Raises `SetupError` for a database of a newer fedsim, or of another program.
     """
     if not inspect(engine).has_table(VersionRow.__tablename__):
         _create(engine)
-    with Session(engine) as session:
-        found = session.scalars(select(func.max(VersionRow.version))).one()
+    found = _version(engine)
+    if found is not None and found < SCHEMA_VERSION:
+        _upgrade(engine)
+        found = _version(engine)
     if found != SCHEMA_VERSION:
         raise SetupError(
             f"the run store {shown(engine.url)} has version {found} of the tables, this fedsim "
@@ -138,12 +151,33 @@ def _configure_sqlite(connection: sqlite3.Connection, _: Any) -> None:
             time.sleep(0.02)
 
 
-def _create(engine: Engine) -> None:
+def _version(engine: Engine) -> int | None:
+    with Session(engine) as session:
+        return session.scalars(select(func.max(VersionRow.version))).one()
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[Connection]:
+    """Begin a transaction in which one process makes tables while others wait."""
     with engine.begin() as connection:
         if engine.dialect.name == "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")  # one process makes them, others wait
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
             connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        yield connection
+
+
+def _upgrade(engine: Engine) -> None:
+    """Add the tables that came with later versions; none that was there has changed so far."""
+    with _alone(engine) as connection:
+        if connection.scalar(select(func.max(VersionRow.version))) == SCHEMA_VERSION:
+            return
+        Base.metadata.create_all(connection)
+        connection.execute(insert(VersionRow).values(version=SCHEMA_VERSION))
+
+
+def _create(engine: Engine) -> None:
+    with _alone(engine) as connection:
         existing = set(inspect(connection).get_table_names())
         if VersionRow.__tablename__ in existing:
             return

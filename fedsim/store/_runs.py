@@ -21,7 +21,7 @@ from fedsim.errors import RunFailedError, SetupError, UnknownRunError
 from fedsim.registry import suggest
 from fedsim.store._database import explained, open_engine, prepare, shown
 from fedsim.store._plain import finite, plain, text
-from fedsim.store._tables import Base, ClientRow, RoundRow, RunRow
+from fedsim.store._tables import Base, ClientRow, LedgerRow, RoundRow, RunRow
 
 if TYPE_CHECKING:  # core imports torch, and listing runs should not take seconds
     from fedsim.core import ClientRecord, RoundRecord
@@ -151,7 +151,10 @@ class RunStore:
                 ) from error
 
     def truncate(self, run_id: str, after_round: int) -> None:
-        """Drop the rounds after one: those that no checkpoint covers. Raises `UnknownRunError`."""
+        """Drop the rounds after one: those that no checkpoint covers. Raises `UnknownRunError`.
+
+        What they spent stays in the ledger: it was spent.
+        """
         self._must_exist(run_id)
         with self._write() as session:
             for table in (ClientRow, RoundRow):
@@ -211,7 +214,7 @@ class RunStore:
         return [row for batch in self._batches(ordered) for row in batch]
 
     def delete(self, run_id: str) -> None:
-        """Delete a run, its rows and its files.
+        """Delete a run, its rows and its files; what it spent stays in its data set's ledger.
 
         Raises `UnknownRunError`, `RunFailedError` while it is going on in another process.
         """
@@ -219,7 +222,7 @@ class RunStore:
         folder = self.folder(run_id)
         _refuse_if_running(folder, run_id)
         with self._write() as session:
-            for table in (ClientRow, RoundRow):
+            for table in (ClientRow, RoundRow, LedgerRow):
                 session.execute(delete(table).where(table.run_id == run_id))
             session.execute(delete(RunRow).where(RunRow.id == run_id))
         try:

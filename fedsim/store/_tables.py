@@ -1,13 +1,14 @@
-"""The tables: one row per run, per round, and per client in each phase of a round."""
+"""The tables: one row per run, round, client in each phase of a round, and privacy entry."""
 
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-__all__ = ["SCHEMA_VERSION", "Base", "ClientRow", "RoundRow", "RunRow", "VersionRow"]
+__all__ = ["SCHEMA_VERSION", "Base", "ClientRow", "LedgerRow", "RoundRow", "RunRow", "VersionRow"]
 
-SCHEMA_VERSION = 1
+#: 2 added the table `ledger`; a database of version 1 gets it when it is opened.
+SCHEMA_VERSION = 2
 
 _Large = BigInteger().with_variant(Integer, "sqlite")
 _OF_RUN = "runs.id"
@@ -84,3 +85,14 @@ class ClientRow(Base):
         ),
         _CLUSTERED,
     )
+
+
+class LedgerRow(Base):
+    """What a run wrote into the ledger of its data set: `seq` is the line there."""
+
+    __tablename__ = "ledger"
+    run_id: Mapped[str] = mapped_column(ForeignKey(_OF_RUN, ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(_Large, primary_key=True)
+    round: Mapped[int]
+    entry: Mapped[dict[str, Any]] = mapped_column(JSON)
+    hash: Mapped[str] = mapped_column(Text)

@@ -178,11 +178,11 @@ def test_a_database_of_another_version_is_refused_and_left_alone(place: str) -> 
     store = RunStore(place)
     engine = sa.create_engine(store.url, poolclass=sa.NullPool)
     with engine.begin() as connection:
-        connection.execute(sa.text("UPDATE fedsim_schema SET version = 2"))
-    with pytest.raises(SetupError, match="has version 2 of the tables, this fedsim knows 1"):
+        connection.execute(sa.text("UPDATE fedsim_schema SET version = 3"))
+    with pytest.raises(SetupError, match="has version 3 of the tables, this fedsim knows 2"):
         RunStore(place)
     with engine.connect() as connection:
-        assert connection.execute(sa.text("SELECT version FROM fedsim_schema")).scalar() == 2
+        assert connection.execute(sa.text("SELECT version FROM fedsim_schema")).scalar() == 3
 
 
 def test_a_database_of_another_program_is_refused_and_left_alone(
