@@ -122,6 +122,7 @@ class Spent:
         self.runs: Counter[str] = Counter()
         self._counts: dict[Release, IntArray] = {}
         self._plan: dict[Release, IntArray] = {}
+        self._is_named: BoolArray = np.ones(1, np.bool_)
         self._is_beyond: BoolArray = np.zeros(1, np.bool_)  # whether more than the plan was spent
         self._measures: dict[Budget, _Measure] = {}
         self._loads: dict[_Measure, _Load] = {}
@@ -136,6 +137,7 @@ class Spent:
         for release, slots, count in _parts(entry.spends):
             counts = self._counts.setdefault(release, self._zeros())
             counts[slots] += count
+            self._is_named[slots if isinstance(slots, np.ndarray) else -1] = True
             planned = self._plan.get(release)
             self._is_beyond[slots] |= counts[slots] > (0 if planned is None else planned[slots])
             for measure, load in self._loads.items():
@@ -182,14 +184,13 @@ class Spent:
     def histories(self) -> list[tuple[tuple[Release, ...], int]]:
         """Return each different list of releases that clients have, and how many have it.
 
-        "Everybody else" is one of them, counted as one, where they have any, or nobody was named.
+        Everybody who was never named counts as one client; who has none is left out.
         """
         if not self._counts:
             return []
         releases = list(self._counts)
-        table = np.stack([self._counts[release] for release in releases])
-        if self._clients and not table[:, -1].any():
-            table = table[:, :-1]
+        table = np.stack([self._counts[release][self._is_named] for release in releases])
+        table = table[:, table.any(axis=0)]
         found, sizes = np.unique(table, axis=1, return_counts=True)
         return [
             (_listed(releases, column), int(size))
@@ -216,6 +217,7 @@ class Spent:
         for table in (self._counts, self._plan):
             table.update({release: _longer(counts, more) for release, counts in table.items()})
         self._is_beyond = _longer(self._is_beyond, more)
+        self._is_named = np.concatenate([self._is_named[:-1], np.zeros(more, np.bool_), [True]])
         for load in self._loads.values():
             load.divergence = _longer(load.divergence, more)
             load.chance = _longer(load.chance, more)
