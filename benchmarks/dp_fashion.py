@@ -85,7 +85,7 @@ class Row:
         separation = USERS // COHORT
         banded = matrix.toeplitz(matrix.sums(self.rounds, MOMENTUM), self.bands)
         most = matrix.most_participations(self.rounds, separation)
-        return banded, matrix.sensitivity(banded, most, separation)
+        return banded, banded.sensitivity(most, separation)
 
 
 def user(label: str, eps: float, noise_multiplier: float, **changes: Any) -> Row:
@@ -183,13 +183,13 @@ def loop(row: Row, seed: int, runs: Path) -> tuple[float, float]:
     population, generator = len(data.members), torch.Generator().manual_seed(seed)
     model = torch.zeros(10 * data.x.shape[1] + 10)
     velocity, banded = torch.zeros_like(model), row.factor()[0]
-    noise_state, started = matrix.begin(banded, model), time.perf_counter()
+    noise_state, started = banded.begin(model), time.perf_counter()
     for step in range(row.rounds):
         chosen = sample(row, population, step, seed)
         weight, bias = model[:-10].view(10, -1), model[-10:]
         parts = clipped_sum(data, data.members[chosen], weight, bias)
         fresh = torch.randn(model.shape, generator=generator) * row.noise_multiplier * CLIPPING_NORM
-        noise, noise_state = matrix.correlate(banded, noise_state, fresh)
+        noise, noise_state = banded.correlate(noise_state, fresh)
         total = torch.cat([parts[0].flatten(), parts[1]]) + noise
         velocity = MOMENTUM * velocity + total / (row.rate * population)
         model -= row.lr * velocity

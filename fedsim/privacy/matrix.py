@@ -19,7 +19,7 @@ x + noise: that looks at nothing but the mechanism's output.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -30,14 +30,12 @@ from fedsim.privacy.events import Release
 
 __all__ = [
     "Banded",
+    "Correlation",
     "Error",
-    "begin",
-    "correlate",
     "independent",
     "most_participations",
     "optimal",
     "release",
-    "sensitivity",
     "square_root",
     "squared_errors",
     "sums",
@@ -50,6 +48,39 @@ __all__ = [
 Error = Literal["mean", "last"]
 
 _Vector = NDArray[np.float64]
+
+
+class Correlation(Protocol):
+    """A lower triangular C, and the noise C^-1 z round by round (`Banded`, `blt.Buffered`)."""
+
+    @property
+    def rounds(self) -> int:
+        """Return the number of rounds."""
+        ...
+
+    def dense(self) -> Tensor:
+        """Return C as float64 [rounds, rounds]."""
+        ...
+
+    def sensitivity(self, participations: int, min_separation: int) -> float:
+        """Return the L2 sensitivity of C x, where each user's part of x_t has norm 1 at most.
+
+        Over all patterns of at most so many participations, `min_separation` rounds apart or more;
+        neighbours differ in one user, all of whose contributions are zero in one of them.
+        """
+        ...
+
+    def begin(self, like: Tensor) -> dict[str, Any]:
+        """Return the state before round 1: tensors `like` the model, and numbers."""
+        ...
+
+    def correlate(self, state: dict[str, Any], fresh: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Return the noise of the next round, row t of C^-1 z, and the state after it.
+
+        `fresh` [model] is z_t, independent normals. Nothing is changed in place. Raises
+        `ValueError` after the last round.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +117,42 @@ class Banded:
         for j in range(self.bands):
             whole.diagonal(-j).copy_(self.table[j:, j])
         return whole
+
+    def sensitivity(self, participations: int, min_separation: int) -> float:
+        """Return the L2 sensitivity of C x, exactly: no two participations share a row of C.
+
+        Raises `ValueError` where C has more bands than `min_separation`.
+        """
+        if self.bands > min_separation:
+            raise ValueError(
+                f"{self.bands} bands but a least separation of {min_separation} rounds: "
+                f"use at most {min_separation} bands"
+            )
+        squares = _column_norms(self.table).square()
+        best = torch.zeros(self.rounds, dtype=torch.float64)
+        for _ in range(min(participations, most_participations(self.rounds, min_separation))):
+            earlier = torch.zeros_like(best)
+            earlier[min_separation:] = best[: max(0, self.rounds - min_separation)]
+            best = (squares + earlier).cummax(dim=0).values
+        return float(best[-1].sqrt())
+
+    def begin(self, like: Tensor) -> dict[str, Any]:
+        """Return the state before round 1: `bands` - 1 tensors `like` the model, and a number."""
+        past = {f"past{slot}": torch.zeros_like(like) for slot in range(self.bands - 1)}
+        return {"step": 0, **past}
+
+    def correlate(self, state: dict[str, Any], fresh: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Return the next round's noise and the state after it; see `Correlation`."""
+        step, slots = int(state["step"]), self.bands - 1
+        if step >= self.rounds:
+            raise ValueError(f"the factorization is for {self.rounds} rounds")
+        row = self.table[step].tolist()
+        noise = fresh.clone()
+        for j in range(1, min(slots, step) + 1):
+            noise.sub_(state[f"past{(step - j) % slots}"], alpha=row[j])
+        noise.div_(row[0])
+        kept = {f"past{step % slots}": noise} if slots else {}
+        return noise, {**state, **kept, "step": step + 1}
 
 
 def sums(rounds: int, momentum: float = 0.0) -> Tensor:
@@ -171,35 +238,13 @@ def most_participations(rounds: int, min_separation: int) -> int:
     return -(-rounds // min_separation)
 
 
-def sensitivity(banded: Banded, participations: int, min_separation: int) -> float:
-    """Return the L2 sensitivity of C x, where each user's part of x_t has norm 1 at most.
-
-    Over all patterns of at most so many participations, `min_separation` rounds apart; neighbours
-    differ in one user, whose contributions are zero in one of them. Exact: no two participations
-    share a row of C, so that squared column norms add up. Raises `ValueError` where C has more
-    bands than that.
-    """
-    if banded.bands > min_separation:
-        raise ValueError(
-            f"{banded.bands} bands but a least separation of {min_separation} rounds: "
-            f"use at most {min_separation} bands"
-        )
-    squares = _column_norms(banded.table).square()
-    best = torch.zeros(banded.rounds, dtype=torch.float64)
-    for _ in range(min(participations, most_participations(banded.rounds, min_separation))):
-        earlier = torch.zeros_like(best)
-        earlier[min_separation:] = best[: max(0, banded.rounds - min_separation)]
-        best = (squares + earlier).cummax(dim=0).values
-    return float(best[-1].sqrt())
-
-
-def squared_errors(banded: Banded, whole: Tensor) -> Tensor:
+def squared_errors(correlation: Correlation, whole: Tensor) -> Tensor:
     """Return of each round the variance of a coordinate of A C^-1 z, for z of variance 1.
 
     Times (noise multiplier x sensitivity x clipping norm)^2 it is the variance of what noise does
     to a coordinate of the model by then, at learning rate 1. `whole`: see `workload`.
     """
-    found = torch.linalg.solve_triangular(banded.dense(), whole, upper=False, left=False)
+    found = torch.linalg.solve_triangular(correlation.dense(), whole, upper=False, left=False)
     return torch.sum(found.square(), dim=1)
 
 
@@ -209,32 +254,6 @@ def release(standard_deviation: float, sensitivity: float) -> Release:
     `standard_deviation`: of a coordinate of z, in clipping norms.
     """
     return Release("matrix", standard_deviation / sensitivity, count=1)
-
-
-def begin(banded: Banded, like: Tensor) -> dict[str, Any]:
-    """Return the state before the first round: `bands` - 1 tensors `like` the model, a number."""
-    past = {f"past{slot}": torch.zeros_like(like) for slot in range(banded.bands - 1)}
-    return {"step": 0, **past}
-
-
-def correlate(
-    banded: Banded, state: dict[str, Any], fresh: Tensor
-) -> tuple[Tensor, dict[str, Any]]:
-    """Return the noise of the next round, row t of C^-1 z, and the state after it.
-
-    `fresh` [model] is z_t, independent normals. Nothing is changed in place. Raises `ValueError`
-    after the last round.
-    """
-    step, slots = int(state["step"]), banded.bands - 1
-    if step >= banded.rounds:
-        raise ValueError(f"the factorization is for {banded.rounds} rounds")
-    row = banded.table[step].tolist()
-    noise = fresh.clone()
-    for j in range(1, min(slots, step) + 1):
-        noise.sub_(state[f"past{(step - j) % slots}"], alpha=row[j])
-    noise.div_(row[0])
-    kept = {f"past{step % slots}": noise} if slots else {}
-    return noise, {**state, **kept, "step": step + 1}
 
 
 def _square_root(bands: int) -> _Vector:

@@ -23,7 +23,7 @@ def rms(banded: matrix.Banded, separation: int) -> float:
     rounds = banded.rounds
     most = matrix.most_participations(rounds, separation)
     errors = matrix.squared_errors(banded, matrix.workload(rounds))
-    return float(errors.mean().sqrt()) * matrix.sensitivity(banded, most, separation)
+    return float(errors.mean().sqrt()) * banded.sensitivity(most, separation)
 
 
 @pytest.mark.parametrize(("error", "theirs"), [("mean", MEAN_64_8), ("last", LAST_64_8)])
@@ -50,7 +50,7 @@ def test_full_square_root_has_the_known_largest_error() -> None:
     errors = matrix.squared_errors(matrix.Banded(plain), matrix.workload(rounds))
     assert float(errors[-1]) == pytest.approx(total, rel=1e-9)
     found = matrix.square_root(rounds, rounds)
-    assert matrix.sensitivity(found, 1, rounds) == pytest.approx(1, abs=1e-12)
+    assert found.sensitivity(1, rounds) == pytest.approx(1, abs=1e-12)
     assert float(found.table[-1, 0]) == pytest.approx(1)  # the last column is the diagonal alone
 
 
@@ -83,7 +83,7 @@ def test_sensitivity_is_that_of_brute_force(
     table[:, 1:] -= 0.5 * (table[:, 1:] > 0)
     table[:, 0] += 0.1
     for banded in (matrix.Banded(table), matrix.square_root(rounds, bands)):
-        found = matrix.sensitivity(banded, participations, separation)
+        found = banded.sensitivity(participations, separation)
         assert found == pytest.approx(brute_force(banded, participations, separation), abs=1e-9)
 
 
@@ -95,13 +95,13 @@ def test_normalized_columns_cost_the_root_of_the_participations(
     bands = min(bands, rounds)
     banded, separation = matrix.square_root(rounds, bands), bands + extra
     most = min(participations, matrix.most_participations(rounds, separation))
-    found = matrix.sensitivity(banded, participations, separation)
+    found = banded.sensitivity(participations, separation)
     assert found == pytest.approx(math.sqrt(most), abs=1e-9)
 
 
 def test_more_bands_than_separation_are_refused() -> None:
     with pytest.raises(ValueError, match="use at most 4 bands"):
-        matrix.sensitivity(matrix.square_root(20, 5), 2, 4)
+        matrix.square_root(20, 5).sensitivity(2, 4)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_a_table_that_is_no_factor_is_refused(bad: torch.Tensor) -> None:
 
 
 def streamed(banded: matrix.Banded, fresh: torch.Tensor) -> torch.Tensor:
-    state, noise = matrix.begin(banded, fresh[0]), []
+    state, noise = banded.begin(fresh[0]), []
     for row in fresh:
-        own, state = matrix.correlate(banded, state, row)
+        own, state = banded.correlate(state, row)
         noise.append(own)
     return torch.stack(noise)
 
@@ -135,20 +135,20 @@ def test_noise_goes_on_from_a_saved_state(tmp_path) -> None:
     banded = matrix.toeplitz(matrix.sums(20), 6)
     fresh = torch.randn(20, 3, generator=torch.Generator().manual_seed(2))
     whole = streamed(banded, fresh)
-    state = matrix.begin(banded, fresh[0])
+    state = banded.begin(fresh[0])
     for step in range(20):
         torch.save(state, tmp_path / "state.pt")
-        _, lost = matrix.correlate(banded, state, torch.randn(3))  # a round that is never finished
+        _, lost = banded.correlate(state, torch.randn(3))  # a round that is never finished
         assert lost["step"] == step + 1
         state = torch.load(tmp_path / "state.pt")
-        own, state = matrix.correlate(banded, state, fresh[step])
+        own, state = banded.correlate(state, fresh[step])
         assert torch.equal(own, whole[step])
     with pytest.raises(ValueError, match="for 20 rounds"):
-        matrix.correlate(banded, state, fresh[0])
+        banded.correlate(state, fresh[0])
 
 
 def test_the_state_is_as_large_as_the_bands_less_one() -> None:
-    state = matrix.begin(matrix.square_root(20, 4), torch.zeros(7))
+    state = matrix.square_root(20, 4).begin(torch.zeros(7))
     assert sum(v.numel() for v in state.values() if isinstance(v, torch.Tensor)) == 3 * 7
 
 
@@ -250,7 +250,7 @@ def test_the_budget_is_that_of_gboard(rho: float, published: float) -> None:
     rounds, separation = 2000, 250
     banded = matrix.toeplitz(matrix.sums(rounds), 100)
     most = matrix.most_participations(rounds, separation)
-    found = matrix.sensitivity(banded, most, separation)
+    found = banded.sensitivity(most, separation)
     assert found == pytest.approx(math.sqrt(8))
     deviation = found / math.sqrt(2 * rho)
     spent = matrix.release(deviation, found)
