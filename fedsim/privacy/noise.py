@@ -1,9 +1,9 @@
 """Noise that nobody can predict: ChaCha20 under a secret key, made into normals and integers.
 
-**Law.** Normals come in pairs from the polar form of Box and Muller (Annals of Mathematical
-Statistics 29, 1958): radius sqrt(-2 ln u), angle uniform. The angle has 64 bits. So has u, its top
-bit unused, and where its first 32 are zero it gets 63 more: u has 31 significant bits or more down
-to 2^-126, so the tail has neither a hole nor an early end. The largest normal is
+**Law.** Normals come in pairs by the transform of Box and Muller (Annals of Mathematical Statistics
+29, 1958): radius sqrt(-2 ln u), angle uniform. The angle has 64 bits, or 32 where float32 is asked
+for. u has 63, and where the first 32 are zero it gets 63 more: u has 31 significant bits or more
+down to 2^-126, so the tail has neither a hole nor an early end. The largest normal is
 sqrt(2 x 127 ln 2) = 13.27, the largest exponential 88.03; what is cut off has probability 2^-127,
 so for 10^9 numbers in each of 10^6 releases delta grows by less than (1 + e^epsilon) x 10^-23.
 
@@ -24,6 +24,7 @@ The time that a draw takes does not depend on the numbers drawn, but for one num
 import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,16 +50,16 @@ _LARGEST_BLOCK = 2**15  # never more than stays in the processor's cache
 _DIGITS = 37  # of a scale in units of what is rounded to: leaves a double 12 more for the largest
 _LOW_63 = 2**63 - 1
 _RARE = 2**31  # below it, 63 bits have too few that are not zero
-
-_Law = Callable[[Tensor, Tensor, KeyStream], None]
+_RARE_FROM = 32 * math.log(2) - 1e-3  # -ln u is above it then, with what float32 rounds off
 
 
 class Stream:
     """One stream of random numbers, secret or repeatable; not for two threads at once.
 
-    Normals, Laplace noise and integers do not disturb each other, and how a draw is cut into calls
-    does not matter: two draws of 10 are one of 20. A stream cannot be copied or pickled, and a
-    secret one takes a new key in a forked process: the same noise twice would cancel out.
+    Normals of either precision, Laplace noise and integers do not disturb each other, and how a
+    draw is cut into calls does not matter: two draws of 10 are one of 20. A stream cannot be copied
+    or pickled, and a secret one takes a new key in a forked process: the same noise twice would
+    cancel out.
     """
 
     __slots__ = ("_blocks", "_key", "_process", "_words", "is_secret")
@@ -92,7 +93,8 @@ class Stream:
 
         Raises `RuntimeError` where the memory is not contiguous.
         """
-        self._filler("normal").fill(_flat(target), scale)
+        flat = _flat(target)
+        self._filler("float32" if flat.dtype == torch.float32 else "float64").fill(flat, scale)
 
     def normals(
         self, count: int, scale: float = 1.0, *, dtype: torch.dtype = torch.float64
@@ -166,9 +168,21 @@ class Stream:
     def _filler(self, law: str) -> "_Blocks":
         self._renew()
         if law not in self._blocks:
-            lane, made = _LAWS[law]
-            self._blocks[law] = _Blocks(self._key, lane, made)
+            self._blocks[law] = _Blocks(self._key, _LAWS[law])
         return self._blocks[law]
+
+
+@dataclass(frozen=True, slots=True)
+class _Law:
+    """How numbers of a law are made: `fill` overwrites made[0] from `quarters` / 4 words for each.
+
+    `lane`: of the key, for the words; the next one is for the rare numbers that need more.
+    """
+
+    lane: int
+    dtype: torch.dtype
+    quarters: int
+    fill: Callable[[Tensor, Tensor, KeyStream], None]
 
 
 class _Blocks:
@@ -181,42 +195,46 @@ class _Blocks:
 
     __slots__ = ("_at", "_law", "_made", "_rare", "_stream", "_words")
 
-    def __init__(self, key: bytes, lane: int, law: _Law) -> None:
-        self._stream, self._rare = KeyStream(key, lane), KeyStream(key, lane + 1)
+    def __init__(self, key: bytes, law: _Law) -> None:
+        self._stream, self._rare = KeyStream(key, law.lane), KeyStream(key, law.lane + 1)
         self._law = law
         self._allocate(_FIRST_BLOCK // 2)
 
     def fill(self, target: Tensor, scale: float) -> None:
-        start = 0
+        start, size = 0, len(self._made[0])
         while start < len(target):
-            if self._at == len(self._words):
-                self._make()
-            count = min(len(target) - start, len(self._words) - self._at)
+            if self._at == size:
+                size = self._make()
+            count = min(len(target) - start, size - self._at)
             own = self._made[0, self._at : self._at + count]
             torch.mul(own, scale, out=target[start : start + count])
             self._at += count
             start += count
 
-    def _make(self) -> None:
-        if len(self._words) < _LARGEST_BLOCK:
-            self._allocate(2 * len(self._words))
+    def _make(self) -> int:
+        if self._made.shape[1] < _LARGEST_BLOCK:
+            self._allocate(2 * self._made.shape[1])
         self._stream.read_into(_bytes(self._words))
-        self._law(self._words, self._made, self._rare)
+        self._law.fill(self._words, self._made, self._rare)
         self._at = 0
+        return self._made.shape[1]
 
     def _allocate(self, size: int) -> None:
-        self._words = torch.empty(size, dtype=torch.int64)
-        self._made = torch.empty(2, size, dtype=torch.float64)
+        self._words = torch.empty(size * self._law.quarters // 4, dtype=torch.int64)
+        self._made = torch.empty(2, size, dtype=self._law.dtype)
         self._at = size
 
 
 def _normals(words: Tensor, made: Tensor, rare: KeyStream) -> None:
-    """Fill made[0] with standard normals of as many words."""
-    half = len(words) // 2
+    """Fill made[0] with standard normals: words for half as many radii, others for angles."""
+    half = made.shape[1] // 2
+    angles = words[half:]
+    if made.dtype == torch.float32:
+        angles = angles.view(torch.int32)
     radius, cosine, sine = made[1, :half], made[0, :half], made[0, half:]
     _exponentials(words[:half], radius, rare)
     radius.mul_(2).sqrt_()
-    sine.copy_(words[half:]).mul_(math.pi * 2.0**-63)
+    sine.copy_(angles).mul_(math.pi / 2 ** (8 * angles.element_size() - 1))
     torch.cos(sine, out=cosine).mul_(radius)
     sine.sin_().mul_(radius)
 
@@ -231,16 +249,19 @@ def _laplace(words: Tensor, made: Tensor, rare: KeyStream) -> None:
 def _exponentials(words: Tensor, target: Tensor, rare: KeyStream) -> None:
     """Fill `target` with -ln u for u = (63 bits + 1/2) x 2^-63; more bits where 31 are not left."""
     words.bitwise_and_(_LOW_63)
-    target.copy_(words).add_(0.5).mul_(2.0**-63)
-    if float(target.min()) < _RARE * 2.0**-63:
-        for i in (words < _RARE).nonzero().flatten().tolist():
-            more = int.from_bytes(rare.read(8), "little") & _LOW_63
-            target[i] = (int(words[i]) * 2**63 + more + 0.5) * 2.0**-126
-    target.log_().neg_()
+    target.copy_(words).add_(0.5).mul_(2.0**-63).log_().neg_()
+    if float(target.max()) < _RARE_FROM:
+        return
+    for i in (words < _RARE).nonzero().flatten().tolist():
+        more = int.from_bytes(rare.read(8), "little") & _LOW_63
+        target[i] = -math.log((int(words[i]) * 2**63 + more + 0.5) * 2.0**-126)
 
 
-#: Each law's first lane of the key; it has the next one too.
-_LAWS: dict[str, tuple[int, _Law]] = {"normal": (1, _normals), "laplace": (3, _laplace)}
+_LAWS = {
+    "float64": _Law(1, torch.float64, 4, _normals),
+    "float32": _Law(3, torch.float32, 3, _normals),
+    "laplace": _Law(5, torch.float64, 4, _laplace),
+}
 
 
 def integer_gaussian(scale: float, count: int, stream: Stream) -> Tensor:
