@@ -95,7 +95,7 @@ def _gaussian(kind: str, noise: float, rate: float, interval: float) -> Losses:
     """Discretize (1-q) N(0, z^2) + q N(1, z^2) against its neighbour; sensitivity 1."""
     from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPrivacyLoss
 
-    if (0.5 / noise**2 + 10.5 / noise) / interval > MOST_POINTS_OF_ONE:
+    if noise < 1e-4 or (0.5 / noise**2 + 10.5 / noise) / interval > MOST_POINTS_OF_ONE:
         raise TooFineError
     if rate == 1:  # "swap" and "poisson" are then the Gaussian mechanism itself
         kind = "remove" if kind != "replace" else kind
@@ -247,12 +247,12 @@ class Discrete:
 
     def deltas(self, epsilons: FloatArray) -> FloatArray:
         """Return delta at each epsilon, all 0 or more."""
-        found = [_side_deltas(*_sums(side, self.interval), epsilons) for side in self.sides]
+        found = [_side_deltas(_sums(side, self.interval), epsilons) for side in self.sides]
         return np.asarray(np.max(found, axis=0))
 
     def epsilon(self, delta: float) -> float:
         """Return the least epsilon that holds at delta; infinite where the grid cannot say."""
-        return max(_side_epsilon(*_sums(side, self.interval), delta) for side in self.sides)
+        return max(_side_epsilon(_sums(side, self.interval), delta) for side in self.sides)
 
     @property
     def highest(self) -> float:
@@ -260,39 +260,58 @@ class Discrete:
         return max(0.0, *((side.lowest + len(side.masses)) * self.interval for side in self.sides))
 
 
-def _sums(side: Losses, interval: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return positive losses, and the masses of both neighbours at that loss or above."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sums:
+    """Of positive losses, the mass of each neighbour at a loss or above: `upper`, and `lower`.
+
+    `lower` is times e^center, so that it neither overflows nor vanishes where epsilons are.
+    """
+
+    losses: FloatArray
+    upper: FloatArray
+    lower: FloatArray
+    center: float
+
+
+def _sums(side: Losses, interval: float) -> _Sums:
     first = max(0, 1 - side.lowest)
     losses = np.arange(first + side.lowest, len(side.masses) + side.lowest, dtype=np.float64)
     losses *= interval
     masses = side.masses[first:]
+    upper = np.append(np.cumsum(masses[::-1])[::-1], 0.0) + side.infinite
+    middle = int(np.searchsorted(-upper[:-1], -0.5))
+    center = float(losses[middle]) if middle < len(losses) else 0.0
+    # Too small a `lower` overstates delta, so cutting what would overflow is safe.
     with np.errstate(under="ignore"):
-        lower = np.cumsum((masses * np.exp(-losses))[::-1])[::-1]
-    upper = np.cumsum(masses[::-1])[::-1] + side.infinite
-    end = np.array([side.infinite])
-    return losses, np.concatenate([upper, end]), np.concatenate([lower, np.zeros(1)])
+        weighted = masses * np.exp(np.minimum(center - losses, 700.0))
+    return _Sums(losses, upper, np.append(np.cumsum(weighted[::-1])[::-1], 0.0), center)
 
 
-def _side_deltas(
-    losses: FloatArray, upper: FloatArray, lower: FloatArray, epsilons: FloatArray
-) -> FloatArray:
-    at = np.searchsorted(losses, epsilons, side="right")
-    with np.errstate(over="ignore", invalid="ignore"):
-        taken = np.exp(epsilons) * lower[at]
-    taken = np.where(lower[at] == 0, 0.0, taken)
-    return np.clip(upper[at] - taken, upper[-1], 1)
+def _side_deltas(sums: _Sums, epsilons: FloatArray) -> FloatArray:
+    at = np.searchsorted(sums.losses, epsilons, side="right")
+    return np.clip(sums.upper[at] - _taken(sums, epsilons, at), sums.upper[-1], 1)
 
 
-def _side_epsilon(losses: FloatArray, upper: FloatArray, lower: FloatArray, delta: float) -> float:
-    if upper[-1] > delta:
+def _taken(sums: _Sums, epsilons: FloatArray, at: Any) -> FloatArray:
+    """Return e^epsilon x `lower`, at most 1; 0 where nothing is left."""
+    lower = np.maximum(sums.lower[at], 0.0)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        taken = np.exp(np.minimum(epsilons - sums.center, 709.0)) * lower
+    return np.asarray(np.minimum(taken, 1.0))
+
+
+def _side_epsilon(sums: _Sums, delta: float) -> float:
+    if sums.upper[-1] > delta:
         return math.inf
-    with np.errstate(over="ignore", invalid="ignore"):
-        at_losses = upper[1:] - np.where(lower[1:] == 0, 0.0, np.exp(losses) * lower[1:])
-    # The first loss at which delta is small enough: epsilon lies between it and the one before.
-    good = np.flatnonzero(at_losses <= delta)
-    i = int(good[0]) if len(good) else len(losses)
-    if upper[i] <= delta + lower[i]:
+    if len(sums.losses) == 0:
         return 0.0
-    if lower[i] == 0:
-        return float(losses[min(i, len(losses) - 1)])
-    return max(0.0, math.log((upper[i] - delta) / lower[i]))
+    # The first loss at which delta is small enough: epsilon lies between it and the one before.
+    at_losses = sums.upper[1:] - _taken(sums, sums.losses, slice(1, None))
+    i = int(np.flatnonzero(at_losses <= delta)[0])
+    if i == 0 and sums.upper[0] - float(_taken(sums, np.zeros(1), slice(0, 1))[0]) <= delta:
+        return 0.0
+    most = float(sums.losses[i])
+    if sums.upper[i] <= delta or sums.lower[i] < 1e-300:
+        return most
+    found = math.log(sums.upper[i] - delta) - math.log(sums.lower[i]) + sums.center
+    return max(0.0, min(found, most))

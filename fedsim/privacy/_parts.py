@@ -13,7 +13,7 @@ from fedsim.privacy.events import Adjacency, Release, Sampling
 
 __all__ = ["Part", "binned", "part_of", "parts_of", "unamplified"]
 
-MOST_PARTS = 32
+MOST_PARTS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def binned(parts: Mapping[Part, int]) -> dict[Part, int]:
     """
     if len(parts) <= MOST_PARTS:
         return dict(parts)
-    for step in (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 1.0, 4.0, math.inf):
+    for step in (*(0.002 * 1.3**i for i in range(28)), math.inf):
         groups: dict[tuple[object, ...], dict[Part, int]] = {}
         for part, count in parts.items():
             bins = [
