@@ -2,7 +2,7 @@
 
 import typer
 
-from fedsim.cli import _privacy_plan
+from fedsim.cli import _privacy_ledger, _privacy_plan
 
 __all__ = ["app"]
 
@@ -11,3 +11,4 @@ app = typer.Typer(
 )
 
 app.command("plan")(_privacy_plan.plan)
+app.command("ledger")(_privacy_ledger.ledger)

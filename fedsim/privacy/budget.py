@@ -151,6 +151,10 @@ class Spent:
             who = "everybody" if slots[worst] == self._clients else f"client {slots[worst]}"
             raise self._refusal(entry, budget, who, float(epsilons[worst]))
 
+    def prepare(self, entry: Entry, budget: Budget) -> None:
+        """Compute what `check` will need and keep: of a plan, its loss distributions."""
+        self._judged(entry, budget)
+
     def those_left(self, entry: Entry, budget: Budget) -> Entry:
         """Return the entry without the clients for whom it does not fit: an individual filter.
 

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ __all__ = [
     "entry_from_dict",
     "grouped",
     "ledger_path",
+    "ledger_paths",
     "to_dict",
 ]
 
@@ -42,6 +44,7 @@ _GENESIS = hashlib.sha256(b"fedsim privacy ledger 1").hexdigest()
 _BEFORE, _BETWEEN, _AFTER = b'{"entry":', b',"hash":"', b'"}'
 _HASH = re.compile(rb"[0-9a-f]{64}")
 _END = len(_BETWEEN) + 64 + len(_AFTER)  # bytes of a line behind its entry
+_WAIT_S = 60
 _HEAD = re.compile(rb"(\d{12}) ([0-9a-f]{64})\n")
 
 
@@ -73,8 +76,20 @@ def ledger_path(root: Path, dataset: str, sha256: str, unit: Unit) -> Path:
     >>> ledger_path(Path("runs"), "heart disease", 64 * "a", "user").as_posix()
     'runs/ledger/heart-disease.aaaaaaaaaaaaaaaa.user.jsonl'
     """
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in dataset)
-    return root / "ledger" / f"{safe}.{sha256[:16]}.{unit}.jsonl"
+    return root / "ledger" / f"{_safe(dataset)}.{sha256[:16]}.{unit}.jsonl"
+
+
+def ledger_paths(
+    root: Path, *, dataset: str | None = None, sha256: str | None = None, unit: Unit | None = None
+) -> list[Path]:
+    """Return the ledgers there are, by name; of one data set, contents or unit where given."""
+    name = _safe(dataset) if dataset else "*"
+    sha = sha256[:16] if sha256 else "*"
+    return sorted((root / "ledger").glob(f"{name}.{sha}.{unit or '*'}.jsonl"))
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name)
 
 
 class Ledger:
@@ -89,6 +104,7 @@ class Ledger:
         self.path = path
         self._head_path = path.with_suffix(".head")
         self._spent, self._place, self._inode = Spent(), _Place(), -1
+        self._prepared: set[Budget] = set()
 
     def admit(self, entry: Entry, budget: Budget | None = None) -> Receipt:
         """Write an entry down if the budget allows it: all of it, or nothing.
@@ -102,6 +118,7 @@ class Ledger:
                 spent.check(entry, budget)
             return entry
 
+        self._prepare(entry, budget)
         return self._admit(entry, all_of_it)
 
     def admit_those_left(self, entry: Entry, budget: Budget) -> Receipt:
@@ -110,6 +127,7 @@ class Ledger:
         Only the clients in the receipt's entry may take part. Raises `BudgetExceededError` when
         nobody is left.
         """
+        self._prepare(entry, budget)
         return self._admit(entry, lambda spent: spent.those_left(entry, budget))
 
     def entries(self) -> tuple[Entry, ...]:
@@ -149,6 +167,12 @@ class Ledger:
     def torn(self) -> tuple[Path, ...]:
         """Return the files in which unfinished lines were set aside."""
         return tuple(sorted(self.path.parent.glob(f"{self.path.name}.torn-*")))
+
+    def _prepare(self, entry: Entry, budget: Budget | None) -> None:
+        """Compute what takes long before the lock is taken, so that nobody waits for it."""
+        if budget and budget not in self._prepared:
+            self.spent().prepare(entry, budget)
+            self._prepared.add(budget)
 
     def _admit(self, entry: Entry, decide: Callable[[Spent], Entry]) -> Receipt:
         with self._writing() as descriptor:
@@ -279,7 +303,7 @@ class Ledger:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
             descriptor = os.open(self.path, flags, 0o644)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _lock(descriptor, fcntl.LOCK_EX)
                 if not os.fstat(descriptor).st_size and self._head() is None:
                     self._write_head(0, _GENESIS)
                     for changed in (folder, folder.parent) if is_new else (folder,):
@@ -298,7 +322,7 @@ class Ledger:
                 yield None
                 return
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                _lock(descriptor, fcntl.LOCK_SH)
                 yield descriptor
             finally:
                 os.close(descriptor)
@@ -370,6 +394,20 @@ def _broken(path: Path, number: int, what: str) -> LedgerError:
         f"{path}, line {number}: {what}. What was spent is not known any more: restore the file "
         "from a backup, or count its data as spent"
     )
+
+
+def _lock(descriptor: int, kind: int) -> None:
+    """Wait for others, who need milliseconds; a process that is stopped may keep the lock."""
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                reason = f"another process has held its lock for {_WAIT_S} s"
+                raise OSError(error.errno, reason) from error
+            time.sleep(0.002)
 
 
 def _rest(descriptor: int, offset: int) -> bytes:

@@ -4,5 +4,15 @@ from fedsim.store._compare import compare
 from fedsim.store._export import export
 from fedsim.store._ledger import append_receipt, receipts
 from fedsim.store._runs import RunStore, StoredRun
+from fedsim.store._spending import spending, spending_of_run
 
-__all__ = ["RunStore", "StoredRun", "append_receipt", "compare", "export", "receipts"]
+__all__ = [
+    "RunStore",
+    "StoredRun",
+    "append_receipt",
+    "compare",
+    "export",
+    "receipts",
+    "spending",
+    "spending_of_run",
+]

@@ -22,7 +22,7 @@ __all__ = ["append_receipt", "receipts"]
 def append_receipt(store: RunStore, receipt: "Receipt") -> None:
     """Keep a receipt with its run.
 
-    Raises `UnknownRunError`, and `RunFailedError` when that line is there already.
+    Raises `UnknownRunError`, and `RunFailedError` when it is there already.
     """
     from fedsim.privacy.ledger import to_dict
 
@@ -45,10 +45,12 @@ def append_receipt(store: RunStore, receipt: "Receipt") -> None:
 
 
 def receipts(store: RunStore, run_id: str) -> "tuple[Receipt, ...]":
-    """Return the receipts of a run, in the order in which it got them."""
+    """Return the receipts of a run by round, and by line where a round has several."""
     from fedsim.privacy.ledger import Receipt, entry_from_dict
 
-    query = select(LedgerRow).where(LedgerRow.run_id == run_id).order_by(LedgerRow.seq)
+    query = (
+        select(LedgerRow).where(LedgerRow.run_id == run_id).order_by(LedgerRow.round, LedgerRow.seq)
+    )
     with store._read() as session:
         return tuple(
             Receipt(row.seq, row.hash, entry_from_dict(row.entry)) for row in session.scalars(query)

@@ -88,11 +88,11 @@ class ClientRow(Base):
 
 
 class LedgerRow(Base):
-    """What a run wrote into the ledger of its data set: `seq` is the line there."""
+    """What a run wrote into the ledger of a data set and unit: `seq` is the line there."""
 
     __tablename__ = "ledger"
     run_id: Mapped[str] = mapped_column(ForeignKey(_OF_RUN, ondelete="CASCADE"), primary_key=True)
-    seq: Mapped[int] = mapped_column(_Large, primary_key=True)
+    hash: Mapped[str] = mapped_column(Text, primary_key=True)
+    seq: Mapped[int] = mapped_column(_Large)
     round: Mapped[int]
     entry: Mapped[dict[str, Any]] = mapped_column(JSON)
-    hash: Mapped[str] = mapped_column(Text)

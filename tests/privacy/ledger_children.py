@@ -81,7 +81,7 @@ def kill(path: Path, points: int) -> None:
 
 
 def compete(path: Path, children: int) -> None:
-    budget = Budget(6.0, 1e-5)
+    budget = Budget(4.5, 1e-5)
     started = [start(path, f"run-{child}", budget, is_slow=child == 0) for child in range(children)]
     released = [count(pipe) for _, pipe in started]
     for pid, _ in started:

@@ -1,6 +1,7 @@
 """The ledger: nothing that was released is missing from it, and nothing in it can be changed."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 from fedsim.errors import BudgetExceededError, LedgerError, SetupError
 from fedsim.privacy import accounting
-from fedsim.privacy.budget import Budget
+from fedsim.privacy.budget import Budget, Spent, _plan_fits
 from fedsim.privacy.events import Release, Sampling
 from fedsim.privacy.ledger import (
     Entry,
@@ -66,6 +67,16 @@ def content() -> tuple[bytes, bytes, tuple[Receipt, ...]]:
             ledger.admit(entry(number))
         files = (ledger.path.read_bytes(), ledger.path.with_suffix(".head").read_bytes())
         return *files, ledger.receipts()
+
+
+@pytest.fixture
+def quick_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: hundreds of ledgers need not reach a disk."""
+    if not Path("/dev/shm").is_dir():
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
 
 
 def stored(folder: str | Path, lines: bytes, head: bytes) -> Ledger:
@@ -211,7 +222,8 @@ def tampered(lines: bytes, draw: st.DataObject) -> tuple[bytes, int]:
         number += 1
     else:
         cut = draw.draw(st.integers(0, len(lines) - 2))  # all but the last newline
-        return lines[:cut], lines[:cut].count(b"\n") + 1
+        lacks_newline_only = lines[cut : cut + 1] == b"\n"  # then that line still counts
+        return lines[:cut], lines[:cut].count(b"\n") + 1 + lacks_newline_only
     return b"".join(rows), number + 1
 
 
@@ -330,7 +342,7 @@ def test_an_entry_of_a_newer_fedsim_is_not_taken_for_a_torn_one(path: Path) -> N
 
 
 def test_a_line_torn_anywhere_is_set_aside_and_a_whole_one_counts(
-    content: tuple[bytes, bytes, tuple[Receipt, ...]], tmp_path: Path
+    content: tuple[bytes, bytes, tuple[Receipt, ...]], quick_folder: Path
 ) -> None:
     lines, _, receipts = content
     before = receipts[-2]
@@ -338,7 +350,7 @@ def test_a_line_torn_anywhere_is_set_aside_and_a_whole_one_counts(
     start = lines[:-1].rindex(b"\n") + 1
     for cut in range(start, len(lines) + 1):
         is_whole = cut >= len(lines) - 1
-        folder = tmp_path / str(cut)
+        folder = quick_folder / str(cut)
         folder.mkdir()
         ledger = stored(folder, lines[:cut], head)
         assert len(ledger.entries()) == LINES - 1 + is_whole
@@ -539,6 +551,42 @@ def test_the_disk_has_an_entry_before_it_is_acknowledged(
     synced.clear()
     ledger.admit(entry(2))
     assert synced == [(path.name, path.stat().st_size, one)]
+
+
+def test_a_process_that_keeps_the_lock_is_not_waited_for_forever(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsim.privacy.ledger._WAIT_S", 0.05)
+    ledger = Ledger(path)
+    ledger.admit(entry(1))
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(SetupError, match=r"another process has held its lock for 0\.05 s"):
+            ledger.admit(entry(2))
+        with pytest.raises(SetupError, match=r"cannot read .* another process"):
+            ledger.entries()
+    assert ledger.admit(entry(2)).number == 2
+
+
+def test_what_takes_long_is_computed_before_the_lock_is_taken(path: Path) -> None:
+    """A plan's loss distributions are there when the budget is asked."""
+    planned = Spend(replace(RELEASE, count=11))
+    ledger, budget = Ledger(path), Budget(3.0, 1e-5)
+    asked: list[bool] = []
+    real = Spent.check
+
+    def watched(self: Spent, next_: Entry, budget: Budget) -> None:
+        with path.open("rb") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        before = _plan_fits.cache_info().misses
+        real(self, next_, budget)
+        asked.append(_plan_fits.cache_info().misses == before)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Spent, "check", watched)
+        for number in range(11):
+            ledger.admit(entry(number, Spend(RELEASE), plan=(planned,)), budget)
+    assert asked == [True] * 11
 
 
 @pytest.fixture
