@@ -66,7 +66,6 @@ def count(pipe: int) -> int:
 
 
 def kill(path: Path, points: int) -> None:
-    Spent().check(entry("", 0), Budget(1e9, 1e-5))  # imports what takes long, once
     chance = random.Random(7)
     released, found = 0, []
     for point in range(points):
@@ -81,7 +80,7 @@ def kill(path: Path, points: int) -> None:
 
 
 def compete(path: Path, children: int) -> None:
-    budget = Budget(4.5, 1e-5)
+    budget = Budget(6.0, 1e-5)
     started = [start(path, f"run-{child}", budget, is_slow=child == 0) for child in range(children)]
     released = [count(pipe) for _, pipe in started]
     for pid, _ in started:
@@ -100,5 +99,6 @@ def compete(path: Path, children: int) -> None:
 
 
 if __name__ == "__main__":
+    Spent().check(entry("", 0), Budget(1e9, 1e-5))  # imports what takes long, once
     place = Path(sys.argv[1]) / "ledger" / "digits.jsonl"
     {"kill": kill, "compete": compete}[sys.argv[2]](place, int(sys.argv[3]))
