@@ -78,7 +78,7 @@ def test_clipped_vectors_are_inside_the_ball(values, clipping_norm, order):
     inside = clipped(vector, clipping_norm, order=order)
     norm = float(torch.linalg.vector_norm(inside, ord=order))
     assert norm <= clipping_norm * (1 + 1e-12)
-    if bool(vector.isfinite().all()) and np.linalg.norm(np.float64(values), 1) < clipping_norm:
+    if bool(vector.isfinite().all()) and sum(map(abs, values)) < clipping_norm:
         assert torch.equal(inside, vector)
 
 

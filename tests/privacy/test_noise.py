@@ -256,12 +256,20 @@ def test_integer_noise_has_its_scale_and_all_its_low_bits(exponent):
     assert stats.chisquare(low).pvalue > 0.01
 
 
+def test_integer_noise_has_all_its_low_bits_far_out_too():
+    """Where an inverse distribution function of 53 or 64 bits has begun to leave holes."""
+    drawn = integer_gaussian(2.0**36.9, 4_000_000, seeded("far"))
+    far = drawn[drawn.abs() > 3.5 * 2.0**36.9]
+    assert len(far) > 1500
+    assert stats.chisquare(np.bincount((far & 15).numpy(), minlength=16)).pvalue > 0.01
+
+
 def test_integer_noise_refuses_what_does_not_fit():
     assert integer_gaussian(0.0, 3, seeded("none")).tolist() == [0, 0, 0]
     for scale in (2.0**59, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="64 bits"):
             integer_gaussian(scale, 1, seeded("none"))
-    assert LARGEST_NORMAL * 2.0**58 < 2**62
+    assert integer_gaussian(2.0**62 / LARGEST_NORMAL, 1000, seeded("large")).abs().max() < 2**62
 
 
 def test_scale_covers_what_rounding_adds_to_the_sensitivity():
