@@ -36,12 +36,14 @@ from fedsim.data.partition.iid import Iid
 from fedsim.data.partition.shards import Shards
 from fedsim.privacy import matrix
 from fedsim.privacy.accounting import epsilon
+from fedsim.privacy.blt import buffered
 from fedsim.privacy.events import Release, Sampling
 from fedsim.privacy.separation import cyclic
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "privacy.md"
 USERS, EXAMPLES, COHORT = 6000, 60_000, 600
 DELTA_USERS = USERS**-1.1
+SEPARATION = USERS // COHORT  # rounds between two of one user, where users come in turn
 NORM_GROUPS, CLIPPING_NORM, MOMENTUM = 27, 0.1, 0.9
 
 
@@ -49,9 +51,10 @@ NORM_GROUPS, CLIPPING_NORM, MOMENTUM = 27, 0.1, 0.9
 class Row:
     """One row: who is protected, by how much noise, and how it is trained.
 
-    `members`: "poisson" samples each round, "cyclic" ones in turn. `bands` of the noise's
-    correlation. `noise_multiplier`: standard deviation of fresh noise in clipping norms. `target`:
-    the least mean accuracy in percent. `overrides` make the built-in experiment this row.
+    `members`: "poisson" samples each round, "cyclic" ones in turn. `bands` or `buffers` of the
+    noise's correlation. `noise_multiplier`: standard deviation of fresh noise per sensitivity, in
+    clipping norms. `target`: the least mean accuracy in percent. `overrides` make the built-in
+    experiment this row.
     """
 
     label: str
@@ -66,6 +69,7 @@ class Row:
     classes_per_user: int | None = None
     members: Literal["poisson", "cyclic"] = "poisson"
     bands: int = 1
+    buffers: int = 0
     overrides: tuple[str, ...] = ()
 
     @property
@@ -76,16 +80,22 @@ class Row:
     def releases(self) -> list[Release]:
         """Return what the row is accounted as."""
         if self.members == "cyclic":
-            return [matrix.release(self.noise_multiplier, self.factor()[1])]
+            return [Release("matrix", self.noise_multiplier)]
         sampling = Sampling("poisson", rate=self.rate)
         return [Release("gaussian", self.noise_multiplier, sampling, count=self.rounds)]
 
-    def factor(self) -> tuple[matrix.Banded, float]:
-        """Return the noise's correlation, best for SGD with this momentum, and its sensitivity."""
-        separation = USERS // COHORT
-        banded = matrix.toeplitz(matrix.sums(self.rounds, MOMENTUM), self.bands)
-        most = matrix.most_participations(self.rounds, separation)
-        return banded, banded.sensitivity(most, separation)
+    def correlation(self) -> matrix.Correlation:
+        """Return the noise's correlation: the best for SGD with this momentum."""
+        column = matrix.sums(self.rounds, MOMENTUM)
+        if self.buffers:
+            return buffered(column, self.buffers, SEPARATION)
+        return matrix.toeplitz(column, self.bands)
+
+    def deviation(self, correlation: matrix.Correlation) -> float:
+        """Return the standard deviation of fresh noise."""
+        most = matrix.most_participations(self.rounds, SEPARATION)
+        own = correlation.sensitivity(most, SEPARATION) if self.members == "cyclic" else 1.0
+        return own * self.noise_multiplier * CLIPPING_NORM
 
 
 def user(label: str, eps: float, noise_multiplier: float, **changes: Any) -> Row:
@@ -103,7 +113,6 @@ def example(eps: float, noise_multiplier: float, target: float, published: str) 
     )
 
 
-CYCLIC = {"members": "cyclic", "lr": 2.0}
 ROWS = (
     example(3, 3.397, 89.4, "89.7, Tramèr and Boneh"),
     example(1, 8.826, 87.0, ""),
@@ -111,8 +120,9 @@ ROWS = (
     user("user-level, epsilon 3, 2 classes per user", 3, 1.765, target=87.0, classes_per_user=2),
     user("user-level, epsilon 8", 8, 0.972, target=89.2),
     user("user-level, no noise", float("inf"), 0.0),
-    user("in turn, epsilon 3, independent noise", 3, 4.843, **CYCLIC),
-    user("in turn, epsilon 3, correlated noise", 3, 4.843, **CYCLIC, bands=10),
+    user("in turn, independent noise", 3, 1.2504, members="cyclic"),
+    user("in turn, correlated noise, 10 bands", 3, 1.2504, members="cyclic", bands=10),
+    user("in turn, correlated noise, 1 buffer", 3, 1.2504, members="cyclic", buffers=1),
 )
 
 
@@ -182,14 +192,15 @@ def loop(row: Row, seed: int, runs: Path) -> tuple[float, float]:
     data = open_data(row, seed, runs)
     population, generator = len(data.members), torch.Generator().manual_seed(seed)
     model = torch.zeros(10 * data.x.shape[1] + 10)
-    velocity, banded = torch.zeros_like(model), row.factor()[0]
-    noise_state, started = banded.begin(model), time.perf_counter()
+    velocity, correlation = torch.zeros_like(model), row.correlation()
+    noise_state, deviation = correlation.begin(model), row.deviation(correlation)
+    started = time.perf_counter()
     for step in range(row.rounds):
         chosen = sample(row, population, step, seed)
         weight, bias = model[:-10].view(10, -1), model[-10:]
         parts = clipped_sum(data, data.members[chosen], weight, bias)
-        fresh = torch.randn(model.shape, generator=generator) * row.noise_multiplier * CLIPPING_NORM
-        noise, noise_state = banded.correlate(noise_state, fresh)
+        fresh = torch.randn(model.shape, generator=generator) * deviation
+        noise, noise_state = correlation.correlate(noise_state, fresh)
         total = torch.cat([parts[0].flatten(), parts[1]]) + noise
         velocity = MOMENTUM * velocity + total / (row.rate * population)
         model -= row.lr * velocity
@@ -202,7 +213,7 @@ def sample(row: Row, population: int, step: int, seed: int) -> Tensor:
     """Return who takes part in a step."""
     if row.members == "cyclic":
         order = rng.stream(seed, "cyclic")
-        return torch.from_numpy(cyclic(population, COHORT, USERS // COHORT, step, order))
+        return torch.from_numpy(cyclic(population, COHORT, SEPARATION, step, order))
     coins = rng.stream(seed, "poisson", round=step).random(population)
     return torch.from_numpy(np.flatnonzero(coins < row.rate))
 
