@@ -146,22 +146,26 @@ def _at_once(block: _Block, tier: str, places: Sequence[int]) -> None:
         for trained in parts:
             seconds = (perf_counter() - started) / len(trained.members)
             members = [places[i] for i in trained.members]
-            weights = [float(sizes[i]) for i in trained.members]
-            _count_group(block, replace(trained, members=members), weights, seconds)
+            _count_group(
+                block, replace(trained, members=members), [sizes[i] for i in trained.members], seconds
+            )
             started = perf_counter()
 
 
-def _count_group(block: _Block, trained: Trained, weights: Sequence[float], seconds: float) -> None:
+def _count_group(block: _Block, trained: Trained, sizes: Sequence[int], seconds: float) -> None:
     """Take a group's updates into the sum; what is out of bounds is looked at one by one."""
     form = block.order.form
-    metrics = trained.metrics(weights)
-    change = encoded(trained.change, block.federation.config.transform)
+    metrics = trained.metrics([float(size) for size in sizes])
+    weights = [block.federation.weight(float(size)) for size in sizes]
+    change = encoded(trained.change, block.federation.transform)
     if form is None:
         for i, vector in enumerate(change.vectors()):
             update = Update(vector, weights[i], metrics[i])
             block.count(trained.members[i], update, trained.memos[i], seconds)
         return
     is_good = (change.largest() <= form.max_abs).cpu()  # False for NaN too
+    if form.max_norm is not None:
+        is_good &= (change.norms() <= form.max_norm).cpu()
     good = [i for i, fine in enumerate(is_good.tolist()) if fine]
     if good:
         counted = torch.where(is_good, torch.tensor(weights), 0.0)

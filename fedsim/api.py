@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedsim import config as configuration
 from fedsim import data as datasets
-from fedsim import environment, models, report, tiers
+from fedsim import environment, models, report, spending, tiers
 from fedsim.behind import Behind
 from fedsim.config.schema import RunConfig
 from fedsim.core import ClientContext, RoundRecord
@@ -33,8 +33,8 @@ from fedsim.engine.launch import OpenGrid, open_grid, worker_count
 from fedsim.errors import FedsimError, Interrupted, RunFailedError
 from fedsim.events import ClientsDone, Event, RoundDone, RunDone, RunStarted, Stage
 from fedsim.federation import Federation, Places, build, to_text
-from fedsim.rounds import ServerState, number_format, run_rounds, start_state
-from fedsim.store import RunStore, StoredRun
+from fedsim.rounds import Admit, ServerState, number_format, run_rounds, start_state
+from fedsim.store import RunStore, StoredRun, append_receipt
 
 __all__ = ["Listener", "Result", "plan", "resume", "run", "write_report"]
 
@@ -84,6 +84,12 @@ def run(
         store = RunStore(runs)
         places = _places(store, data_dir, experiment)
         federation = _open_federation(config, places, tell)
+        if config.privacy.unit != "none":
+            tell(Stage("finding the noise that keeps the privacy budget"))
+            config = spending.settled(config, federation.population)
+            federation = replace(
+                federation, config=replace(federation.config, privacy=config.privacy)
+            )
         state = start_state(federation)
         _preflight(store, federation, state)
         tell(Stage("choosing how clients are trained"))
@@ -286,7 +292,8 @@ class _Session:
         nodes = grid.population.nodes
         told = Behind[RoundRecord](lambda record: self.tell(RoundDone(record)))
         with environment.settled(), told as behind:
-            for record, state in run_rounds(grid, nodes, self.federation, state):  # noqa: B020
+            rounds = run_rounds(grid, nodes, self.federation, state, self._admit())
+            for record, state in rounds:
                 self._lost(record.clients, str(record.round))
                 self._incidents(opened)
                 number = record.round + 1
@@ -298,6 +305,14 @@ class _Session:
                     break
         self._incidents(opened)
         return state
+
+    def _admit(self) -> Admit:
+        """Return what a round has to pass before anybody is asked."""
+        if self.federation.config.privacy.unit == "none":
+            return lambda number, cohort: cohort
+        ledger = spending.open_ledger(self.store.root, self.federation)
+        keep = partial(append_receipt, self.store)
+        return spending.Spending(ledger, self.run_id, self.federation, keep)
 
     def _write(
         self, record: RoundRecord, state: ServerState, memos: Mapping[int, Any]
@@ -473,7 +488,7 @@ def _facts(
         "workers": worker_count(config.engine, resources, federation.population),
         "device": str(federation.device),
         "execution": asdict(execution),
-        "notice": getattr(config.local, "notice", ""),
+        "notice": spending.notice(config),
         "dimension": form.dimension,
         "fraction_bits": form.fraction_bits,
         "max_abs_update": form.max_abs,

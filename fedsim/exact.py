@@ -44,12 +44,17 @@ class InvalidUpdateError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class FixedPoint:
-    """The number format of a run: steps of 2^-fraction_bits, bounds of coordinate and weight."""
+    """The number format of a run: steps of 2^-fraction_bits, bounds of coordinate and weight.
+
+    `max_norm`: where privacy rests on it, no update of a larger L2 norm enters a sum, nor one that
+    has lanes.
+    """
 
     fraction_bits: int
     max_abs: float
     max_weight: float
     dimension: int
+    max_norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,8 @@ def check(update: Update, form: FixedPoint) -> None:
             "the largest shard"
         )
     _check_range("update", update.vector, form)
+    if form.max_norm is not None:
+        _check_norm(update, form.max_norm)
     for name, lane in update.lanes.items():
         _check_range(f"lane {name!r}", lane, form)
 
@@ -201,6 +208,14 @@ def _add_rounded(total: Tensor, values: Tensor, scale: float) -> None:
     for start in range(0, len(flat), _PIECE):
         piece = flat[start : start + _PIECE].double().mul_(scale).round_()
         target[start : start + _PIECE] += piece.to(torch.int64)
+
+
+def _check_norm(update: Update, most: float) -> None:
+    if update.lanes:
+        raise InvalidUpdateError(f"lanes {sorted(update.lanes)} are not clipped: none are allowed")
+    norm = float(torch.linalg.vector_norm(update.vector, dtype=torch.float64))
+    if not norm <= most:
+        raise InvalidUpdateError(f"update has L2 norm {norm:.9g}, clipped ones at most {most:.9g}")
 
 
 def _check_range(what: str, values: Tensor, form: FixedPoint) -> None:

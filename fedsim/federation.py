@@ -23,6 +23,7 @@ from fedsim.config.schema import RunConfig
 from fedsim.core import Task, Update
 from fedsim.data import ClientData, Examples, Meta
 from fedsim.errors import ConfigError, Problem
+from fedsim.privacy import central
 
 __all__ = ["Federation", "Places", "build", "examples_of", "from_text", "to_text"]
 
@@ -89,7 +90,21 @@ class Federation:
 
     def encode(self, update: Update) -> Update:
         """Return a client's update as it enters the sum."""
-        return replace(update, vector=self.config.transform.encode(update.vector.unsqueeze(0))[0])
+        vector = self.transform.encode(update.vector.unsqueeze(0))[0]
+        return replace(update, vector=vector, weight=self.weight(update.weight))
+
+    @property
+    def transform(self) -> Any:
+        """What is done to updates before they are added up."""
+        privacy = self.config.privacy
+        if privacy.unit == "user":
+            return central.clip(privacy.clipping_norm)
+        return self.config.transform
+
+    def weight(self, examples: float) -> float:
+        """Return what a client counts for: its examples, or at most 1 where they are private."""
+        privacy = self.config.privacy
+        return central.weight(examples, privacy.weight_cap) if privacy.unit == "user" else examples
 
     def _set(self, model: Tensor) -> None:
         models.set_vector(self.module, model)

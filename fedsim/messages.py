@@ -78,6 +78,8 @@ def model_content(order: Train) -> RecordDict:
             "max-abs": order.form.max_abs,
             "max-weight": order.form.max_weight,
         }
+        if order.form.max_norm is not None:
+            config["max-norm"] = order.form.max_norm
     return RecordDict(
         {
             "model": ArrayRecord({"vector": Array(order.model.cpu().numpy())}),
@@ -93,7 +95,8 @@ def read_instruction(content: RecordDict) -> Train:
     form = None
     if "fraction-bits" in config:
         bounds = float(config["max-abs"]), float(config["max-weight"])
-        form = FixedPoint(int(config["fraction-bits"]), *bounds, model.numel())
+        norm = float(config["max-norm"]) if "max-norm" in config else None
+        form = FixedPoint(int(config["fraction-bits"]), *bounds, model.numel(), norm)
     return Train(model, int(config["server-round"]), float(config["lr-factor"]), form)
 
 

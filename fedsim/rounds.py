@@ -22,8 +22,14 @@ from fedsim.core import ClientRecord, RoundContext, RoundRecord, State, Update
 from fedsim.errors import RunFailedError
 from fedsim.exact import FixedPoint, InvalidUpdateError, PartialSum
 from fedsim.federation import Federation
+from fedsim.privacy import central
+from fedsim.privacy.noise import Stream
 
-__all__ = ["Carrier", "ServerState", "number_format", "run_rounds", "start_state"]
+__all__ = ["Admit", "Carrier", "ServerState", "number_format", "run_rounds", "start_state"]
+
+#: (round, cohort) -> those of the cohort who may take part, called before anybody is asked; raises
+#: `BudgetExceededError` where a round must not take place.
+Admit = Callable[[int, Sequence[int]], Sequence[int]]
 
 _FLOAT_BYTES = 4
 _METRIC_BYTES = 8
@@ -78,6 +84,16 @@ def number_format(federation: Federation) -> FixedPoint:
     Raises `ConfigError` where `rounds.max_abs_update` leaves too little precision.
     """
     sizes, cohort = federation.clients.sizes(), federation.config.rounds.cohort
+    privacy = federation.config.privacy
+    if privacy.unit == "user":
+        expected = _expected(federation)
+        drawn = central.sampling_of(privacy.sampling, federation.population, expected)
+        return central.number_format(
+            federation.initial.numel(),
+            clipping_norm=privacy.clipping_norm,
+            noise_multiplier=privacy.noise_multiplier or 0.0,
+            most=drawn.most or (federation.population if drawn.kind == "poisson" else expected),
+        )
     return exact.fixed_point(
         federation.initial.numel(),
         max_abs=federation.config.rounds.max_abs_update,
@@ -87,18 +103,23 @@ def number_format(federation: Federation) -> FixedPoint:
 
 
 def run_rounds(
-    grid: Carrier, nodes: Sequence[int], federation: Federation, state: ServerState
+    grid: Carrier,
+    nodes: Sequence[int],
+    federation: Federation,
+    state: ServerState,
+    admit: Admit = lambda number, cohort: cohort,
 ) -> Iterator[tuple[RoundRecord, ServerState]]:
     """Run the rounds after `state.round`; `nodes[i]` is the address of client i.
 
-    Raises `RunFailedError` when fewer than `rounds.min_results` clients of a round count. Its
-    `records` attribute says who was lost and why.
+    Raises what `admit` raises, and `RunFailedError` when fewer than `rounds.min_results` clients of
+    a round count. Its `records` attribute says who was lost and why.
     """
     form = number_format(federation)
     for number in range(state.round + 1, federation.config.rounds.count + 1):
         started = perf_counter()
         seconds: dict[str, float] = {}
-        strategy, answers, cohort = _train(grid, nodes, federation, state, number, form, seconds)
+        ids = admit(number, _cohort(federation, number))
+        strategy, answers = _train(grid, nodes, federation, state, number, ids, form, seconds)
         state = ServerState(number, strategy)
         model = strategy["model"].float()
         values = _training_metrics(answers)
@@ -115,7 +136,7 @@ def run_rounds(
                 round=number,
                 metrics=values,
                 clients=clients,
-                cohort=cohort,
+                cohort=len(ids),
                 real_seconds=perf_counter() - started,
                 seconds=seconds,
                 bytes_down=sum(client.bytes_down for client in clients),
@@ -132,12 +153,12 @@ def _train(
     federation: Federation,
     state: ServerState,
     number: int,
+    ids: Sequence[int],
     form: FixedPoint,
     seconds: dict[str, float],
-) -> tuple[State, _Answers, int]:
+) -> tuple[State, _Answers]:
     """Run the training phase of one round and step the strategy."""
     config = federation.config
-    ids = _cohort(federation, number)
     order = messages.Train(
         model=state.strategy["model"].float(),
         round=number,
@@ -148,21 +169,31 @@ def _train(
     answers = _timed(
         seconds, "train", lambda: _send(grid, nodes, ids, messages.TRAIN, order, config, form)
     )
-    _check_results(answers, number, len(ids), config.rounds.min_results)
+    if config.privacy.unit != "user" or ids:  # nobody drawn: a step of noise alone
+        _check_results(answers, number, len(ids), config.rounds.min_results)
     context = RoundContext(config.seed, number, len(ids))
-    total: Any = [answers.updates[client] for client in sorted(answers.updates)]
     stepped = _timed(
         seconds,
         "aggregate",
         lambda: config.strategy.step(
-            state.strategy,
-            exact.decode(exact.add(answers.sums), form)
-            if config.strategy.needs == "sum"
-            else total,
-            context,
+            state.strategy, _total(federation, number, answers, form), context
         ),
     )
-    return stepped, answers, len(ids)
+    return stepped, answers
+
+
+def _total(federation: Federation, number: int, answers: _Answers, form: FixedPoint) -> Any:
+    """Return what the strategy gets: every update, the sum, or the sum with noise."""
+    config = federation.config
+    if config.strategy.needs != "sum":
+        return [answers.updates[client] for client in sorted(answers.updates)]
+    if config.privacy.unit != "user":
+        return exact.decode(exact.add(answers.sums), form)
+    is_secret = config.privacy.noise == "secret"
+    stream = Stream.secret() if is_secret else Stream.seeded(config.seed, "noise", round=number)
+    total = exact.add(answers.sums) if answers.sums else exact.zero(form)
+    multiplier = config.privacy.noise_multiplier or 0.0
+    return central.noised(total, form, multiplier, _expected(federation), stream)
 
 
 def _cohort(federation: Federation, number: int) -> list[int]:
@@ -170,13 +201,29 @@ def _cohort(federation: Federation, number: int) -> list[int]:
 
     The longest work is then begun first, and clients that are trained at once are of like size.
     """
-    config = federation.config
+    config, privacy = federation.config, federation.config.privacy
     if config.mode == "pooled":
         return [federation.population]
-    stream = rng.stream(config.seed, "cohort", round=number)
-    drawn = sampling.uniform(federation.population, config.rounds.cohort, stream)
+    if privacy.unit == "user":
+        drawn = central.draw(
+            privacy.sampling,
+            federation.population,
+            _expected(federation),
+            number,
+            seed=config.seed,
+            is_secret=privacy.noise == "secret",
+        )
+    else:
+        stream = rng.stream(config.seed, "cohort", round=number)
+        drawn = sampling.uniform(federation.population, config.rounds.cohort, stream)
     sizes = federation.clients.sizes()[drawn]
     return [int(drawn[i]) for i in np.lexsort((drawn, -sizes))]
+
+
+def _expected(federation: Federation) -> int:
+    """Return how many clients a round asks, in expectation where chance decides."""
+    population = federation.population
+    return min(federation.config.rounds.cohort or population, population)
 
 
 def _ask(

@@ -49,6 +49,7 @@ LEVELS = [
     ("fedsim.events", 5),
     ("fedsim.rounds", 6),
     ("fedsim.tiers", 6),
+    ("fedsim.spending", 6),
     ("fedsim.engine", 8),
     ("fedsim.store", 9),
     ("fedsim.report", 9),

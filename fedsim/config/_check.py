@@ -5,12 +5,13 @@ from collections.abc import Callable
 
 from fedsim import losses, metrics
 from fedsim.clients.local_only import LocalOnly
-from fedsim.config.schema import Engine, RunConfig
+from fedsim.config.schema import Engine, Privacy, RunConfig
 from fedsim.data import Meta
 from fedsim.data._types import BornFederated
 from fedsim.errors import ConfigError, Problem
 from fedsim.models import UserModel
 from fedsim.registry import suggest
+from fedsim.transforms.unchanged import Unchanged
 
 __all__ = ["check", "check_data", "illegal"]
 
@@ -52,7 +53,38 @@ def illegal(config: RunConfig, source: Source) -> list[Problem]:
         name = type(config.strategy).__name__.lower()
         refuse("strategy.name", name, f"a strategy that needs 'sum' or 'updates', not {needs!r}")
     _check_engine(config.engine, refuse)
+    _check_privacy(config, refuse)
     return problems
+
+
+def _check_privacy(config: RunConfig, refuse: Callable[..., None]) -> None:
+    """Refuse what no privacy is accounted for, and say the nearest thing that it is."""
+    privacy = config.privacy
+    if privacy.unit == "none":
+        for name in ("epsilon", "noise_multiplier", "weight_cap"):
+            if (value := getattr(privacy, name)) is not None:
+                refuse(f"privacy.{name}", value, "unset without a unit", "Set privacy.unit.")
+        return
+    if privacy.epsilon is None and privacy.noise_multiplier is None:
+        accepted = "a budget; or set privacy.noise_multiplier, or both"
+        refuse("privacy.epsilon", None, accepted, "`fedsim privacy plan` shows what is possible.")
+    if config.mode != "federated":
+        accepted = "'federated' with privacy.unit: baselines have no private form"
+        refuse("mode", config.mode, accepted, "Set privacy.unit=none for the baseline.")
+    _check_user_level(config, privacy, refuse)
+
+
+def _check_user_level(config: RunConfig, privacy: Privacy, refuse: Callable[..., None]) -> None:
+    strategy, local = config.strategy, config.local
+    if getattr(strategy, "needs", "sum") != "sum":
+        name = type(strategy).__name__.lower()
+        accepted = "a strategy that needs only the sum: noise is added to it, once"
+        refuse("strategy.name", name, accepted, "fedavg and fedadam do.")
+    if not isinstance(config.transform, Unchanged):
+        name = type(config.transform).__name__.lower()
+        refuse("transform.name", name, "'unchanged': privacy.clipping_norm clips updates")
+    if getattr(local, "notice", ""):
+        refuse("local.name", type(local).__name__.lower(), "sgd or fedprox: the sum has the noise")
 
 
 def _check_engine(engine: Engine, refuse: Callable[..., None]) -> None:

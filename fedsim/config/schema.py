@@ -13,6 +13,7 @@ __all__ = [
     "PARTS",
     "Engine",
     "Evaluation",
+    "Privacy",
     "Regularization",
     "Rounds",
     "RunConfig",
@@ -75,6 +76,32 @@ class Regularization:
 
 
 @dataclass(frozen=True, slots=True)
+class Privacy:
+    """Differential privacy: whose data epsilon hides, with what noise, up to which budget.
+
+    `unit`: "user" hides all of a client's data from whoever sees the models: updates are clipped to
+    `clipping_norm` in L2 norm and noise is added once to their sum. `noise_multiplier`: standard
+    deviation of the noise / `clipping_norm`; unset takes the least with which all rounds stay
+    within `epsilon`. `epsilon`, `delta`: the budget of everything ever released about the data set
+    in this unit, kept in a ledger; a round that would pass it is refused (exit code 4). `delta`
+    unset: clients^-1.1. `sampling`: "truncated" and "poisson" ask each client with probability
+    `rounds.cohort` / clients, the first with a ceiling; "fixed" asks exactly `rounds.cohort`;
+    "cyclic" asks all in turn, without amplification. `weight_cap`: clients count by their examples
+    up to so many; unset: all alike. `noise`: "secret" comes from a cryptographic generator that
+    nobody can repeat, and neither can the run; "seeded" can be repeated and is not private.
+    """
+
+    unit: Literal["none", "user"] = "none"
+    epsilon: Annotated[float, Gt(0)] | None = None
+    delta: Annotated[float, Gt(0), Lt(1)] | None = None
+    clipping_norm: Annotated[float, Gt(0)] = 1.0
+    noise_multiplier: Annotated[float, Gt(0)] | None = None
+    sampling: Literal["truncated", "poisson", "fixed", "cyclic"] = "truncated"
+    weight_cap: Annotated[float, Gt(0)] | None = None
+    noise: Literal["secret", "seeded"] = "secret"
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """Where and how clients run: how fast a run is; of its result only the last rounding.
 
@@ -118,6 +145,7 @@ class RunConfig:
     regularization: Regularization = field(default_factory=Regularization)
     transform: Any = None
     strategy: Any = None
+    privacy: Privacy = field(default_factory=Privacy)
     rounds: Rounds = field(default_factory=Rounds)
     evaluation: Evaluation = field(default_factory=Evaluation)
     engine: Engine = field(default_factory=Engine)

@@ -183,6 +183,9 @@ def server_app(
         if federation.config.mode == "pooled":
             accepted = "'federated' or 'local-only': nodes do not give their data away"
             raise ConfigError([Problem("mode", "pooled", accepted)])
+        if federation.config.privacy.unit != "none":
+            accepted = "'none': a deployed run has no ledger to write down what it spends"
+            raise ConfigError([Problem("privacy.unit", federation.config.privacy.unit, accepted)])
         nodes = discover(grid, federation.population)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as on our own grids: another number could change bits

@@ -45,7 +45,7 @@ def test_two_runs_that_ask_for_more_than_there_is_share_a_cluster_and_both_finis
     assert [run["sha"] for run in found["runs"]] == [alone.model_sha256] * 2
     assert [run["workers"] for run in found["runs"]] == [2, 2]
     assert [run["incidents"] for run in found["runs"]] == [[], []]
-    assert found["most"] == found["cores"] == 2
+    assert 1 <= found["most"] <= found["cores"] == 2  # a run may end before its second is up
 
 
 def pool_of(tiny, count, **settings):

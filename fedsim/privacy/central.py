@@ -1,0 +1,137 @@
+"""User-level privacy: updates are clipped, noise is added once to their sum.
+
+McMahan et al., "Learning differentially private recurrent language models", ICLR 2018, Algorithm 1,
+with the estimator of its section 2.2 whose denominator is fixed: the sum of the cohort, each update
+clipped to `clipping_norm` and weighed at most 1, is divided by the number of clients *expected*.
+So one client moves the sum by at most `clipping_norm`, whoever else takes part, fails or is late,
+and neither denominator nor noise depends on who did.
+
+The sampler here is the one that is accounted: both come from the same `Sampling`.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from fedsim import rng
+from fedsim.core import Sum
+from fedsim.exact import FixedPoint, PartialSum, decode, fixed_point
+from fedsim.privacy import noise
+from fedsim.privacy.events import Release, Sampling
+from fedsim.privacy.noise import Stream
+from fedsim.privacy.separation import cyclic
+from fedsim.transforms.clip import Clip
+
+__all__ = [
+    "clip",
+    "draw",
+    "noised",
+    "number_format",
+    "participations",
+    "release",
+    "sampling_of",
+    "weight",
+]
+
+_MARGIN = 2.0**-10  # of the clipping norm, for the rounding of norms in whatever way they are found
+_SPREAD = 5.0  # standard deviations of a Poisson cohort beyond which it is cut
+
+
+def clip(clipping_norm: float) -> Clip:
+    """Return what clients do to their updates: clip them, a thousandth below the bound."""
+    return Clip(clipping_norm * (1 - _MARGIN))
+
+
+def weight(examples: float, cap: float | None) -> float:
+    """Return what a client counts for: 1, or its examples up to a cap as a part of that cap.
+
+    >>> weight(30, None), weight(30, 60), weight(300, 60)
+    (1.0, 0.5, 1.0)
+    """
+    return 1.0 if cap is None else min(examples, cap) / cap
+
+
+def sampling_of(kind: str, population: int, cohort: int) -> Sampling:
+    """Return how the clients of a round are drawn: `cohort` of `population`, in expectation.
+
+    `kind`: "truncated", "poisson", "fixed"; "all" and "cyclic" leave nothing to chance.
+
+    >>> sampling_of("truncated", 6000, 600).most
+    723
+    """
+    if cohort >= population or kind in ("all", "cyclic"):
+        return Sampling()
+    rate = cohort / population
+    if kind == "poisson":
+        return Sampling("poisson", rate)
+    if kind == "fixed":
+        return Sampling("fixed", rate, population, cohort)
+    most = min(population, math.ceil(cohort + _SPREAD * math.sqrt(cohort)))
+    return Sampling("truncated", rate, population, most)
+
+
+def participations(kind: str, population: int, cohort: int, rounds: int) -> int:
+    """Return in how many releases of `rounds` a client's data may be."""
+    if kind != "cyclic" or cohort >= population:
+        return rounds
+    return min(rounds, -(-rounds // (population // cohort)))
+
+
+def draw(
+    kind: str, population: int, cohort: int, round: int, *, seed: int, is_secret: bool
+) -> np.ndarray:
+    """Draw the clients of a round, ascending: int64. See `sampling_of`.
+
+    `is_secret`: the draw cannot be repeated by anybody, as amplification by sampling assumes; the
+    order of "cyclic" always follows from the seed, because nothing rests on it.
+    """
+    sampling = sampling_of(kind, population, cohort)
+    if kind == "cyclic" and cohort < population:
+        return cyclic(population, cohort, 1, round - 1, rng.stream(seed, "cohort"))
+    if sampling.kind == "all":
+        return np.arange(population, dtype=np.int64)
+    stream = Stream.secret() if is_secret else Stream.seeded(seed, "cohort", round=round)
+    if sampling.kind == "fixed":
+        return np.sort(stream.permutation(population)[:cohort].numpy())
+    drawn = stream.coins(population, sampling.rate).nonzero().flatten().numpy()
+    if sampling.most and len(drawn) > sampling.most:
+        kept = stream.permutation(len(drawn))[: sampling.most].numpy()
+        drawn = np.sort(drawn[kept])
+    return np.asarray(drawn, dtype=np.int64)
+
+
+def release(kind: str, population: int, cohort: int, noise_multiplier: float) -> Release:
+    """Return what one round releases."""
+    return Release("gaussian", noise_multiplier, sampling_of(kind, population, cohort))
+
+
+def number_format(
+    dimension: int, *, clipping_norm: float, noise_multiplier: float, most: int
+) -> FixedPoint:
+    """Return the fixed-point format of sums of at most `most` clipped updates, and of their noise.
+
+    Raises what `fedsim.exact.fixed_point` raises.
+    """
+    room = clipping_norm * (1 + (noise.LARGEST_NORMAL + 1) * noise_multiplier / most)
+    form = fixed_point(dimension, max_abs=room, max_weight=1.0, cohort=most)
+    return replace(form, max_norm=clipping_norm)
+
+
+def noised(
+    total: PartialSum, form: FixedPoint, noise_multiplier: float, cohort: int, stream: Stream
+) -> Sum:
+    """Return the sum as it is released: with noise, and with the public weight of a whole cohort.
+
+    Integers are added to integers (see `noise.py`), so nothing of a float's last bits is in it.
+    `form.max_norm` is the clipping norm.
+    """
+    assert form.max_norm is not None
+    scale = noise.integer_scale(
+        noise_multiplier,
+        form.max_norm,
+        dimension=form.dimension,
+        fraction_bits=form.fraction_bits,
+    )
+    vector = total.vector + noise.integer_gaussian(scale, form.dimension, stream)
+    return replace(decode(PartialSum(vector, 0, 0), form), weight=float(cohort), count=cohort)
