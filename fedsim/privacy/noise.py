@@ -114,11 +114,15 @@ class Stream:
         self._filler("laplace").fill(target, scale)
         return target
 
+    def fill_words(self, target: Tensor) -> None:
+        """Overwrite int64 numbers in the CPU's memory, contiguous, with 64 random bits each."""
+        self._renew()
+        self._words.read_into(_bytes(target))
+
     def words(self, count: int) -> Tensor:
         """Return `count` times 64 random bits: int64."""
-        self._renew()
         target = torch.empty(count, dtype=torch.int64)
-        self._words.read_into(_bytes(target))
+        self.fill_words(target)
         return target
 
     def uniform(self, count: int) -> Tensor:
@@ -281,19 +285,20 @@ def integer_gaussian(scale: float, count: int, stream: Stream) -> Tensor:
             f"noise of {scale:.6g} steps does not fit into 64 bits beside a sum: the number format "
             "needs fewer fraction bits, that is, a larger bound of coordinates"
         )
-    target = torch.zeros(count, dtype=torch.int64)
-    if not scale:
-        return target
     shift = _shift(scale)
+    target = torch.empty(count, dtype=torch.int64)
     piece = torch.empty(min(count, _LARGEST_BLOCK), dtype=torch.float64)
+    bits = torch.empty(len(piece), dtype=torch.int64)
     for start in range(0, count, _LARGEST_BLOCK):
         own = target[start : start + _LARGEST_BLOCK]
         drawn = piece[: len(own)]
         stream.fill_normals(drawn, scale * 2.0**-shift)
         own.copy_(drawn.round_())
         if shift:
-            low = stream.words(len(own)).bitwise_and_(2**shift - 1)
-            own.mul_(2**shift).add_(low).sub_(2 ** (shift - 1))
+            low = bits[: len(own)]
+            stream.fill_words(low)
+            low.bitwise_and_(2**shift - 1).sub_(2 ** (shift - 1))
+            torch.add(low, own, alpha=2**shift, out=own)
     return target
 
 
