@@ -1,11 +1,11 @@
 """Privacy loss distributions: made from a mechanism, composed, read.
 
-A mechanism is put on a grid of losses by dp-accounting's "connect the dots" (Doroshenko et al.,
-"Connect the Dots: Tighter Discrete Approximations of Privacy Loss Distributions", PETS 2022,
-Algorithm 1), which never understates delta at any epsilon. Here are only the pieces that have to
-be quick when hundreds of distributions are made for one report: the hockey-stick divergences of
-sampled Gaussians as arrays, and one Fourier transform for a whole list of distributions. Tests hold
-both to `dp_accounting.pld.PLDAccountant`.
+A mechanism is put on a grid of losses as dp-accounting does it, by "connecting the dots"
+(Doroshenko et al., "Connect the Dots: Tighter Discrete Approximations of Privacy Loss
+Distributions", PETS 2022), which never understates delta at any epsilon. Mechanisms, tails and
+distribution functions are dp-accounting's; here is what has to be quick when hundreds of
+distributions are made for one report: hockey-stick divergences as arrays, and one Fourier transform
+for a whole list of distributions. Tests hold both to `dp_accounting.pld.PLDAccountant`.
 """
 
 import math
@@ -161,13 +161,21 @@ def _replace_cutoffs(loss: Any, epsilons: FloatArray) -> FloatArray:
 def _dots(
     deltas: Callable[[FloatArray], FloatArray], lowest: float, highest: float, interval: float
 ) -> Losses:
-    from dp_accounting.pld import pld_pmf
+    """Return masses on the grid whose profile is the chord of `deltas` between its points.
 
+    Doroshenko et al. 2022, algorithm 1, as `create_pmf_pessimistic_connect_dots_fixed_gap`.
+    """
     low, high = math.floor(lowest / interval), math.ceil(highest / interval)
     if high - low > MOST_POINTS_OF_ONE:
         raise TooFineError
     values = deltas(np.arange(low, high + 1, dtype=np.float64) * interval)
-    return dense(pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(interval, low, high, values))
+    steps = np.diff(np.minimum.accumulate(values))
+    gap = math.expm1(interval)
+    masses = np.empty(len(values))
+    masses[0] = 1 - values[0] + steps[0] / gap
+    masses[1:-1] = (steps[1:] - steps[:-1] * math.exp(interval)) / gap
+    masses[-1] = steps[-1] / math.expm1(-interval)
+    return Losses(low, np.maximum(masses, 0.0), float(values[-1]))
 
 
 def dense(pmf: Any) -> Losses:

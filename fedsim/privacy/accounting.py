@@ -1,10 +1,11 @@
 """From what was released to epsilon: the accountant.
 
+    >>> from fedsim.privacy.events import Release, Sampling
     >>> releases = [Release("gaussian", 1.0, Sampling("poisson", rate=0.01), count=1000)]
     >>> round(epsilon(releases, 1e-5, "zero-out"), 2)
     1.83
     >>> round(epsilon(releases, 1e-5, "zero-out", amplified=False), 1)
-    634.6
+    633.9
 
 dp-accounting is the accountant of record: privacy loss distributions on a grid of 1e-4, rounded up,
 for what is reported; Rényi divergences (`Renyi`) while a run goes on, and where the grid cannot
