@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import lt
 from typing import Any, get_args
 
@@ -97,21 +98,16 @@ def _spend(plain: Mapping[str, Any]) -> Spend:
     return Spend(_release(plain["release"]), None if clients is None else _ids(clients))
 
 
-_RELEASES: dict[tuple[Any, ...], Release] = {}  # a ledger has few different ones, many times
-
-
 def _release(plain: Mapping[str, Any]) -> Release:
-    key = (
-        *plain["sampling"].items(),
-        *(v for k, v in plain.items() if k != "sampling"),
-        len(plain),
-    )
-    found = _RELEASES.get(key)
-    if found is None:
-        found = _RELEASES[key] = Release.from_dict(plain)
-        if len(_RELEASES) > 100_000:
-            _RELEASES.clear()
-    return found
+    rest = tuple((key, value) for key, value in plain.items() if key != "sampling")
+    return _release_of(rest, tuple(plain["sampling"].items()))
+
+
+@lru_cache(maxsize=1 << 16)  # a ledger has few different ones, many times
+def _release_of(
+    rest: tuple[tuple[str, Any], ...], sampling: tuple[tuple[str, Any], ...]
+) -> Release:
+    return Release.from_dict({**dict(rest), "sampling": dict(sampling)})
 
 
 def _runs(clients: Sequence[int]) -> list[int]:

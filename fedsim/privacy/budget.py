@@ -148,7 +148,8 @@ class Spent:
         slots, fits, epsilons = self._judged(entry, budget)
         if not fits.all():
             worst = int(np.argmax(np.where(fits, -math.inf, epsilons)))
-            who = "everybody" if slots[worst] == self._clients else f"client {slots[worst]}"
+            is_all = worst == len(slots) - 1 and any(s.clients is None for s in entry.spends)
+            who = "everybody" if is_all else f"client {slots[worst]}"
             raise self._refusal(entry, budget, who, float(epsilons[worst]))
 
     def prepare(self, entry: Entry, budget: Budget) -> None:
@@ -233,7 +234,10 @@ class Spent:
     def _judged(
         self, entry: Entry, budget: Budget, times: int = 1
     ) -> tuple[IntArray, BoolArray, FloatArray]:
-        """Return the slots an entry is of, whether it fits each, and the epsilons it would make."""
+        """Return the slots an entry is of, whether it fits each, and what epsilon it makes.
+
+        That epsilon is by rule 2, with the plan counted where it is within the cap.
+        """
         if self.opening is None:
             trial = Spent()
             trial._open(entry)
@@ -247,7 +251,6 @@ class Spent:
         for release, own, count in _parts(entry.spends):
             place = slice(None) if isinstance(own, slice) else np.searchsorted(slots, own)
             load.add(place, times * count, *measure.cost(release, entry.adjacency))
-        epsilons = np.maximum(load.divergence + measure.offset(budget.delta), 0.0)
         is_covered = self._covered(budget)[slots]
         if is_covered.any():
             for release, planned in self._plan.items():
@@ -257,6 +260,7 @@ class Spent:
         is_planned = is_covered & ~self._is_beyond[slots]
         for release, counts in after.items():
             is_planned &= counts <= self._plan.get(release, self._zeros())[slots]
+        epsilons = np.maximum(load.divergence + measure.offset(budget.delta), 0.0)
         return slots, is_planned | load.is_within(measure, budget), epsilons
 
     def _after(
@@ -307,12 +311,15 @@ class Spent:
         self, entry: Entry, budget: Budget, who: str, epsilon: float
     ) -> BudgetExceededError:
         before = ", ".join(list(self.runs)[:3]) + (", ..." if len(self.runs) > 3 else "")
+        plan = ""
+        if self.opening and self._covered(budget).any():
+            plan = f", with the plan of run {self.opening.run}, which may still be carried out"
         return BudgetExceededError(
             f"round {entry.round} of run {entry.run} is refused, no client has trained in it: it "
-            f"would take {who} to epsilon {epsilon:.4g} at delta {budget.delta:g}, and the cap is "
-            f"{budget.epsilon:g} for all that is released about data set {entry.dataset!r} by unit "
-            f"{entry.unit!r} (spent so far by: {before or 'nobody'}). More noise, fewer rounds or "
-            "a higher privacy.epsilon, in a new run, would fit; see: fedsim privacy plan"
+            f"would take {who} to epsilon {epsilon:.4g} at delta {budget.delta:g}{plan}, and the "
+            f"cap is {budget.epsilon:g} for all that is released about data set {entry.dataset!r} "
+            f"by unit {entry.unit!r} (spent so far by: {before or 'nobody'}). More noise, fewer "
+            "rounds or a higher privacy.epsilon, in a new run, would fit; see: fedsim privacy plan"
         )
 
 

@@ -1,5 +1,6 @@
 """`fedsim privacy ledger`: what it prints for people and programs, and how it ends."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -171,6 +172,17 @@ def test_a_run_that_died_before_it_kept_its_receipt_is_found(store, cli):
     other = new_run(store, "other")
     assert found(cli(other, "--json")[1]) == []
     assert "has spent nothing" in cli(other)[1]
+
+
+def test_a_ledger_without_a_whole_entry(store, cli):
+    spend(store, new_run(store), [1])
+    empty = ledger_path(store.root, "empty", SHA, "user")
+    empty.write_bytes(b'{"entry":')
+    start = hashlib.sha256(b"fedsim privacy ledger 1").hexdigest()
+    empty.with_suffix(".head").write_text(f"{0:012d} {start}\n")
+    (shown,) = found(cli("--dataset", "empty", "--json")[1])
+    assert shown["entries"] == 0
+    assert "0, verified" in cli("--dataset", "empty")[1]
 
 
 def test_all_ledgers_of_a_store(store, cli):

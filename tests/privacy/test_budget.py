@@ -120,8 +120,8 @@ def test_a_plan_that_only_pld_allows_takes_the_whole_budget() -> None:
     release, budget = pld_only()
     spent, plan = Spent(), (everybody(replace(release, count=10)),)
     spent.add(entry(everybody(release), plan=plan))
-    tiny = entry(everybody(Release("gaussian", 1000.0)))
-    with pytest.raises(BudgetExceededError):
+    tiny = entry(everybody(Release("gaussian", 1000.0)), run="other")
+    with pytest.raises(BudgetExceededError, match="with the plan of run run, which may still"):
         spent.check(tiny, budget)
     assert spent.left(entry(everybody(release), run="other"), budget) == 9
     assert Spent().left(tiny, budget) > 1000
@@ -207,8 +207,13 @@ def test_the_message_says_who_and_how_much() -> None:
     fill(spent, entry(Spend(SAMPLED, (17,)), run="first"))
     with pytest.raises(BudgetExceededError, match=r"client 17 to epsilon 3\.\d+ at delta 1e-05"):
         spent.check(entry(Spend(SAMPLED, (16, 17)), run="second"), CAP)
+    nothing = Release("gaussian", 0.0)
     with pytest.raises(BudgetExceededError, match=r"everybody to epsilon inf.* by: nobody"):
-        Spent().check(entry(everybody(Release("gaussian", 0.0))), CAP)
+        Spent().check(entry(everybody(nothing)), CAP)
+    with pytest.raises(BudgetExceededError, match="client 0 to epsilon inf"):
+        Spent().check(entry(Spend(nothing, (0, 1))), CAP)
+    with pytest.raises(BudgetExceededError, match="client 0 to epsilon inf"):
+        Spent().check(entry(everybody(SAMPLED), Spend(nothing, (0,))), CAP)
 
 
 @given(st.integers(0, 2**32))

@@ -365,6 +365,25 @@ def test_a_line_torn_anywhere_is_set_aside_and_a_whole_one_counts(
         shutil.rmtree(folder)
 
 
+def test_a_line_that_lacks_only_its_newline_is_gone_on_after_by_others(path: Path) -> None:
+    Ledger(path).admit(entry(1))
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 1)
+    reader = Ledger(path)
+    assert reader.spent().runs == {"run": 1}
+    assert Ledger(path).admit(entry(2)).number == 2
+    assert reader.spent().runs == {"run": 2}
+    assert reader.admit(entry(3)).number == 3
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 1)
+    late = Ledger(path)
+    assert late.spent().runs == {"run": 3}
+    with path.open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(LedgerError, match="line 3: goes on after its end"):
+        late.spent()
+
+
 def test_a_torn_line_after_a_torn_line(path: Path) -> None:
     for piece in (b'{"entry":', b'{"entry":', b"x"):
         ledger = Ledger(path)
