@@ -10,8 +10,6 @@ from fedsim.privacy._losses import FloatArray
 
 __all__ = ["Gaussian", "Profile", "group", "lines", "roc", "tight_mu"]
 
-_POINTS = 4000
-
 
 class Profile(Protocol):
     """A bound on delta for every epsilon of 0 or more."""
@@ -79,12 +77,12 @@ class Gaussian:
             return np.asarray(first + np.log(-np.expm1(np.minimum(second - first, 0.0))))
 
 
-def lines(profile: Profile) -> tuple[FloatArray, FloatArray]:
+def lines(profile: Profile, points: int = 3000) -> tuple[FloatArray, FloatArray]:
     """Return epsilons, dense near 0, and their deltas."""
     top = profile.highest
     if not math.isfinite(top):
         return np.zeros(1), np.ones(1)
-    epsilons = top * np.linspace(0, 1, _POINTS) ** 2
+    epsilons = top * np.linspace(0, 1, points) ** 2
     return epsilons, profile.deltas(epsilons)
 
 
@@ -94,14 +92,11 @@ def roc(epsilons: FloatArray, deltas: FloatArray, rates: FloatArray) -> FloatArr
     The least over epsilon of delta + e^eps a, and of 1 - e^-eps (1 - delta - a). Any epsilon gives
     a bound, so that looking at some never understates.
     """
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
-        # Lines in order of slope meet at these rates; the best is found without trying all.
-        steps = -np.diff(deltas) / (np.exp(epsilons[:-1]) * np.expm1(np.diff(epsilons)))
-        meets = np.minimum.accumulate(np.nan_to_num(steps, nan=0.0, posinf=1.0))
-        best = np.searchsorted(-meets, -rates, side="left")
-        logs = np.log(np.maximum(rates, 1e-320))
-        one = deltas[best] + np.where(rates > 0, np.exp(epsilons[best] + logs), 0.0)
-        few = slice(None, None, max(1, len(epsilons) // 200))
+    with np.errstate(over="ignore", under="ignore"):
+        slopes = np.exp(epsilons[None, :] + np.log(np.maximum(rates, 1e-320))[:, None])
+        slopes[rates == 0] = 0.0
+        one = (deltas[None, :] + slopes).min(axis=1)
+        few = slice(None, None, 1 + len(epsilons) // 300)  # this one matters near 1 only
         left = np.maximum(0, 1 - deltas[few][None, :] - rates[:, None])
         other = 1 - (np.exp(-epsilons[few])[None, :] * left).max(axis=1)
     return np.asarray(np.clip(np.minimum(one, other), rates, 1))
@@ -109,16 +104,22 @@ def roc(epsilons: FloatArray, deltas: FloatArray, rates: FloatArray) -> FloatArr
 
 def group(epsilons: FloatArray, deltas: FloatArray, size: int, delta: float) -> float:
     """Return epsilon at delta of a group: the ROC applied `size` times, rounded up in between."""
-    rates = np.geomspace(1e-300, 1, 4000)
-    found = rates
-    for _ in range(size):
-        found = roc(epsilons, deltas, found)
-    if found[0] > delta:
+    rates = np.geomspace(1e-300, 1, 300)
+    start = np.flatnonzero(_repeated(epsilons, deltas, size, rates) <= delta)
+    if len(start) == 0:
         return math.inf
+    rates = np.geomspace(rates[start[-1]], 1, 1500)
+    found = _repeated(epsilons, deltas, size, rates)
     # Between two rates the ROC is at most what it is at the higher one.
     over = found[1:] > delta
     values = np.log(found[1:][over] - delta) - np.log(rates[:-1][over])
     return float(np.max(values, initial=0.0))
+
+
+def _repeated(epsilons: FloatArray, deltas: FloatArray, size: int, rates: FloatArray) -> FloatArray:
+    for _ in range(size):
+        rates = roc(epsilons, deltas, rates)
+    return rates
 
 
 def tight_mu(profile: Profile, least: float) -> float:

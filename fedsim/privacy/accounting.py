@@ -294,11 +294,11 @@ def group_epsilon(found: Account, size: int, delta: float) -> float:
 
 def _all_lines(found: Account) -> tuple[FloatArray, FloatArray]:
     """Return the profile, and beyond what loss distributions resolve, Rényi's."""
-    epsilons, deltas = lines(found)
+    epsilons, deltas = lines(found, 900)
     top = found.renyi.epsilon(1e-300)
     if not math.isfinite(top) or top <= epsilons[-1]:
         return epsilons, deltas
-    more = np.linspace(epsilons[-1], top, 400)[1:]
+    more = np.linspace(epsilons[-1], top, 300)[1:]
     least = min(float(deltas[-1]), found.renyi.delta(float(epsilons[-1])))
     beyond = np.array([found.renyi.delta(float(e)) for e in more])
     deltas = np.append(deltas[:-1], least)
