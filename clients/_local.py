@@ -1,7 +1,7 @@
 """What gradient-based local algorithms share: one local training, from model to update."""
 
 from fedsim import rng, training
-from fedsim.clients.dp_sgd import DpSgd
+from fedsim.clients.dp_sgd import train_clipped
 from fedsim.core import ClientContext, Memo, Recipe, Task, Update
 from fedsim.models import get_change
 
@@ -13,7 +13,7 @@ def train_locally(
 ) -> tuple[Update, Memo]:
     """Train the task's module and return its change as an update weighted by the examples."""
     if recipe.clipping:
-        return DpSgd.of(recipe, recipe.clipping).train(task, memo, ctx)
+        return train_clipped(task, memo, ctx, recipe)
     state = task.optimizer.start(training.trainable(task.module))
     if recipe.keep_optimizer:
         training.restore_optimizer(state, memo)

@@ -3,13 +3,16 @@
 Abadi et al., "Deep learning with differential privacy", CCS 2016, Algorithm 1: batches are drawn by
 Poisson sampling, gradients are clipped to `clipping_norm` in L2 norm, summed, Gaussian noise of
 standard deviation `noise_multiplier` x `clipping_norm` is added to the sum, and the result is
-divided by the expected batch size. The noise comes from the experiment's seed, so that a run can be
-repeated: whoever knows the seed can subtract it. It shows what privacy costs; it gives none.
+divided by the expected batch size.
+
+As a local algorithm of its own its noise comes from the experiment's seed and from a quick
+generator: it shows what privacy costs and gives none. `privacy.unit = "example"` makes the steps of
+any other local algorithm like these, with noise that is accounted (`fedsim.privacy.example`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any, ClassVar, cast
 
 import torch
@@ -19,10 +22,14 @@ from torch import Tensor, nn
 from fedsim import dropout, rng, training
 from fedsim.core import ClientContext, Clipping, Memo, Recipe, Task, Update
 from fedsim.models import get_change
+from fedsim.privacy import example
 from fedsim.privacy.clipping import Clipper, mixes_examples
 from fedsim.privacy.sampling import poisson_batch
 
-__all__ = ["DpSgd", "draw_noise", "noise_stream"]
+__all__ = ["DpSgd", "draw_noise", "mean_maker", "noise_stream", "norm_of", "train_clipped"]
+
+#: (clipped sums, one per parameter) -> gradients of a step, with noise
+Means = Callable[[list[Tensor]], list[Tensor]]
 
 
 _PIECE = 2**15  # numbers stepped at a time: a multiple of sixteen
@@ -49,12 +56,6 @@ class DpSgd:
         "DP-SGD with seeded noise: simulated, not private. No epsilon is accounted for this run."
     )
 
-    @classmethod
-    def of(cls, recipe: Recipe, clipping: Clipping) -> "DpSgd":
-        """Return what takes a recipe's steps, clipped."""
-        steps = recipe.epochs, recipe.steps, recipe.batch_size, recipe.keep_optimizer
-        return cls(clipping.clipping_norm, clipping.noise_multiplier, *steps)
-
     @property
     def recipe(self) -> Recipe:
         """Return the steps of local training: the engine may take those of many clients at once."""
@@ -68,43 +69,85 @@ class DpSgd:
 
     def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:
         """Train on the shard; the update weighs as many as there are examples."""
-        state = task.optimizer.start(training.trainable(task.module))
-        if self.keep_optimizer:
-            training.restore_optimizer(state, memo)
-        with rng.torch_stream(ctx.seed, "dropout", round=ctx.round, client=ctx.client):
-            loss = self._descend(task, state, ctx)
-        metrics = {"examples": float(len(task.y))} | ({} if loss is None else {"loss": loss})
-        vector = get_change(task.module, task.model).cpu()
-        update = Update(vector, weight=float(len(task.y)), metrics=metrics)
-        return update, training.save_optimizer(state) if self.keep_optimizer else {}
+        return train_clipped(task, memo, ctx, self.recipe)
 
-    def _descend(
-        self, task: Task, state: dict[str, list[Tensor]], ctx: ClientContext
-    ) -> float | None:
-        """Take all steps; return the mean loss of the examples seen, None if none was."""
-        task.module.train()
-        clip, size = _clipper(task.module, cast(Any, task.loss)), len(task.y)
-        takes_all = task.optimizer.full_batch or not self.batch_size
-        expected = size if takes_all else min(self.batch_size, size)
-        steps = self.steps or self.epochs * -(-size // expected)
-        parameters = training.trainable(task.module)
-        keys = torch.from_numpy(training.client_keys([ctx])).to(task.x.device)
-        noise = noise_stream(ctx)
-        total, seen = 0.0, 0
-        for number in range(steps):
-            chosen = poisson_batch(keys, size, expected / size, number)
-            with dropout.keyed(keys[0], number):
-                clipped = clip(task.x[chosen], task.y[chosen], self.clipping_norm)
-            scale = self.noise_multiplier * self.clipping_norm / expected
-            groups = (
-                _pieces(parameters, clipped.sums) if not state else [(parameters, clipped.sums)]
-            )
-            for own, sums in groups:
-                gradients = _noised(sums, expected, scale, noise)
-                training.take_step(task, Recipe(), own, gradients, [], state, ctx.lr_factor)
-            total += float(clipped.losses.double().sum())
-            seen += len(chosen)
-        return total / seen if seen else None
+
+def train_clipped(
+    task: Task, memo: Memo, ctx: ClientContext, recipe: Recipe
+) -> tuple[Update, Memo]:
+    """Train the task's module by a recipe with clipping; return its change and what to remember."""
+    state = task.optimizer.start(training.trainable(task.module))
+    if recipe.keep_optimizer:
+        training.restore_optimizer(state, memo)
+    with rng.torch_stream(ctx.seed, "dropout", round=ctx.round, client=ctx.client):
+        loss = _descend(task, recipe, state, ctx)
+    metrics = {"examples": float(len(task.y))} | ({} if loss is None else {"loss": loss})
+    vector = get_change(task.module, task.model).cpu()
+    update = Update(vector, weight=float(len(task.y)), metrics=metrics)
+    return update, training.save_optimizer(state) if recipe.keep_optimizer else {}
+
+
+def _descend(
+    task: Task, recipe: Recipe, state: dict[str, list[Tensor]], ctx: ClientContext
+) -> float | None:
+    """Take all steps; return the mean loss of the examples seen, None if none was."""
+    task.module.train()
+    clipping, size = recipe.clipping, len(task.y)
+    assert clipping is not None
+    clip = _clipper(task.module, cast(Any, task.loss))
+    expected, steps = example.steps_of(size, recipe, full_batch=task.optimizer.full_batch)
+    parameters = training.trainable(task.module)
+    anchors = [p.detach().clone() for p in parameters] if recipe.adjust else []
+    keys = torch.from_numpy(training.client_keys([ctx])).to(task.x.device)
+    draw, means = (
+        _drawer(clipping, ctx, keys, size, expected),
+        mean_maker(clipping, ctx, expected, size),
+    )
+    total, seen = 0.0, 0
+    for number in range(steps):
+        chosen = draw(number).to(task.x.device)
+        with dropout.keyed(keys[0], number):
+            clipped = clip(task.x[chosen], task.y[chosen], norm_of(clipping))
+        groups = [(parameters, clipped.sums)]
+        if not state and not recipe.adjust and clipping.source == "torch":
+            groups = list(_pieces(parameters, clipped.sums))
+        for own, sums in groups:
+            training.take_step(task, recipe, own, means(sums), anchors, state, ctx.lr_factor)
+        total += float(clipped.losses.double().sum())
+        seen += len(chosen)
+    return total / seen if seen else None
+
+
+def norm_of(clipping: Clipping) -> float:
+    """Return the norm that gradients are clipped to."""
+    is_simulated = clipping.source == "torch"
+    return clipping.clipping_norm if is_simulated else example.bound(clipping.clipping_norm)
+
+
+def _drawer(
+    clipping: Clipping, ctx: ClientContext, keys: Tensor, size: int, expected: int
+) -> Callable[[int], Tensor]:
+    """Return what draws the batch of each step, called once for each in turn."""
+    if clipping.source == "torch":
+        return lambda number: poisson_batch(keys, size, expected / size, number)
+    stream = example.stream_of(ctx)
+    return lambda number: example.batch(stream, size, expected)
+
+
+def mean_maker(clipping: Clipping, ctx: ClientContext, expected: int, size: int) -> Means:
+    """Return what makes noisy means of a client's clipped sums, step after step."""
+    norm, multiplier = clipping.clipping_norm, clipping.noise_multiplier
+    if clipping.source == "torch":
+        scale = multiplier * norm / expected
+        return partial(_noised, expected=expected, scale=scale, noise=noise_stream(ctx))
+    return partial(
+        example.noisy_mean,
+        clipping_norm=norm,
+        noise_multiplier=multiplier,
+        expected=expected,
+        examples=size,
+        stream=example.stream_of(ctx),
+    )
 
 
 def _noised(

@@ -137,11 +137,13 @@ class Clipping:
     """What DP-SGD does to a step: each example's gradient is clipped, noise is added to their sum.
 
     `noise_multiplier` x `clipping_norm` is the noise's standard deviation. Batches are Poisson
-    samples, and the sum is divided by the number of examples expected in one.
+    samples, and the sum is divided by the number of examples expected in one. `source`: of batches
+    and noise: "torch" is quick and simulates, "chacha20" is what may be accounted.
     """
 
     clipping_norm: float
     noise_multiplier: float
+    source: Literal["torch", "chacha20"] = "torch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class Recipe:
 
     `epochs` passes in batches of `batch_size` (0: the whole shard), or exactly `steps` batches.
     `adjust` changes the gradients of a step. `keep_optimizer`: its state lives between rounds.
-    With `clipping` it is DP-SGD, which adjusts nothing else.
+    With `clipping` it is DP-SGD: what is adjusted then are gradients that have their noise.
     """
 
     epochs: int = 1

@@ -218,8 +218,9 @@ def layers_with_rules(module: nn.Module) -> list[nn.Module] | None:
     found: list[nn.Module] = []
     seen: set[nn.Parameter] = set()
     for child in module.modules():
-        own = [p for p in child.parameters(recurse=False) if p.requires_grad]
-        if not own:
+        below = {p for inner in child.children() for p in inner.parameters()}
+        own = [p for p in child.parameters(recurse=False) if p.requires_grad and p not in below]
+        if not own:  # none, or other names for those of a child, as in Opacus's LSTM
             continue
         if not _has_rule(child) or seen & set(own):  # tied weights: their norm is of the sum
             return None
@@ -231,6 +232,8 @@ def layers_with_rules(module: nn.Module) -> list[nn.Module] | None:
 def _has_rule(layer: nn.Module) -> bool:
     if type(layer) is nn.Embedding:
         return layer.max_norm is None and not layer.scale_grad_by_freq and not layer.sparse
+    if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
+        return True
     return type(layer) in _DENSE or type(layer) in _NORMS
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from fedsim import dropout
-from fedsim.clients.dp_sgd import draw_noise, noise_stream
-from fedsim.core import ClientContext, Clipping, Memo, Recipe, Task
+from fedsim.clients.dp_sgd import Means, mean_maker, norm_of
+from fedsim.core import ClientContext, Memo, Recipe, Task
 from fedsim.losses import Loss
 from fedsim.privacy.clipping import (
     Clipped,
@@ -69,7 +69,10 @@ def fit_clipped(
     stacked = [p.expand(len(places), *p.shape).clone() for p in anchors]
     state, clip = start_state(task, recipe, stacked, memos), StackedClipper(module, task.loss)
     keys = torch.from_numpy(client_keys(contexts)).to(task.x.device)
-    streams = [noise_stream(ctx) for ctx in contexts]
+    makers = [
+        mean_maker(clipping, ctx, expected, size)
+        for ctx, expected, size in zip(contexts, schedule.expected, schedule.sizes, strict=True)
+    ]
     totals = torch.zeros(len(places), dtype=torch.float64, device=task.x.device)
     for number, step in enumerate(schedule.steps):
         parameters = [p[: step.clients] for p in stacked]
@@ -80,13 +83,13 @@ def fit_clipped(
             x, y = take_rows(task.x, chosen), task.y[chosen]
             is_whole = len(rows) == step.clients
             own = parameters if is_whole else [p[rows] for p in parameters]
-            clipped = clip(own, Batches(x, y, is_real, keys[rows], number), clipping.clipping_norm)
+            clipped = clip(own, Batches(x, y, is_real, keys[rows], number), norm_of(clipping))
             sums = clipped.sums if is_whole else _placed(sums, rows, clipped.sums, parameters)
             totals[rows] += torch.where(is_real, clipped.losses, 0.0).double().sum(dim=1)
         sums = sums or [torch.zeros_like(p) for p in parameters]  # no client has a batch
-        _add_noise(sums, clipping, schedule.expected, streams)
+        _make_means(sums, makers)
         current = {name: [t[: step.clients] for t in tensors] for name, tensors in state.items()}
-        take_step(task, Recipe(), parameters, sums, [], current, contexts[0].lr_factor)
+        take_step(task, recipe, parameters, sums, anchors, current, contexts[0].lr_factor)
     torch._foreach_sub_(stacked, anchors)
     return Change(module, stacked), totals / schedule.seen, memos_of(state, recipe, len(places))
 
@@ -109,21 +112,10 @@ def _placed(
 
 
 @torch.no_grad()
-def _add_noise(
-    sums: list[Tensor],
-    clipping: Clipping,
-    expected: Sequence[int],
-    streams: Sequence[torch.Generator],
-) -> None:
+def _make_means(sums: list[Tensor], makers: Sequence[Means]) -> None:
     """Make noisy means of clipped sums, in place: client by client, as each draws its own noise."""
-    shapes = [total.shape[1:] for total in sums]
-    for client in range(len(sums[0])):
-        own = [total[client] for total in sums]
-        torch._foreach_div_(own, float(expected[client]))
-        scale = clipping.noise_multiplier * clipping.clipping_norm / expected[client]
-        if scale:
-            drawn = draw_noise(shapes, scale, streams[client])
-            torch._foreach_add_(own, [noise.to(own[0]) for noise in drawn])
+    for own, means in zip(zip(*sums, strict=True), makers, strict=False):
+        torch._foreach_copy_(list(own), means(list(own)))
 
 
 class StackedClipper:

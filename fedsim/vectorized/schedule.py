@@ -6,7 +6,7 @@ clients' batches differ in size is a batch padded, and `groups` bounds what that
 Poisson batches of DP-SGD differ by chance: the clients of a step are put into `buckets`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fedsim.core import ClientContext, Recipe
+from fedsim.privacy.example import batch, steps_of, stream_of
 from fedsim.privacy.sampling import poisson_members
 from fedsim.training import client_keys, epoch_orders
 
@@ -85,13 +86,15 @@ class Schedule:
     """All steps of some clients, in the order in which they are stacked.
 
     `seen` [clients] is how many examples each trains on, epochs counted; `padding` is computed over
-    real examples, at least 1. `expected` is the size of each client's Poisson batches.
+    real examples, at least 1. `expected` is the size of each client's Poisson batches, `sizes`
+    are those of the shards they come from.
     """
 
     steps: list[Step]
     seen: Tensor
     padding: float
     expected: Sequence[int] = ()
+    sizes: Sequence[int] = ()
 
 
 def batch_sizes(size: int, recipe: Recipe, *, full_batch: bool) -> list[int]:
@@ -100,9 +103,10 @@ def batch_sizes(size: int, recipe: Recipe, *, full_batch: bool) -> list[int]:
     >>> batch_sizes(5, Recipe(batch_size=2, epochs=2), full_batch=False)
     [2, 2, 1, 2, 2, 1]
     """
-    width = size if full_batch else recipe.batch_size or size
     if recipe.clipping:  # in expectation
-        return [min(width, size)] * (recipe.steps or recipe.epochs * -(-size // width))
+        expected, steps = steps_of(size, recipe, full_batch=full_batch)
+        return [expected] * steps
+    width = size if full_batch else recipe.batch_size or size
     one_pass = [min(width, size - start) for start in range(0, size, width)]
     passes = recipe.epochs if recipe.steps is None else -(-recipe.steps // len(one_pass))
     return (one_pass * passes)[: recipe.steps]
@@ -192,14 +196,13 @@ def plan_poisson(
     full_batch: bool,
 ) -> Schedule:
     """Stack the Poisson batches of DP-SGD; clients with the most steps come first."""
-    keys = torch.from_numpy(client_keys(contexts))
     batches = [batch_sizes(size, recipe, full_batch=full_batch) for size in sizes]
     expected = [own[0] for own in batches]
-    rates = [e / size for e, size in zip(expected, sizes, strict=True)]
+    draw = _drawer(recipe, sizes, expected, contexts)
     planned, computed, seen = [], 0, np.zeros(len(sizes), dtype=np.int64)
     for number in range(len(batches[0])):
         active = sum(len(own) > number for own in batches)
-        drawn = poisson_members(keys[:active], sizes[:active], rates[:active], number).numpy()
+        drawn = draw(active, number)
         counts = drawn.sum(axis=1)
         is_real = np.arange(counts.max()) < counts[:, None]
         # Padding repeats the client's first example: who computes looks at the counts.
@@ -210,7 +213,29 @@ def plan_poisson(
         computed += sum(len(members) * width for members, width in own)
         seen[:active] += counts
     padding = max(1.0, computed / max(1, int(seen.sum())))
-    return Schedule(planned, _on(device, seen), padding, expected)
+    return Schedule(planned, _on(device, seen), padding, expected, sizes)
+
+
+def _drawer(
+    recipe: Recipe, sizes: Sequence[int], expected: Sequence[int], contexts: Sequence[ClientContext]
+) -> Callable[[int, int], np.ndarray]:
+    """Return (clients, step) -> who of their examples is in the step's batch, each step in turn."""
+    assert recipe.clipping is not None
+    if recipe.clipping.source == "torch":
+        keys = torch.from_numpy(client_keys(contexts))
+        rates = [e / size for e, size in zip(expected, sizes, strict=True)]
+        return lambda active, number: np.asarray(
+            poisson_members(keys[:active], sizes[:active], rates[:active], number)
+        )
+    streams = [stream_of(ctx) for ctx in contexts]
+
+    def members(active: int, number: int) -> np.ndarray:
+        drawn = np.zeros((active, max(sizes)), dtype=np.bool_)
+        for own, stream, size, e in zip(drawn, streams, sizes, expected, strict=False):
+            own[batch(stream, size, e).numpy()] = True
+        return drawn
+
+    return members
 
 
 def buckets(counts: np.ndarray) -> list[tuple[np.ndarray, int]]:
