@@ -20,6 +20,7 @@ from fedsim.core import ClientContext, Memo, Update
 from fedsim.data import gather, sizes_of
 from fedsim.exact import PartialSum
 from fedsim.federation import Federation, from_text
+from fedsim.privacy import central
 from fedsim.tiers import LOW_RANK, MESSAGES, RESIDENT, fit_of
 from fedsim.vectorized.block import Trained, train_block
 from fedsim.vectorized.change import encoded
@@ -41,6 +42,7 @@ class _Block:
     clients: Sequence[int]
     memos: list[Memo]
     limit: Limit
+    seed: int
     total: PartialSum | None = None
     rows: list[messages.Row] = field(default_factory=list)
     replies: list[Message] = field(default_factory=list)
@@ -48,9 +50,8 @@ class _Block:
     last: int = 0
 
     def context(self, place: int) -> ClientContext:
-        seed = self.federation.config.seed
         order = self.order
-        return ClientContext(seed, order.round, self.clients[place], order.lr_factor)
+        return ClientContext(self.seed, order.round, self.clients[place], order.lr_factor)
 
     def instruction(self, place: int) -> Message:
         return Message(content=RecordDict(), metadata=Metadata(**self.metadata(place)))
@@ -106,6 +107,7 @@ def answer(
         clients,
         [{} if state is None else messages.memo_of(state) for state in states],
         limit,
+        federation.client_seed(),
     )
     if tier == RESIDENT:
         _one_by_one(block, range(len(clients)))
@@ -125,7 +127,7 @@ def _one_by_one(block: _Block, places: Sequence[int]) -> None:
                 shard = federation.clients.train(block.clients[place])
                 task = federation.task(block.order.model, [shard])
                 update, memo = local.train(task, block.memos[place], block.context(place))
-                update = federation.encode(update)
+                update = federation.encode(update, block.order.form)
             block.count(place, update, memo, perf_counter() - started)
         except Exception as error:
             block.lose(place, error)
@@ -146,9 +148,8 @@ def _at_once(block: _Block, tier: str, places: Sequence[int]) -> None:
         for trained in parts:
             seconds = (perf_counter() - started) / len(trained.members)
             members = [places[i] for i in trained.members]
-            _count_group(
-                block, replace(trained, members=members), [sizes[i] for i in trained.members], seconds
-            )
+            counts = [sizes[i] for i in trained.members]
+            _count_group(block, replace(trained, members=members), counts, seconds)
             started = perf_counter()
 
 
@@ -157,7 +158,7 @@ def _count_group(block: _Block, trained: Trained, sizes: Sequence[int], seconds:
     form = block.order.form
     metrics = trained.metrics([float(size) for size in sizes])
     weights = [block.federation.weight(float(size)) for size in sizes]
-    change = encoded(trained.change, block.federation.transform)
+    change = encoded(trained.change, block.federation.transform(form))
     if form is None:
         for i, vector in enumerate(change.vectors()):
             update = Update(vector, weights[i], metrics[i])
@@ -170,7 +171,8 @@ def _count_group(block: _Block, trained: Trained, sizes: Sequence[int], seconds:
     if good:
         counted = torch.where(is_good, torch.tensor(weights), 0.0)
         vector = change.weighted_sum(counted.to(trained.losses.device))
-        part = exact.encode_sum(vector, [weights[i] for i in good], form)
+        lanes = central.votes(trained.change.norms().cpu()[is_good], form) if form.has_votes else {}
+        part = exact.encode_sum(vector, [weights[i] for i in good], form, lanes)
         block.total = exact.add_into(block.total, part)
     for i in good:
         block.add_row(trained.members[i], weights[i], metrics[i], seconds)

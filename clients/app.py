@@ -45,11 +45,11 @@ def train(message: Message, context: Context) -> Message:
     """Train on this client's shard and reply with its update."""
     started = perf_counter()
     federation, order, client = _read(message, context)
-    ctx = ClientContext(federation.config.seed, order.round, client, order.lr_factor)
+    ctx = ClientContext(federation.client_seed(), order.round, client, order.lr_factor)
     task = federation.task(order.model, [federation.clients.train(client)])
     update, memo = federation.config.local.train(task, messages.memo_of(context.state), ctx)
     messages.set_memo(context.state, memo)
-    update = federation.encode(update)
+    update = federation.encode(update, order.form)
     seconds = perf_counter() - started
     content = messages.update_content(update, client=client, seconds=seconds)
     return Message(content, reply_to=message)

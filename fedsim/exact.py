@@ -18,6 +18,7 @@ from fedsim.core import Sum, Update
 from fedsim.errors import ConfigError, Problem
 
 __all__ = [
+    "VOTE",
     "FixedPoint",
     "InvalidUpdateError",
     "PartialSum",
@@ -25,12 +26,17 @@ __all__ = [
     "add",
     "add_into",
     "check",
+    "check_lanes",
+    "check_sum",
     "decode",
     "encode",
     "encode_sum",
     "fixed_point",
     "zero",
 ]
+
+#: The lane of `FixedPoint.has_votes`.
+VOTE = "within"
 
 _WORD_BITS = 63  # an int64 without its sign
 _LEAST_FRACTION_BITS = 16
@@ -46,8 +52,8 @@ class InvalidUpdateError(ValueError):
 class FixedPoint:
     """The number format of a run: steps of 2^-fraction_bits, bounds of coordinate and weight.
 
-    `max_norm`: where privacy rests on it, no update of a larger L2 norm enters a sum, nor one that
-    has lanes.
+    `max_norm`: where privacy rests on it, no update of a larger L2 norm enters a sum, nor one with
+    any lane but, with `has_votes`, a single number of at most 1/2 (`fedsim.privacy.central.votes`).
     """
 
     fraction_bits: int
@@ -55,6 +61,7 @@ class FixedPoint:
     max_weight: float
     dimension: int
     max_norm: float | None = None
+    has_votes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +120,7 @@ def accumulate(total: PartialSum | None, update: Update, form: FixedPoint) -> Pa
     check(update, form)
     if total is None:
         total = zero(form, update.lanes)
-    if update.lanes.keys() != total.lanes.keys():
-        names = sorted(update.lanes), sorted(total.lanes)
-        raise InvalidUpdateError(f"lanes {names[0]} differ from {names[1]}")
+    check_lanes(update.lanes, total.lanes)
     _add_rounded(total.vector, update.vector, update.weight * 2.0**form.fraction_bits)
     for name, lane in update.lanes.items():
         _add_rounded(total.lanes[name], lane, 2.0**form.fraction_bits)
@@ -125,10 +130,7 @@ def accumulate(total: PartialSum | None, update: Update, form: FixedPoint) -> Pa
 
 def check(update: Update, form: FixedPoint) -> None:
     """Raise `InvalidUpdateError` for an update that must not enter a sum."""
-    if update.vector.shape != (form.dimension,):
-        raise InvalidUpdateError(
-            f"update has shape {tuple(update.vector.shape)}, the model has ({form.dimension},)"
-        )
+    _check_shape("update", update.vector, form)
     if not 0 < update.weight <= form.max_weight:  # False for NaN too
         raise InvalidUpdateError(
             f"weight {update.weight} is not above 0 and at most {form.max_weight:.6g}, the size of "
@@ -136,20 +138,60 @@ def check(update: Update, form: FixedPoint) -> None:
         )
     _check_range("update", update.vector, form)
     if form.max_norm is not None:
-        _check_norm(update, form.max_norm)
+        _check_private(update, form, form.max_norm)
     for name, lane in update.lanes.items():
         _check_range(f"lane {name!r}", lane, form)
 
 
-def encode_sum(vector: Tensor, weights: Sequence[float], form: FixedPoint) -> PartialSum:
-    """Round a sum of weight x update of several clients, float64, to the number format.
+def check_sum(total: PartialSum, weights: Sequence[float], form: FixedPoint) -> None:
+    """Raise `InvalidUpdateError` for a sum that no valid updates of these weights have.
+
+    What it is made of cannot be seen any more; but every bound of one update holds for it as often
+    as there are terms, with the rounding of each.
+    """
+    _check_shape("sum", total.vector, form)
+    if any(each.dtype != torch.int64 for each in (total.vector, *total.lanes.values())):
+        raise InvalidUpdateError("the sum is not int64")
+    if not all(0 < weight <= form.max_weight for weight in weights):
+        raise InvalidUpdateError(f"a weight is not above 0 and at most {form.max_weight:.6g}")
+    if (total.count, total.weight) != (len(weights), sum(_weight(weight) for weight in weights)):
+        raise InvalidUpdateError("count and weight of the sum are not those of its clients")
+    step, count = 2.0**-form.fraction_bits, len(weights)
+    for values, most in (
+        (total.vector, form.max_weight),
+        *((v, 1.0) for v in total.lanes.values()),
+    ):
+        low, high = (int(v) for v in values.aminmax()) if values.numel() else (0, 0)
+        if max(-low, high) * step > count * (most * form.max_abs + step):
+            raise InvalidUpdateError(f"a coordinate is beyond what {count} updates sum up to")
+    if form.max_norm is not None:
+        _check_private_sum(total, form, form.max_norm)
+
+
+def check_lanes(lanes: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
+    """Raise `InvalidUpdateError` for lanes that cannot be added to others."""
+    shapes, wanted = ({k: tuple(v.shape) for k, v in both.items()} for both in (lanes, others))
+    if shapes != wanted:
+        raise InvalidUpdateError(f"lanes {shapes} differ from {wanted}")
+
+
+def encode_sum(
+    vector: Tensor,
+    weights: Sequence[float],
+    form: FixedPoint,
+    lanes: Mapping[str, Tensor] = MappingProxyType({}),
+) -> PartialSum:
+    """Round a sum of weight x update of several clients, float64, and of lanes to the format.
 
     The clients' updates have been checked to be within `form.max_abs` each, so the sum is within
     what `fixed_point` allows for.
     """
     whole = torch.zeros(form.dimension, dtype=torch.int64)
     _add_rounded(whole, vector, 2.0**form.fraction_bits)
-    return PartialSum(whole, sum(_weight(weight) for weight in weights), len(weights))
+    own = zero(form, lanes).lanes
+    for name, lane in lanes.items():
+        _add_rounded(own[name], lane, 2.0**form.fraction_bits)
+    return PartialSum(whole, sum(_weight(weight) for weight in weights), len(weights), own)
 
 
 def zero(form: FixedPoint, lanes: Mapping[str, Tensor] = MappingProxyType({})) -> PartialSum:
@@ -162,8 +204,7 @@ def add_into(total: PartialSum | None, part: PartialSum) -> PartialSum:
     """Add a part to a running sum, whose memory is reused; None stands for the empty sum."""
     if total is None:
         return part
-    if part.lanes.keys() != total.lanes.keys():
-        raise InvalidUpdateError(f"lanes {sorted(part.lanes)} differ from {sorted(total.lanes)}")
+    check_lanes(part.lanes, total.lanes)
     total.vector.add_(part.vector)
     for name, lane in part.lanes.items():
         total.lanes[name].add_(lane)
@@ -210,15 +251,42 @@ def _add_rounded(total: Tensor, values: Tensor, scale: float) -> None:
         target[start : start + _PIECE] += piece.to(torch.int64)
 
 
-def _check_norm(update: Update, most: float) -> None:
-    if update.lanes:
-        raise InvalidUpdateError(f"lanes {sorted(update.lanes)} are not clipped: none are allowed")
+def _check_shape(what: str, vector: Tensor, form: FixedPoint) -> None:
+    if vector.shape != (form.dimension,):
+        raise InvalidUpdateError(
+            f"{what} has shape {tuple(vector.shape)}, the model has ({form.dimension},)"
+        )
+
+
+def _check_lane_names(lanes: Mapping[str, Tensor], form: FixedPoint) -> None:
+    shapes = {name: tuple(lane.shape) for name, lane in lanes.items()}
+    if shapes != ({VOTE: (1,)} if form.has_votes else {}):
+        raise InvalidUpdateError(f"lanes {shapes} are not bounded: none but a vote is allowed")
+
+
+def _check_private_sum(total: PartialSum, form: FixedPoint, most: float) -> None:
+    _check_lane_names(total.lanes, form)
+    step, count = 2.0**-form.fraction_bits, total.count
+    norm = step * float(torch.linalg.vector_norm(total.vector.double()))
+    room = form.max_weight * most * (1 + 2.0**-40) + step * math.sqrt(form.dimension)
+    if norm > count * room:
+        raise InvalidUpdateError(f"L2 norm {norm:.9g}, beyond what {count} updates sum up to")
+    if form.has_votes and abs(int(total.lanes[VOTE])) * step > count * (0.5 + step):
+        raise InvalidUpdateError(f"votes beyond what {count} updates sum up to")
+
+
+def _check_private(update: Update, form: FixedPoint, most: float) -> None:
+    _check_lane_names(update.lanes, form)
+    if form.has_votes and not float(update.lanes[VOTE].abs()) <= 0.5:
+        raise InvalidUpdateError(f"a vote of {float(update.lanes[VOTE]):.6g} is not within 1/2")
     norm = float(torch.linalg.vector_norm(update.vector, dtype=torch.float64))
     if not norm <= most:
         raise InvalidUpdateError(f"update has L2 norm {norm:.9g}, clipped ones at most {most:.9g}")
 
 
 def _check_range(what: str, values: Tensor, form: FixedPoint) -> None:
+    if not values.is_floating_point():
+        raise InvalidUpdateError(f"{what} is of type {values.dtype}, not of real numbers")
     # One pass: the maximum of |x| is NaN or inf where any x is.
     largest = float(torch.stack(values.aminmax()).abs().max()) if values.numel() else 0.0
     if not math.isfinite(largest):

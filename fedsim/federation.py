@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim import losses, metrics, models
-from fedsim.config.schema import RunConfig
+from fedsim.clients._private import Private
+from fedsim.config.schema import Privacy, RunConfig
 from fedsim.core import Task, Update
+from fedsim.crypto import random_key
 from fedsim.data import ClientData, Examples, Meta
 from fedsim.errors import ConfigError, Problem
-from fedsim.privacy import central
+from fedsim.exact import FixedPoint
+from fedsim.privacy import central, example
 
 __all__ = ["Federation", "Places", "build", "examples_of", "from_text", "to_text"]
 
@@ -88,23 +91,36 @@ class Federation:
         batch = self.config.evaluation.batch_size
         return metrics.evaluate(self.module, x, y, self.loss, self.metrics, batch)
 
-    def encode(self, update: Update) -> Update:
+    def encode(self, update: Update, form: FixedPoint | None) -> Update:
         """Return a client's update as it enters the sum."""
-        vector = self.transform.encode(update.vector.unsqueeze(0))[0]
-        return replace(update, vector=vector, weight=self.weight(update.weight))
+        rows = update.vector.unsqueeze(0)
+        lanes = central.votes(torch.linalg.vector_norm(rows, dim=1), form) or update.lanes
+        vector, weight = self.transform(form).encode(rows)[0], self.weight(update.weight)
+        return replace(update, vector=vector, weight=weight, lanes=lanes)
 
-    @property
-    def transform(self) -> Any:
-        """What is done to updates before they are added up."""
-        privacy = self.config.privacy
-        if privacy.unit == "user":
-            return central.clip(privacy.clipping_norm)
+    def transform(self, form: FixedPoint | None) -> Any:
+        """Return what is done to updates before they are added up in a format, as numbers."""
+        if form is not None and form.max_norm is not None:
+            return central.clip(form.max_norm)
         return self.config.transform
 
     def weight(self, examples: float) -> float:
         """Return what a client counts for: its examples, or at most 1 where they are private."""
         privacy = self.config.privacy
         return central.weight(examples, privacy.weight_cap) if privacy.unit == "user" else examples
+
+    def client_seed(self) -> int:
+        """Return what clients' draws derive from: the run's seed, or a new secret at each call.
+
+        Whoever trains takes one for a block of clients, and keeps it nowhere.
+        """
+        privacy = self.config.privacy
+        is_secret = privacy.unit == "example" and privacy.noise == "secret"
+        return int.from_bytes(random_key()) if is_secret else self.config.seed
+
+    def with_privacy(self, privacy: Privacy) -> "Federation":
+        """Return the same federation with other settings of privacy: what was open is found."""
+        return replace(self, config=_as_private(replace(self.config, privacy=privacy)))
 
     def _set(self, model: Tensor) -> None:
         models.set_vector(self.module, model)
@@ -123,7 +139,7 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
     for folder in reversed(places.code):
         if folder not in sys.path:
             sys.path.insert(0, folder)
-    config = _as_mode(config)
+    config = _as_private(_as_mode(config))
     clients = datasets.open_clients(
         config.data,
         config.partition,
@@ -136,10 +152,10 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
     if config.mode == "pooled":
         clients = datasets.Together(clients)
     configuration.check_data(config, clients.meta, population)
-    module = models.build(config.model, clients.meta, config.seed)
+    module = _module(config, clients.meta)
     blank = _blank(clients.meta)
     _check_forward(config, module, clients.meta, blank)
-    _check_local(config, module)
+    _check_local(config, module, blank)
     device = _device(config.engine.device)
     if device.type == "cpu":
         models.arrange(module.eval(), blank)
@@ -196,6 +212,27 @@ def _as_mode(config: RunConfig) -> RunConfig:
     return replace(config, local=alone, rounds=everyone)
 
 
+def _as_private(config: RunConfig) -> RunConfig:
+    """Make local training DP-SGD where every example is private; the configuration itself stays."""
+    privacy, local = config.privacy, config.local
+    if privacy.unit != "example":
+        return config
+    inner = local.inner if isinstance(local, Private) else local
+    made = Private(inner, privacy.clipping_norm, privacy.noise_multiplier)
+    return replace(config, local=made)
+
+
+def _module(config: RunConfig, meta: Meta) -> nn.Module:
+    """Build the model, where examples are private of layers that have gradients per example."""
+    module = models.build(config.model, meta, config.seed)
+    if config.privacy.unit != "example":
+        return module
+    try:
+        return example.replace_lstm(module)
+    except ValueError as error:
+        raise _unfit_model(config, str(error)) from error
+
+
 def _blank(meta: Meta) -> Tensor:
     """Return two inputs of the data's kind, all zero."""
     dtype = torch.int64 if meta.vocabulary else torch.float32
@@ -220,13 +257,39 @@ def _check_forward(config: RunConfig, module: nn.Module, meta: Meta, blank: Tens
         )
 
 
-def _check_local(config: RunConfig, module: nn.Module) -> None:
+def _check_local(config: RunConfig, module: nn.Module, blank: Tensor) -> None:
     """Refuse a model that the local algorithm cannot train, where it says so."""
     refuses = getattr(config.local, "refuses", None)
     if reason := refuses(module) if refuses else "":
-        name = getattr(config.model, "name", type(config.model).__name__.lower())
-        accepted = f"a model that local algorithm {type(config.local).__name__} can train: {reason}"
-        raise ConfigError([Problem("model.name", name, accepted)])
+        raise _unfit_model(config, reason)
+    if config.privacy.unit == "example" and (name := _changed_buffer(module, blank)):
+        reason = f"training changes its buffer {name}, which no noise would cover"
+        raise _unfit_model(config, reason)
+
+
+def _changed_buffer(module: nn.Module, blank: Tensor) -> str:
+    """Return the name of a buffer that is sent with updates and that training changes, "" if none.
+
+    The module is left as it was.
+    """
+    before = {n: b.clone() for n, b in module.named_buffers() if b.is_floating_point()}
+    if not before:
+        return ""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        module.train()(blank)
+        for name, buffer in module.named_buffers():
+            if name in before and not torch.equal(buffer, before[name]):
+                buffer.copy_(before[name])
+                return name
+    return ""
+
+
+def _unfit_model(config: RunConfig, reason: str) -> ConfigError:
+    name = getattr(config.model, "name", type(config.model).__name__.lower())
+    local = "privacy.unit = 'example'"
+    if not isinstance(config.local, Private):
+        local = f"local algorithm {type(config.local).__name__}"
+    return ConfigError([Problem("model.name", name, f"a model for {local}: {reason}")])
 
 
 def _device(name: str) -> torch.device:

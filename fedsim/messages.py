@@ -7,7 +7,8 @@ stand behind each: `fold` turns a list of replies into fewer replies and changes
 
 import math
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from fedsim import exact
 from fedsim.core import Memo, Update
-from fedsim.exact import FixedPoint, PartialSum
+from fedsim.exact import FixedPoint, InvalidUpdateError, PartialSum
 
 __all__ = [
     "EVALUATE",
@@ -79,7 +80,7 @@ def model_content(order: Train) -> RecordDict:
             "max-weight": order.form.max_weight,
         }
         if order.form.max_norm is not None:
-            config["max-norm"] = order.form.max_norm
+            config |= {"max-norm": order.form.max_norm, "has-votes": order.form.has_votes}
     return RecordDict(
         {
             "model": ArrayRecord({"vector": Array(order.model.cpu().numpy())}),
@@ -96,7 +97,8 @@ def read_instruction(content: RecordDict) -> Train:
     if "fraction-bits" in config:
         bounds = float(config["max-abs"]), float(config["max-weight"])
         norm = float(config["max-norm"]) if "max-norm" in config else None
-        form = FixedPoint(int(config["fraction-bits"]), *bounds, model.numel(), norm)
+        has_votes = bool(config.get("has-votes", False))
+        form = FixedPoint(int(config["fraction-bits"]), *bounds, model.numel(), norm, has_votes)
     return Train(model, int(config["server-round"]), float(config["lr-factor"]), form)
 
 
@@ -127,44 +129,67 @@ def evaluation_content(
 
 
 def rows(content: RecordDict) -> list[Row]:
-    """Return one row per client behind a reply."""
-    names = [str(name) for name in content.config_records["metrics"]["names"]]
-    values = content.array_records["clients"]["values"].numpy()
-    found = [
-        Row(int(own[0]), own[1], own[2], dict(zip(names, own[3:], strict=True)))
-        for own in values.tolist()
-    ]
-    if np.isnan(values).any():  # not every client has every metric
-        return [replace(row, metrics=_present(row.metrics)) for row in found]
-    return found
+    """Return one row per client behind a reply; at least one.
+
+    Raises `fedsim.exact.InvalidUpdateError` for what `update_content` and its like do not write.
+    """
+    with _understood("the table of clients"):
+        names = [str(name) for name in content.config_records["metrics"]["names"]]
+        values = content.array_records["clients"]["values"].numpy().astype(np.float64, copy=False)
+        found = [
+            Row(_whole(own[0]), own[1], own[2], dict(zip(names, own[3:], strict=True)))
+            for own in values.tolist()
+        ]
+        if not found:
+            raise InvalidUpdateError("a reply of no client")
+        if np.isnan(values).any():  # not every client has every metric
+            return [replace(row, metrics=_present(row.metrics)) for row in found]
+        return found
 
 
 def updates(content: RecordDict) -> Update:
-    """Return the update of a reply that one client sent and nobody folded."""
-    (row,) = rows(content)
-    arrays = content.array_records["update"]
-    lanes = {k.removeprefix("lane/"): _tensor(v) for k, v in arrays.items() if k != "vector"}
-    return Update(_tensor(arrays["vector"]), row.weight, row.metrics, lanes)
+    """Return the update of a reply that one client sent and nobody folded.
+
+    Raises `fedsim.exact.InvalidUpdateError` for what `update_content` does not write.
+    """
+    table = rows(content)
+    with _understood("the update"):
+        (row,) = table
+        arrays = content.array_records["update"]
+        lanes = {k.removeprefix("lane/"): _tensor(v) for k, v in arrays.items() if k != "vector"}
+        return Update(_tensor(arrays["vector"]), row.weight, row.metrics, lanes)
 
 
 def partial_sums(content: RecordDict, form: FixedPoint) -> PartialSum:
     """Return a reply to `train` as an exact partial sum, of one client or of many.
 
-    Raises `fedsim.exact.InvalidUpdateError` for an update that must not enter the sum.
+    Raises `fedsim.exact.InvalidUpdateError` for an update that must not enter the sum, and for a
+    sum that no updates that may can have.
     """
     if "update" in content.array_records:
         return exact.encode(updates(content), form)
-    arrays = content.array_records["sum"]
-    lanes = {k.removeprefix("lane/"): _tensor(v) for k, v in arrays.items() if k != "vector"}
-    config = content.config_records["sum-config"]
-    return PartialSum(
-        _tensor(arrays["vector"]), int(str(config["weight"])), int(config["count"]), lanes
-    )
+    table = rows(content)
+    with _understood("the sum"):
+        arrays = content.array_records["sum"]
+        lanes = {k.removeprefix("lane/"): _tensor(v) for k, v in arrays.items() if k != "vector"}
+        config = content.config_records["sum-config"]
+        weight, count = int(str(config["weight"])), int(config["count"])
+        total = PartialSum(_tensor(arrays["vector"]), weight, count, lanes)
+        exact.check_sum(total, [row.weight for row in table], form)
+    return total
 
 
 def read_statistics(content: RecordDict) -> dict[str, Tensor]:
-    """Return the statistics of a reply to `evaluate`: float64 [clients, k] by metric."""
-    return {k: _tensor(v) for k, v in content.array_records["statistics"].items()}
+    """Return the statistics of a reply to `evaluate`: float64 [clients, k] by metric.
+
+    Raises `fedsim.exact.InvalidUpdateError` for what `evaluation_content` does not write.
+    """
+    with _understood("the statistics"):
+        found = content.array_records["statistics"].items()
+        read = {k: _tensor(v) for k, v in found}
+        if any(v.dtype != torch.float64 or v.dim() < 1 for v in read.values()):
+            raise InvalidUpdateError("the statistics are not float64, a row for each client")
+        return read
 
 
 def fold(instruction: RecordDict, replies: Sequence[Message]) -> list[Message]:
@@ -212,11 +237,12 @@ def _fold_updates(instruction: RecordDict, replies: Sequence[Message]) -> list[M
     table, lost, last = [], [], replies[-1]
     for reply in replies:
         try:
+            own = rows(reply.content)
             total = exact.add_into(total, partial_sums(reply.content, form))
-        except exact.InvalidUpdateError as error:
+        except InvalidUpdateError as error:
             lost.append(_as_error(reply, error))
         else:
-            table += rows(reply.content)
+            table += own
     if total is None:
         return lost
     last.content = sum_content(total, table)
@@ -231,7 +257,7 @@ def _fold_statistics(_: RecordDict, replies: Sequence[Message]) -> list[Message]
     return [replies[-1]]
 
 
-def _as_error(reply: Message, error: exact.InvalidUpdateError) -> Message:
+def _as_error(reply: Message, error: InvalidUpdateError) -> Message:
     metadata = reply.metadata
     return Message(error=Error(LOST, f"{type(error).__name__}: {error}"), metadata=metadata)
 
@@ -248,6 +274,24 @@ def _table(rows: Sequence[Row]) -> dict[str, ArrayRecord | ConfigRecord]:
         "clients": ArrayRecord({"values": array}),
         "metrics": ConfigRecord({"names": names}),
     }
+
+
+@contextmanager
+def _understood(what: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a reply is read into an invalid update: a lost client."""
+    try:
+        yield
+    except InvalidUpdateError:
+        raise
+    except Exception as error:
+        reason = f"{what} of the reply cannot be read: {type(error).__name__}: {error}"
+        raise InvalidUpdateError(reason) from error
+
+
+def _whole(number: float) -> int:
+    if number != int(number):
+        raise ValueError(f"{number} is no client")
+    return int(number)
 
 
 def _tensor(array: Array) -> Tensor:

@@ -6,7 +6,7 @@ keeps nothing else, so that whoever consumes it can store, checkpoint, show or s
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -18,11 +18,13 @@ from flwr.app import Message, RecordDict
 from torch import Tensor
 
 from fedsim import exact, messages, metrics, rng, sampling
+from fedsim.config.schema import Privacy
 from fedsim.core import ClientRecord, RoundContext, RoundRecord, State, Update
-from fedsim.errors import RunFailedError
+from fedsim.errors import ConfigError, Problem, RunFailedError
 from fedsim.exact import FixedPoint, InvalidUpdateError, PartialSum
 from fedsim.federation import Federation
 from fedsim.privacy import central
+from fedsim.privacy.adaptive import AdaptiveClipping, update_noise_multiplier
 from fedsim.privacy.noise import Stream
 
 __all__ = ["Admit", "Carrier", "ServerState", "number_format", "run_rounds", "start_state"]
@@ -78,10 +80,11 @@ def start_state(federation: Federation) -> ServerState:
     return ServerState(0, federation.config.strategy.init(federation.initial.double()))
 
 
-def number_format(federation: Federation) -> FixedPoint:
+def number_format(federation: Federation, state: State | None = None) -> FixedPoint:
     """Return the fixed-point format of a run's sums; proves that no cohort can overflow it.
 
-    Raises `ConfigError` where `rounds.max_abs_update` leaves too little precision.
+    `state`: of the strategy, which has the clipping norm of a round where that adapts. Raises
+    `ConfigError` where `rounds.max_abs_update` leaves too little precision.
     """
     sizes, cohort = federation.clients.sizes(), federation.config.rounds.cohort
     privacy = federation.config.privacy
@@ -90,9 +93,10 @@ def number_format(federation: Federation) -> FixedPoint:
         drawn = central.sampling_of(privacy.sampling, federation.population, expected)
         return central.number_format(
             federation.initial.numel(),
-            clipping_norm=privacy.clipping_norm,
-            noise_multiplier=privacy.noise_multiplier or 0.0,
+            clipping_norm=(state or {}).get(central.CLIPPING_NORM, privacy.clipping_norm),
+            noise_multiplier=_update_noise(federation),
             most=drawn.most or (federation.population if drawn.kind == "poisson" else expected),
+            has_votes=privacy.clipping == "adaptive",
         )
     return exact.fixed_point(
         federation.initial.numel(),
@@ -114,12 +118,11 @@ def run_rounds(
     Raises what `admit` raises, and `RunFailedError` when fewer than `rounds.min_results` clients of
     a round count. Its `records` attribute says who was lost and why.
     """
-    form = number_format(federation)
     for number in range(state.round + 1, federation.config.rounds.count + 1):
         started = perf_counter()
         seconds: dict[str, float] = {}
         ids = admit(number, _cohort(federation, number))
-        strategy, answers = _train(grid, nodes, federation, state, number, ids, form, seconds)
+        strategy, answers = _train(grid, nodes, federation, state, number, ids, seconds)
         state = ServerState(number, strategy)
         model = strategy["model"].float()
         values = _training_metrics(answers)
@@ -154,11 +157,10 @@ def _train(
     state: ServerState,
     number: int,
     ids: Sequence[int],
-    form: FixedPoint,
     seconds: dict[str, float],
 ) -> tuple[State, _Answers]:
     """Run the training phase of one round and step the strategy."""
-    config = federation.config
+    config, form = federation.config, number_format(federation, state.strategy)
     order = messages.Train(
         model=state.strategy["model"].float(),
         round=number,
@@ -172,28 +174,54 @@ def _train(
     if config.privacy.unit != "user" or ids:  # nobody drawn: a step of noise alone
         _check_results(answers, number, len(ids), config.rounds.min_results)
     context = RoundContext(config.seed, number, len(ids))
-    stepped = _timed(
-        seconds,
-        "aggregate",
-        lambda: config.strategy.step(
-            state.strategy, _total(federation, number, answers, form), context
-        ),
-    )
-    return stepped, answers
+    step = partial(_step, federation, state.strategy, answers, form, context)
+    return _timed(seconds, "aggregate", step), answers
 
 
-def _total(federation: Federation, number: int, answers: _Answers, form: FixedPoint) -> Any:
-    """Return what the strategy gets: every update, the sum, or the sum with noise."""
-    config = federation.config
-    if config.strategy.needs != "sum":
-        return [answers.updates[client] for client in sorted(answers.updates)]
-    if config.privacy.unit != "user":
-        return exact.decode(exact.add(answers.sums), form)
-    is_secret = config.privacy.noise == "secret"
-    stream = Stream.secret() if is_secret else Stream.seeded(config.seed, "noise", round=number)
+def _step(
+    federation: Federation, state: State, answers: _Answers, form: FixedPoint, context: RoundContext
+) -> State:
+    """Give the strategy what it needs: every update, the sum, or the sum with noise."""
+    strategy, privacy = federation.config.strategy, federation.config.privacy
+    stepped: State
+    if strategy.needs != "sum":
+        stepped = strategy.step(state, [u for _, u in sorted(answers.updates.items())], context)
+        return stepped
+    if privacy.unit != "user":
+        stepped = strategy.step(state, exact.decode(exact.add(answers.sums), form), context)
+        return stepped
+    is_secret, seed, expected = privacy.noise == "secret", context.seed, _expected(federation)
+    stream = Stream.secret() if is_secret else Stream.seeded(seed, "noise", round=context.round)
     total = exact.add(answers.sums) if answers.sums else exact.zero(form)
-    multiplier = config.privacy.noise_multiplier or 0.0
-    return central.noised(total, form, multiplier, _expected(federation), stream)
+    noisy = central.noised(total, form, _update_noise(federation), expected, stream)
+    stepped = strategy.step(state, noisy, context)
+    if privacy.clipping == "adaptive":
+        counted = exact.decode(total, form).lanes.get(exact.VOTE, torch.zeros(1))
+        adaptive = _adaptive(privacy)
+        within = adaptive.released(counted, stream, expected)
+        norm = adaptive.step({"clipping_norm": form.max_norm or 0.0}, within, expected)
+        stepped = stepped | {central.CLIPPING_NORM: norm["clipping_norm"]}
+    return stepped
+
+
+def _adaptive(privacy: Privacy) -> AdaptiveClipping:
+    """Return how the clipping norm moves."""
+    return AdaptiveClipping(
+        privacy.clipping_norm, privacy.target_quantile, privacy.clipping_lr, privacy.bit_noise
+    )
+
+
+def _update_noise(federation: Federation) -> float:
+    """Return the noise multiplier of the sum of updates, beside that of the votes."""
+    privacy = federation.config.privacy
+    multiplier = privacy.noise_multiplier or 0.0
+    if privacy.clipping == "fixed":
+        return multiplier
+    sigma = _adaptive(privacy).sigma(_expected(federation))
+    try:
+        return update_noise_multiplier(multiplier, sigma)
+    except ValueError as error:
+        raise ConfigError([Problem("privacy.bit_noise", privacy.bit_noise, str(error))]) from error
 
 
 def _cohort(federation: Federation, number: int) -> list[int]:
@@ -260,12 +288,16 @@ def _send(
     answers, size = _Answers(), order.model.numel() * _FLOAT_BYTES
     payload = config.transform.size_bytes(order.model.numel()) if kind == messages.TRAIN else 0
     for reply in replies:
-        client = client_of[reply.metadata.src_node_id]
+        client = client_of.get(reply.metadata.src_node_id, -1)
+        if client < 0 or client in answers.records:
+            continue  # not asked, or asked once and answering twice: an answer counts once
         if reply.has_error():
             _lose(answers, client, kind, reply.error.reason or "no reason given", size)
             continue
         try:
-            rows = _read(answers, reply.content, kind, form, is_folded=order.form is not None)
+            rows = messages.rows(reply.content)
+            _check_rows(rows, client, client_of.values(), answers)
+            _read(answers, rows, reply.content, kind, form, is_folded=order.form is not None)
         except InvalidUpdateError as error:
             _lose(answers, client, kind, str(error), size)
         else:
@@ -277,26 +309,43 @@ def _send(
     return answers
 
 
+def _check_rows(
+    rows: Sequence[messages.Row], client: int, asked: Collection[int], answers: _Answers
+) -> None:
+    """Refuse a reply that answers for others than who sent it and those folded into it."""
+    named = {row.client for row in rows}
+    if len(named) < len(rows) or client not in named:
+        raise InvalidUpdateError(f"client {client} answers for {[r.client for r in rows][:5]}")
+    if strange := sorted(named - set(asked) | named & answers.records.keys()):
+        raise InvalidUpdateError(
+            f"it answers for {strange[:5]}, not asked or with an answer already"
+        )
+
+
 def _read(
     answers: _Answers,
+    rows: Sequence[messages.Row],
     content: RecordDict,
     kind: str,
     form: FixedPoint,
     *,
     is_folded: bool,
-) -> list[messages.Row]:
-    """Take a reply's numbers; return a row for each client behind it."""
-    rows = messages.rows(content)
+) -> None:
+    """Take the numbers of a reply whose clients are in `rows`."""
     if kind == messages.EVALUATE:
-        ids = [row.client for row in rows]
-        answers.statistics.append((ids, messages.read_statistics(content)))
+        statistics = messages.read_statistics(content)
+        if any(len(values) != len(rows) for values in statistics.values()):
+            raise InvalidUpdateError("the statistics have not one row for each client")
+        answers.statistics.append(([row.client for row in rows], statistics))
     elif is_folded:
-        answers.sums.append(messages.partial_sums(content, form))
+        part = messages.partial_sums(content, form)
+        if answers.sums:
+            exact.check_lanes(part.lanes, answers.sums[0].lanes)
+        answers.sums.append(part)
     else:
         update = messages.updates(content)
         exact.encode(update, form)  # what cannot be summed does not count here either
         answers.updates[rows[0].client] = update
-    return rows
 
 
 def _record(row: messages.Row, kind: str, size: int, payload: int) -> ClientRecord:
@@ -342,9 +391,16 @@ def _training_metrics(answers: _Answers) -> dict[str, float]:
     for name in names:
         having = [record for record in done if name in record.metrics]
         weight = math.fsum(record.weight for record in having)
-        total = math.fsum(record.weight * record.metrics[name] for record in having)
-        means[f"train/{name}"] = total / weight
+        means[f"train/{name}"] = _sum(r.weight * r.metrics[name] for r in having) / weight
     return means
+
+
+def _sum(values: Iterable[float]) -> float:
+    """Return an exact sum; NaN for one that no number is: infinities of both signs, overflow."""
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):
+        return math.nan
 
 
 def _central(federation: Federation, model: Tensor) -> dict[str, float]:

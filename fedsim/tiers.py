@@ -124,7 +124,7 @@ def _not_low_rank(federation: Federation, recipe: Recipe) -> str:
         return "every example's gradient is clipped"
     if not config.optimizer.is_linear or recipe.adjust or recipe.keep_optimizer:
         return "its steps are not those of SGD alone"
-    if not isinstance(federation.transform, (Unchanged, Clip)):
+    if not isinstance(config.transform, (Unchanged, Clip)):
         return "updates are transformed one by one"
     if config.regularization.l1 or config.regularization.l2:
         return "penalties act on whole weights"

@@ -71,7 +71,26 @@ def _check_privacy(config: RunConfig, refuse: Callable[..., None]) -> None:
     if config.mode != "federated":
         accepted = "'federated' with privacy.unit: baselines have no private form"
         refuse("mode", config.mode, accepted, "Set privacy.unit=none for the baseline.")
-    _check_user_level(config, privacy, refuse)
+    if privacy.unit == "user":
+        _check_user_level(config, privacy, refuse)
+    else:
+        _check_example_level(config, privacy, refuse)
+
+
+def _check_example_level(config: RunConfig, privacy: Privacy, refuse: Callable[..., None]) -> None:
+    local = config.local
+    if getattr(local, "notice", ""):
+        name = type(local).__name__.lower()
+        accepted = "sgd or fedprox: privacy.unit = 'example' trains them by DP-SGD"
+        refuse("local.name", name, accepted, "Set local.name=sgd.")
+    elif local is not None and getattr(local, "recipe", None) is None:
+        name = type(local).__name__.lower()
+        refuse("local.name", name, "a local algorithm that is gradient steps, as sgd and fedprox")
+    defaults = Privacy()
+    for key in ("sampling", "weight_cap", "clipping"):
+        if (value := getattr(privacy, key)) != getattr(defaults, key):
+            accepted = f"{getattr(defaults, key) or 'unset'!s}: it is of unit 'user' alone"
+            refuse(f"privacy.{key}", value, accepted)
 
 
 def _check_user_level(config: RunConfig, privacy: Privacy, refuse: Callable[..., None]) -> None:

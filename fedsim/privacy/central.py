@@ -13,10 +13,12 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fedsim import rng
 from fedsim.core import Sum
-from fedsim.exact import FixedPoint, PartialSum, decode, fixed_point
+from fedsim.exact import VOTE, FixedPoint, PartialSum, decode, fixed_point
 from fedsim.privacy import noise
 from fedsim.privacy.events import Release, Sampling
 from fedsim.privacy.noise import Stream
@@ -24,6 +26,7 @@ from fedsim.privacy.separation import cyclic
 from fedsim.transforms.clip import Clip
 
 __all__ = [
+    "CLIPPING_NORM",
     "clip",
     "draw",
     "noised",
@@ -31,8 +34,12 @@ __all__ = [
     "participations",
     "release",
     "sampling_of",
+    "votes",
     "weight",
 ]
+
+#: Where a run's server state has the clipping norm of the next round, if it adapts.
+CLIPPING_NORM = "privacy/clipping_norm"
 
 _MARGIN = 2.0**-10  # of the clipping norm, for the rounding of norms in whatever way they are found
 _SPREAD = 5.0  # standard deviations of a Poisson cohort beyond which it is cut
@@ -106,16 +113,32 @@ def release(kind: str, population: int, cohort: int, noise_multiplier: float) ->
     return Release("gaussian", noise_multiplier, sampling_of(kind, population, cohort))
 
 
+def votes(norms: Tensor, form: FixedPoint | None) -> dict[str, Tensor]:
+    """Return clients' votes on the clipping norm, added up, as lanes; none unless asked for.
+
+    `norms` [clients] are those of updates before they are clipped. See `adaptive.py`.
+    """
+    if form is None or not form.has_votes or form.max_norm is None:
+        return {}
+    return {VOTE: torch.where(norms <= form.max_norm, 0.5, -0.5).double().sum().reshape(1)}
+
+
 def number_format(
-    dimension: int, *, clipping_norm: float, noise_multiplier: float, most: int
+    dimension: int,
+    *,
+    clipping_norm: float,
+    noise_multiplier: float,
+    most: int,
+    has_votes: bool = False,
 ) -> FixedPoint:
     """Return the fixed-point format of sums of at most `most` clipped updates, and of their noise.
 
     Raises what `fedsim.exact.fixed_point` raises.
     """
     room = clipping_norm * (1 + (noise.LARGEST_NORMAL + 1) * noise_multiplier / most)
+    room = max(room, 0.5) if has_votes else room
     form = fixed_point(dimension, max_abs=room, max_weight=1.0, cohort=most)
-    return replace(form, max_norm=clipping_norm)
+    return replace(form, max_norm=clipping_norm, has_votes=has_votes)
 
 
 def noised(
