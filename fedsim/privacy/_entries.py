@@ -11,6 +11,8 @@ from fedsim.privacy.events import Adjacency, Release, Unit
 
 __all__ = ["Entry", "Spend", "canonical", "entry_from_dict", "grouped", "to_dict"]
 
+_SHORT = 32  # runs of clients that are worth a look whether they were read before
+
 
 @dataclass(frozen=True, slots=True)
 class Spend:
@@ -94,8 +96,15 @@ def _spend_to_dict(spend: Spend) -> dict[str, Any]:
 
 
 def _spend(plain: Mapping[str, Any]) -> Spend:
-    clients = plain.get("clients")
-    return Spend(_release(plain["release"]), None if clients is None else _ids(clients))
+    release, clients = _release(plain["release"]), plain.get("clients")
+    if clients is None or len(clients) > _SHORT:
+        return Spend(release, None if clients is None else _ids(clients))
+    return _spend_of(release, tuple(clients))
+
+
+@lru_cache(maxsize=1024)  # where everybody takes part, round after round
+def _spend_of(release: Release, clients: tuple[int, ...]) -> Spend:
+    return Spend(release, _ids(clients))
 
 
 def _release(plain: Mapping[str, Any]) -> Release:
