@@ -86,10 +86,8 @@ def run(
         federation = _open_federation(config, places, tell)
         if config.privacy.unit != "none":
             tell(Stage("finding the noise that keeps the privacy budget"))
-            config = spending.settled(config, federation.population)
-            federation = replace(
-                federation, config=replace(federation.config, privacy=config.privacy)
-            )
+            federation = spending.settled(federation)
+            config = replace(config, privacy=federation.config.privacy)
         state = start_state(federation)
         _preflight(store, federation, state)
         tell(Stage("choosing how clients are trained"))
@@ -163,7 +161,7 @@ def plan(
     config = _configuration(experiment, overrides)
     code = _code_folders(experiment)
     folder = str(Path(data_dir).resolve()) if data_dir else datasets.default_data_dir()
-    federation = build(config, Places(data_dir=folder, code=code))
+    federation = spending.settled(build(config, Places(data_dir=folder, code=code)))
     config, form = federation.config, number_format(federation)
     sizes, rounds = federation.clients.sizes(), config.rounds
     cohort = min(rounds.cohort or len(sizes), len(sizes))
@@ -356,6 +354,8 @@ class _Session:
         write_atomically(self.folder / "model.safetensors", save(own))
         summary = _summary(self.store.get(self.run_id))
         summary["incidents"] = self.seen_incidents[:_MOST_INCIDENTS]
+        if privacy := self._privacy():
+            summary["privacy"] = privacy
         self.store.finish(self.run_id, status, summary)
         self.log(status)
         path = write_report(self.store, self.run_id)
@@ -372,6 +372,18 @@ class _Session:
         )
         self.tell(RunDone(result))
         return result
+
+    def _privacy(self) -> dict[str, Any]:
+        """Return what has been spent of the data set's budget; nothing where none is kept."""
+        privacy = self.federation.config.privacy
+        if privacy.unit == "none":
+            return {}
+        try:
+            ledger = spending.open_ledger(self.store.root, self.federation)
+            return spending.summary_of(ledger, privacy)
+        except FedsimError as error:  # the run has ended; how, is what must be kept
+            self.log(f"the ledger cannot be read: {error}")
+            return {}
 
     def _hint(self, what: str) -> str:
         return f"{what}; go on with: fedsim resume {self.run_id}"

@@ -1,54 +1,142 @@
 """What a run spends of its data set's privacy budget: between the configuration and the ledger."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from fedsim.clients._private import Private
 from fedsim.config.schema import Privacy, RunConfig
 from fedsim.errors import ConfigError, Problem
 from fedsim.federation import Federation
-from fedsim.privacy import central
-from fedsim.privacy.accounting import ADJACENCY
+from fedsim.privacy import central, example
+from fedsim.privacy.accounting import ADJACENCY, Renyi, epsilon
 from fedsim.privacy.budget import Budget
-from fedsim.privacy.events import Release
-from fedsim.privacy.ledger import Entry, Ledger, Receipt, Spend, ledger_path
+from fedsim.privacy.events import Adjacency, Release
+from fedsim.privacy.ledger import Entry, Ledger, Receipt, Spend, grouped, ledger_path
 
-__all__ = ["Spending", "notice", "open_ledger", "plan_of", "settled"]
+__all__ = [
+    "Spending",
+    "most_spent",
+    "notice",
+    "open_ledger",
+    "plan_of",
+    "settled",
+    "summary_of",
+]
 
 
-def settled(config: RunConfig, population: int) -> RunConfig:
-    """Return the configuration with everything that privacy leaves to be found: delta and noise.
+def settled(federation: Federation) -> Federation:
+    """Return the federation with everything that privacy leaves to be found: delta and noise.
 
     Raises `ConfigError` for a budget that no noise keeps, and for a delta that promises nothing.
     """
-    privacy = config.privacy
+    privacy = federation.config.privacy
     if privacy.unit == "none":
-        return config
-    delta = privacy.delta or population**-1.1
-    if delta >= 1 / population:
-        accepted = f"below 1 / {population}, the clients: else one client may be told all about"
+        return federation
+    members, fewest, whose = _members(federation)
+    delta = privacy.delta or members**-1.1
+    if delta >= 1 / fewest:
+        accepted = f"below 1 / {fewest}, the {whose}: else one may be told all about"
         raise ConfigError([Problem("privacy.delta", delta, accepted)])
     privacy = replace(privacy, delta=delta)
     if privacy.noise_multiplier is None:
         assert privacy.epsilon is not None  # the configuration check has seen to it
-        privacy = replace(privacy, noise_multiplier=_least_noise(config, population, delta))
-    return replace(config, privacy=privacy)
+        found = _least_noise(federation, privacy.epsilon, delta)
+        privacy = replace(privacy, noise_multiplier=found)
+    return federation.with_privacy(privacy)
 
 
-def _least_noise(config: RunConfig, population: int, delta: float) -> float:
+def _members(federation: Federation) -> tuple[int, int, str]:
+    """Return how many members the unit has, of how many each release tells, and who those are."""
+    if federation.config.privacy.unit == "user":
+        return federation.population, federation.population, "clients"
+    sizes = federation.clients.sizes()
+    return int(sizes.sum()), int(sizes.max()), "examples of the largest client"
+
+
+def _least_noise(federation: Federation, budget: float, delta: float) -> float:
+    """Return the least noise with which everybody stays within the budget.
+
+    Which of two clients spends more may depend on the noise, so all are looked at with what was
+    found for the one that spent most.
+    """
     from fedsim.privacy.plan import calibrate_noise
 
-    def releases(noise_multiplier: float) -> list[Release]:
-        privacy = replace(config.privacy, noise_multiplier=noise_multiplier)
-        return [spend.release for spend in plan_of(replace(config, privacy=privacy), population)]
+    privacy = federation.config.privacy
+    assert privacy.unit != "none"
+    adjacency, noise, worst = ADJACENCY[privacy.unit], 1.0, -1
+    planned = plan_of(federation.with_privacy(replace(privacy, noise_multiplier=noise)))
+    hardest = _hardest(spend.release for spend in planned)
+    while True:
+        histories = [[replace(release, noise_multiplier=noise)] for release in hardest]
+        place, spent = _worst(histories, delta, adjacency) if len(hardest) > 1 else (0, 0.0)
+        if place == worst or (worst >= 0 and spent <= budget):
+            return noise
+        is_first, worst = worst < 0, place
 
-    epsilon, unit = config.privacy.epsilon or 0.0, config.privacy.unit
-    assert unit != "none"
-    try:
-        return calibrate_noise(releases, epsilon, delta, ADJACENCY[unit])
-    except ValueError as error:
-        raise ConfigError([Problem("privacy.epsilon", epsilon, str(error))]) from error
+        def with_noise(noise: float, release: Release = hardest[place]) -> list[Release]:
+            return [replace(release, noise_multiplier=noise)]
+
+        try:
+            found = calibrate_noise(with_noise, budget, delta, adjacency)
+        except ValueError as error:
+            raise ConfigError([Problem("privacy.epsilon", budget, str(error))]) from error
+        noise = found if is_first else max(noise, found)
+
+
+def _hardest(releases: Iterable[Release]) -> list[Release]:
+    """Return the releases that no other one exceeds in both its rate and its count."""
+    found: list[Release] = []
+    for release in sorted(releases, key=lambda r: (-r.sampling.rate, -r.count)):
+        if not found or release.count > found[-1].count:
+            found.append(release)
+    return found
+
+
+def _worst(
+    histories: Iterable[Sequence[Release]], delta: float, adjacency: Adjacency
+) -> tuple[int, float]:
+    """Return which list of releases has the largest epsilon, and that epsilon.
+
+    Loss distributions take long; who has a Rényi bound below what another one spent needs none.
+    """
+    bounds = []
+    for place, releases in enumerate(histories):
+        renyi = Renyi(adjacency)
+        for release in releases:
+            renyi = renyi.compose(release)
+        bounds.append((renyi.epsilon(delta), place, releases))
+    worst, most = 0, 0.0
+    for bound, place, releases in sorted(bounds, key=lambda found: -found[0]):
+        if bound <= most:
+            break
+        spent = min(bound, epsilon(releases, delta, adjacency))
+        if spent > most:
+            worst, most = place, spent
+    return worst, most
+
+
+def most_spent(ledger: Ledger, delta: float, adjacency: Adjacency) -> float:
+    """Return the epsilon, at `delta`, of who has spent most, by all runs in a ledger."""
+    return _worst([own for own, _ in ledger.spent().histories()], delta, adjacency)[1]
+
+
+def summary_of(ledger: Ledger, privacy: Privacy) -> dict[str, Any]:
+    """Return what a finished run says about privacy; plain data."""
+    assert privacy.unit != "none"
+    adjacency, delta = ADJACENCY[privacy.unit], privacy.delta or 0.0
+    return {
+        "unit": privacy.unit,
+        "adjacency": adjacency,
+        "epsilon": most_spent(ledger, delta, adjacency),
+        "delta": delta,
+        "cap": privacy.epsilon,
+        "noise_multiplier": privacy.noise_multiplier,
+        "noise": privacy.noise,
+        "runs": len(ledger.spent().runs),
+    }
 
 
 def notice(config: RunConfig) -> str:
@@ -58,17 +146,49 @@ def notice(config: RunConfig) -> str:
     return str(getattr(config.local, "notice", ""))
 
 
-def plan_of(config: RunConfig, population: int) -> tuple[Spend, ...]:
-    """Return everything that a run of all its rounds releases, for the client most often in it."""
-    privacy, rounds = config.privacy, config.rounds
-    cohort = min(rounds.cohort or population, population)
-    count = central.participations(privacy.sampling, population, cohort, rounds.count)
-    return (Spend(replace(_release(privacy, population, cohort), count=count)),)
+def plan_of(federation: Federation) -> tuple[Spend, ...]:
+    """Return everything that a run of all its rounds releases, for the clients most often in it.
+
+    In unit "example" that is for each client all rounds: nobody knows who will be asked.
+    """
+    config, population = federation.config, federation.population
+    if config.privacy.unit == "example":
+        rounds = config.rounds.count
+        return grouped(
+            {
+                client: replace(release, count=release.count * rounds)
+                for client, release in _by_client(federation, range(population)).items()
+            }
+        )
+    cohort = min(config.rounds.cohort or population, population)
+    sampling = config.privacy.sampling
+    count = central.participations(sampling, population, cohort, config.rounds.count)
+    return (Spend(replace(_central(federation), count=count)),)
 
 
-def _release(privacy: Privacy, population: int, cohort: int) -> Release:
+def _central(federation: Federation) -> Release:
+    """Return the server's release of a round, which is of all clients' data."""
+    privacy, population = federation.config.privacy, federation.population
+    expected = min(federation.config.rounds.cohort or population, population)
     assert privacy.noise_multiplier is not None
-    return central.release(privacy.sampling, population, cohort, privacy.noise_multiplier)
+    return central.release(privacy.sampling, population, expected, privacy.noise_multiplier)
+
+
+def _by_client(federation: Federation, clients: Iterable[int]) -> Mapping[int, Release]:
+    """Return what each client releases of its own examples in a round."""
+    config, sizes = federation.config, federation.clients.sizes().tolist()
+    noise, full_batch = config.privacy.noise_multiplier, config.optimizer.full_batch
+    assert noise is not None
+    assert isinstance(config.local, Private)
+    recipe = config.local.recipe
+    by_size: dict[int, Release] = {}
+    found = {}
+    for client in clients:
+        size = sizes[client]
+        if size not in by_size:
+            by_size[size] = example.release(size, recipe, noise, full_batch=full_batch)
+        found[client] = by_size[size]
+    return found
 
 
 def open_ledger(root: Path, federation: Federation) -> Ledger:
@@ -91,13 +211,13 @@ class Spending:
     on_receipt: Callable[[Receipt], None] = lambda receipt: None
 
     def __call__(self, round: int, cohort: Sequence[int]) -> Sequence[int]:
-        """Spend a round; raises `BudgetExceededError`, `LedgerError` or `SetupError`."""
-        config, population = self.federation.config, self.federation.population
-        privacy, expected = config.privacy, config.rounds.cohort or population
+        """Spend a round and return who may take part, in the order of `cohort`.
+
+        In unit "example" clients whose own budget is out stay behind. Raises
+        `BudgetExceededError`, `LedgerError` or `SetupError`.
+        """
+        privacy = self.federation.config.privacy
         assert privacy.unit != "none"
-        spend = Spend(_release(privacy, population, min(expected, population)))
-        if privacy.sampling == "cyclic" and len(cohort) < population:
-            spend = replace(spend, clients=tuple(sorted(cohort)))
         entry = Entry(
             run=self.run,
             round=round,
@@ -105,9 +225,24 @@ class Spending:
             dataset=self.federation.clients.meta.name,
             time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             adjacency=ADJACENCY[privacy.unit],
-            spends=(spend,),
-            plan=() if self.run in self.ledger.spent().runs else plan_of(config, population),
+            spends=self._spends(cohort),
+            plan=() if self.run in self.ledger.spent().runs else plan_of(self.federation),
         )
         budget = Budget(privacy.epsilon, privacy.delta or 0.0) if privacy.epsilon else None
-        self.on_receipt(self.ledger.admit(entry, budget))
-        return cohort
+        if privacy.unit == "user" or budget is None:
+            self.on_receipt(self.ledger.admit(entry, budget))
+            return cohort
+        receipt = self.ledger.admit_those_left(entry, budget)
+        self.on_receipt(receipt)
+        left = {client for spend in receipt.entry.spends for client in spend.clients or ()}
+        return [client for client in cohort if client in left]
+
+    def _spends(self, cohort: Sequence[int]) -> tuple[Spend, ...]:
+        federation = self.federation
+        privacy, population = federation.config.privacy, federation.population
+        if privacy.unit == "example":
+            return grouped(_by_client(federation, cohort))
+        spend = Spend(_central(federation))
+        if privacy.sampling == "cyclic" and len(cohort) < population:
+            spend = replace(spend, clients=tuple(sorted(cohort)))
+        return (spend,)

@@ -1,5 +1,6 @@
 """Print how a run ended: a summary table and the report's path last, or one JSON object."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fedsim.cli._output import print_json, print_table
@@ -27,6 +28,7 @@ def print_result(result: Any, *, as_json: bool) -> None:
                 "folder": str(result.folder),
                 "report": str(result.report),
                 "notice": result.stored.facts.get("notice", ""),
+                "privacy": summary.get("privacy"),
             }
         )
         return
@@ -49,6 +51,19 @@ def print_result(result: Any, *, as_json: bool) -> None:
             ]
         ],
     )
+    if privacy := summary.get("privacy"):
+        print(_privacy(privacy))
     if notice := result.stored.facts.get("notice"):
         print(notice)
     print(result.report)
+
+
+def _privacy(spent: Mapping[str, Any]) -> str:
+    """Return the line about privacy: of the client that spent most, by all runs on the data set."""
+    cap = "no cap" if spent["cap"] is None else f"cap {number(spent['cap'])}"
+    runs = f"by {spent['runs']} run{'s' if spent['runs'] > 1 else ''} on this data set"
+    return (
+        f"privacy: unit {spent['unit']} ({spent['adjacency']}), epsilon {number(spent['epsilon'])} "
+        f"at delta {number(spent['delta'])} ({cap}), noise multiplier "
+        f"{number(spent['noise_multiplier'])}; spent {runs}"
+    )
