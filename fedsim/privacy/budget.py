@@ -17,6 +17,9 @@ two rules; which one can apply is settled by the ledger's first entry, before an
    delta, fixed likewise, pays for the chance that a sample was truncated (approximate concentrated
    DP: Whitehouse, Ramdas, Rogers and Wu, ICML 2023).
 
+Runs at the same time are covered as well: filters of a fixed Rényi order hold for mechanisms that
+are interleaved (Haney et al., CCS 2023).
+
 To accept by either rule, whichever suits the outcome, would be a third rule that no theorem covers:
 so where a plan is within the cap, rule 2 counts all of it as spent.
 """

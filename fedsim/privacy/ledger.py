@@ -17,7 +17,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,13 +147,17 @@ class Ledger:
 
         Returns the last entry, None where there is none.
         """
-        receipts = self.receipts()
+        found = self.receipts()
+        self.confirm(found, known)
+        return found[-1] if found else None
+
+    def confirm(self, found: Sequence[Receipt], known: Iterable[tuple[int, str]]) -> None:
+        """Raise `LedgerError` unless what was read has the entries of `known`: (number, hash)."""
         for number, hash in known:
-            if number > len(receipts):
+            if number > len(found):
                 raise _broken(self.path, number, "is missing: a run knows of it")
-            if receipts[number - 1].hash != hash:
+            if found[number - 1].hash != hash:
                 raise _broken(self.path, number, "is not the one that a run knows")
-        return receipts[-1] if receipts else None
 
     def spent(self) -> Spent:
         """Return what has been spent so far, by this and all other processes."""

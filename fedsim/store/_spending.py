@@ -77,9 +77,10 @@ def _spending(store: RunStore, path: Path, run: StoredRun | None = None) -> dict
         for kept in receipts(store, name)
         if _is_of(kept, path)
     ]
-    last = ledger.verify(known)
-    if last is None:
+    ledger.confirm(found, known)
+    if not found:
         return {"path": str(path), "entries": 0, "verified": True, "runs": []}
+    last = found[-1]
     by_run: dict[str, list[Receipt]] = {name: [] for name in runs}
     for receipt in found:
         by_run[receipt.entry.run].append(receipt)
