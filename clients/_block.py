@@ -127,7 +127,7 @@ def _one_by_one(block: _Block, places: Sequence[int]) -> None:
                 shard = federation.clients.train(block.clients[place])
                 task = federation.task(block.order.model, [shard])
                 update, memo = local.train(task, block.memos[place], block.context(place))
-                update = federation.encode(update, block.order.form)
+                update = federation.encode(update, block.order.form, block.context(place))
             block.count(place, update, memo, perf_counter() - started)
         except Exception as error:
             block.lose(place, error)
@@ -158,7 +158,8 @@ def _count_group(block: _Block, trained: Trained, sizes: Sequence[int], seconds:
     form = block.order.form
     metrics = trained.metrics([float(size) for size in sizes])
     weights = [block.federation.weight(float(size)) for size in sizes]
-    change = encoded(trained.change, block.federation.transform(form))
+    contexts = [block.context(place) for place in trained.members]
+    change = encoded(trained.change, block.federation.transform(form, contexts))
     if form is None:
         for i, vector in enumerate(change.vectors()):
             update = Update(vector, weights[i], metrics[i])

@@ -49,7 +49,7 @@ def train(message: Message, context: Context) -> Message:
     task = federation.task(order.model, [federation.clients.train(client)])
     update, memo = federation.config.local.train(task, messages.memo_of(context.state), ctx)
     messages.set_memo(context.state, memo)
-    update = federation.encode(update, order.form)
+    update = federation.encode(update, order.form, ctx)
     seconds = perf_counter() - started
     content = messages.update_content(update, client=client, seconds=seconds)
     return Message(content, reply_to=message)

@@ -21,12 +21,12 @@ from fedsim import data as datasets
 from fedsim import losses, metrics, models
 from fedsim.clients._private import Private
 from fedsim.config.schema import Privacy, RunConfig
-from fedsim.core import Task, Update
+from fedsim.core import ClientContext, Task, Update
 from fedsim.crypto import random_key
 from fedsim.data import ClientData, Examples, Meta
 from fedsim.errors import ConfigError, Problem
 from fedsim.exact import FixedPoint
-from fedsim.privacy import central, example
+from fedsim.privacy import central, example, local
 
 __all__ = ["Federation", "Places", "build", "examples_of", "from_text", "to_text"]
 
@@ -91,15 +91,20 @@ class Federation:
         batch = self.config.evaluation.batch_size
         return metrics.evaluate(self.module, x, y, self.loss, self.metrics, batch)
 
-    def encode(self, update: Update, form: FixedPoint | None) -> Update:
+    def encode(self, update: Update, form: FixedPoint | None, ctx: ClientContext) -> Update:
         """Return a client's update as it enters the sum."""
         rows = update.vector.unsqueeze(0)
         lanes = central.votes(torch.linalg.vector_norm(rows, dim=1), form) or update.lanes
-        vector, weight = self.transform(form).encode(rows)[0], self.weight(update.weight)
+        vector, weight = self.transform(form, [ctx]).encode(rows)[0], self.weight(update.weight)
         return replace(update, vector=vector, weight=weight, lanes=lanes)
 
-    def transform(self, form: FixedPoint | None) -> Any:
-        """Return what is done to updates before they are added up in a format, as numbers."""
+    def transform(self, form: FixedPoint | None, contexts: Sequence[ClientContext]) -> Any:
+        """Return what is done to clients' updates before they are added up in a format."""
+        privacy = self.config.privacy
+        if privacy.unit == "local":
+            noise, streams = privacy.noise_multiplier or 0.0, map(local.stream, contexts)
+            own = local.mechanism_of(privacy.mechanism, privacy.clipping_norm, noise)
+            return local.Randomized(own, tuple(streams))
         if form is not None and form.max_norm is not None:
             return central.clip(form.max_norm)
         return self.config.transform
@@ -107,7 +112,9 @@ class Federation:
     def weight(self, examples: float) -> float:
         """Return what a client counts for: its examples, or at most 1 where they are private."""
         privacy = self.config.privacy
-        return central.weight(examples, privacy.weight_cap) if privacy.unit == "user" else examples
+        if privacy.unit in ("user", "local"):
+            return central.weight(examples, privacy.weight_cap)
+        return examples
 
     def client_seed(self) -> int:
         """Return what clients' draws derive from: the run's seed, or a new secret at each call.
@@ -115,7 +122,7 @@ class Federation:
         Whoever trains takes one for a block of clients, and keeps it nowhere.
         """
         privacy = self.config.privacy
-        is_secret = privacy.unit == "example" and privacy.noise == "secret"
+        is_secret = privacy.unit in ("example", "local") and privacy.noise == "secret"
         return int.from_bytes(random_key()) if is_secret else self.config.seed
 
     def with_privacy(self, privacy: Privacy) -> "Federation":
@@ -224,11 +231,10 @@ def _as_private(config: RunConfig) -> RunConfig:
 
 def _module(config: RunConfig, meta: Meta) -> nn.Module:
     """Build the model, where examples are private of layers that have gradients per example."""
-    module = models.build(config.model, meta, config.seed)
     if config.privacy.unit != "example":
-        return module
+        return models.build(config.model, meta, config.seed)
     try:
-        return example.replace_lstm(module)
+        return models.build(config.model, meta, config.seed, example.replace_lstm)
     except ValueError as error:
         raise _unfit_model(config, str(error)) from error
 

@@ -23,7 +23,7 @@ from fedsim.core import ClientRecord, RoundContext, RoundRecord, State, Update
 from fedsim.errors import ConfigError, Problem, RunFailedError
 from fedsim.exact import FixedPoint, InvalidUpdateError, PartialSum
 from fedsim.federation import Federation
-from fedsim.privacy import central
+from fedsim.privacy import central, local
 from fedsim.privacy.adaptive import AdaptiveClipping, update_noise_multiplier
 from fedsim.privacy.noise import Stream
 
@@ -98,10 +98,15 @@ def number_format(federation: Federation, state: State | None = None) -> FixedPo
             most=drawn.most or (federation.population if drawn.kind == "poisson" else expected),
             has_votes=privacy.clipping == "adaptive",
         )
+    max_abs, max_weight = federation.config.rounds.max_abs_update, float(sizes.max())
+    if privacy.unit == "local":
+        noise = privacy.noise_multiplier or 1.0
+        max_abs = local.reach(privacy.mechanism, privacy.clipping_norm, noise)
+        max_weight = 1.0
     return exact.fixed_point(
         federation.initial.numel(),
-        max_abs=federation.config.rounds.max_abs_update,
-        max_weight=float(sizes.max()),
+        max_abs=max_abs,
+        max_weight=max_weight,
         cohort=min(cohort or len(sizes), len(sizes)),
     )
 

@@ -10,7 +10,7 @@ from fedsim.clients._private import Private
 from fedsim.config.schema import Privacy, RunConfig
 from fedsim.errors import ConfigError, Problem
 from fedsim.federation import Federation
-from fedsim.privacy import central, example
+from fedsim.privacy import central, example, local
 from fedsim.privacy.accounting import ADJACENCY, Renyi, epsilon
 from fedsim.privacy.budget import Budget
 from fedsim.privacy.events import Adjacency, Release
@@ -50,7 +50,7 @@ def settled(federation: Federation) -> Federation:
 
 def _members(federation: Federation) -> tuple[int, int, str]:
     """Return how many members the unit has, of how many each release tells, and who those are."""
-    if federation.config.privacy.unit == "user":
+    if federation.config.privacy.unit in ("user", "local"):
         return federation.population, federation.population, "clients"
     sizes = federation.clients.sizes()
     return int(sizes.sum()), int(sizes.max()), "examples of the largest client"
@@ -149,7 +149,7 @@ def notice(config: RunConfig) -> str:
 def plan_of(federation: Federation) -> tuple[Spend, ...]:
     """Return everything that a run of all its rounds releases, for the clients most often in it.
 
-    In unit "example" that is for each client all rounds: nobody knows who will be asked.
+    In the units "example" and "local" that is all rounds: nobody knows who will be asked.
     """
     config, population = federation.config, federation.population
     if config.privacy.unit == "example":
@@ -160,6 +160,8 @@ def plan_of(federation: Federation) -> tuple[Spend, ...]:
                 for client, release in _by_client(federation, range(population)).items()
             }
         )
+    if config.privacy.unit == "local":
+        return (Spend(replace(_local(federation), count=config.rounds.count)),)
     cohort = min(config.rounds.cohort or population, population)
     sampling = config.privacy.sampling
     count = central.participations(sampling, population, cohort, config.rounds.count)
@@ -172,6 +174,13 @@ def _central(federation: Federation) -> Release:
     expected = min(federation.config.rounds.cohort or population, population)
     assert privacy.noise_multiplier is not None
     return central.release(privacy.sampling, population, expected, privacy.noise_multiplier)
+
+
+def _local(federation: Federation) -> Release:
+    """Return what a client that is asked releases in a round."""
+    privacy = federation.config.privacy
+    assert privacy.noise_multiplier is not None
+    return local.release(privacy.mechanism, privacy.noise_multiplier)
 
 
 def _by_client(federation: Federation, clients: Iterable[int]) -> Mapping[int, Release]:
@@ -213,7 +222,7 @@ class Spending:
     def __call__(self, round: int, cohort: Sequence[int]) -> Sequence[int]:
         """Spend a round and return who may take part, in the order of `cohort`.
 
-        In unit "example" clients whose own budget is out stay behind. Raises
+        Where clients have budgets of their own, those that have none left stay behind. Raises
         `BudgetExceededError`, `LedgerError` or `SetupError`.
         """
         privacy = self.federation.config.privacy
@@ -242,6 +251,8 @@ class Spending:
         privacy, population = federation.config.privacy, federation.population
         if privacy.unit == "example":
             return grouped(_by_client(federation, cohort))
+        if privacy.unit == "local":
+            return grouped(dict.fromkeys(cohort, _local(federation)))
         spend = Spend(_central(federation))
         if privacy.sampling == "cyclic" and len(cohort) < population:
             spend = replace(spend, clients=tuple(sorted(cohort)))

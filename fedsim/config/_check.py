@@ -72,12 +72,35 @@ def _check_privacy(config: RunConfig, refuse: Callable[..., None]) -> None:
         accepted = "'federated' with privacy.unit: baselines have no private form"
         refuse("mode", config.mode, accepted, "Set privacy.unit=none for the baseline.")
     if privacy.unit == "user":
-        _check_user_level(config, privacy, refuse)
+        _check_user_level(config, refuse)
+    elif privacy.unit == "local":
+        _check_local(config, refuse)
     else:
-        _check_example_level(config, privacy, refuse)
+        _check_example_level(config, refuse)
+    _check_fields(privacy, refuse)
 
 
-def _check_example_level(config: RunConfig, privacy: Privacy, refuse: Callable[..., None]) -> None:
+def _check_fields(privacy: Privacy, refuse: Callable[..., None]) -> None:
+    """Refuse settings of another unit than the one that is set."""
+    defaults = Privacy()
+    if privacy.unit != "local" and privacy.mechanism != defaults.mechanism:
+        refuse("privacy.mechanism", privacy.mechanism, "'gaussian': others are of unit 'local'")
+    for key in ("sampling", "weight_cap", "clipping"):
+        value, usual = getattr(privacy, key), getattr(defaults, key)
+        if privacy.unit != "user" and value != usual:
+            refuse(f"privacy.{key}", value, f"{usual or 'unset'!s}: it is of unit 'user' alone")
+
+
+def _check_local(config: RunConfig, refuse: Callable[..., None]) -> None:
+    if not isinstance(config.transform, Unchanged):
+        name = type(config.transform).__name__.lower()
+        refuse("transform.name", name, "'unchanged': privacy.clipping_norm clips updates")
+    if getattr(config.local, "notice", ""):
+        name = type(config.local).__name__.lower()
+        refuse("local.name", name, "sgd or fedprox: the whole update has noise")
+
+
+def _check_example_level(config: RunConfig, refuse: Callable[..., None]) -> None:
     local = config.local
     if getattr(local, "notice", ""):
         name = type(local).__name__.lower()
@@ -86,14 +109,9 @@ def _check_example_level(config: RunConfig, privacy: Privacy, refuse: Callable[.
     elif local is not None and getattr(local, "recipe", None) is None:
         name = type(local).__name__.lower()
         refuse("local.name", name, "a local algorithm that is gradient steps, as sgd and fedprox")
-    defaults = Privacy()
-    for key in ("sampling", "weight_cap", "clipping"):
-        if (value := getattr(privacy, key)) != getattr(defaults, key):
-            accepted = f"{getattr(defaults, key) or 'unset'!s}: it is of unit 'user' alone"
-            refuse(f"privacy.{key}", value, accepted)
 
 
-def _check_user_level(config: RunConfig, privacy: Privacy, refuse: Callable[..., None]) -> None:
+def _check_user_level(config: RunConfig, refuse: Callable[..., None]) -> None:
     strategy, local = config.strategy, config.local
     if getattr(strategy, "needs", "sum") != "sum":
         name = type(strategy).__name__.lower()

@@ -83,19 +83,21 @@ class Privacy:
     `clipping_norm` in L2 norm and noise is added once to their sum. "example" hides each example of
     a client, from the server too: `local` trains by DP-SGD, its gradients are clipped to
     `clipping_norm` and every step has noise; each client has an account and the whole budget, and
-    leaves when it is spent. `noise_multiplier`: standard deviation of the noise / `clipping_norm`;
-    unset takes the least with which all rounds stay within `epsilon`. `epsilon`, `delta`: the
-    budget of everything ever released about the data set in this unit, kept in a ledger; a round
-    that would pass it is refused (exit code 4). `delta` unset: clients^-1.1, or examples^-1.1. The
-    others are of unit "user" alone. `sampling`: "truncated" and "poisson" ask each client with
-    probability `rounds.cohort` / clients, the first with a ceiling; "fixed" asks exactly
-    `rounds.cohort`; "cyclic" asks all in turn, without amplification. `weight_cap`: clients count
-    by their examples up to so many; unset: all alike. `clipping`: "adaptive" lets the norm follow,
-    from `clipping_norm` on, the `target_quantile` of the updates' norms, at the rate `clipping_lr`,
-    with noise of standard deviation `bit_noise` on the count (unset: a twentieth of the cohort);
-    both noises together are `noise_multiplier`. `noise`: "secret" comes from a cryptographic
-    generator that nobody can repeat, and neither can the run; "seeded" can be repeated and is not
-    private.
+    leaves when it is spent. "local" hides a client's data from the server too: each clips its own
+    update (L1 for "laplace") and randomizes it by `mechanism`, and has an account.
+    `noise_multiplier`: standard deviation of the noise / `clipping_norm`, of unit "local" half of
+    that; for "laplace" the scale's, for "privunit" 1 / the epsilon of an update; unset takes the
+    least with which all rounds stay within `epsilon`. `epsilon`, `delta`: the budget of everything
+    ever released about the data set in this unit, kept in a ledger; a round that would pass it is
+    refused (exit code 4). `delta` unset: clients^-1.1, or examples^-1.1. The others are of unit
+    "user" alone. `sampling`: "truncated" and "poisson" ask each client with probability
+    `rounds.cohort` / clients, the first with a ceiling; "fixed" asks exactly `rounds.cohort`;
+    "cyclic" asks all in turn, without amplification. `weight_cap`: clients count by their examples
+    up to so many; unset: all alike. `clipping`: "adaptive" lets the norm follow, from
+    `clipping_norm` on, the `target_quantile` of the updates' norms, at the rate `clipping_lr`, with
+    noise of standard deviation `bit_noise` on the count (unset: a twentieth of the cohort); both
+    noises together are `noise_multiplier`. `noise`: "secret" comes from a cryptographic generator
+    that nobody can repeat, and neither can the run; "seeded" can be repeated and is not private.
     """
 
     unit: Literal["none", "user", "example", "local"] = "none"
