@@ -140,7 +140,8 @@ def _remove_cutoffs(loss: Any, epsilons: FloatArray) -> FloatArray:
     """Return the largest outputs whose loss is at least epsilon, for a member that is removed."""
     q, variance = loss.sampling_prob, loss.standard_deviation**2
     capped = np.minimum(epsilons, 700.0)
-    unsampled = np.log1p(np.expm1(capped) / q) + (epsilons - capped)
+    with np.errstate(divide="ignore"):  # the least loss there is: at every output
+        unsampled = np.log1p(np.expm1(capped) / q) + (epsilons - capped)
     if q == 1:
         unsampled = epsilons
     shift: float = loss.sensitivity

@@ -25,8 +25,9 @@ divergences; the difference stops here.)
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -328,38 +329,51 @@ def trajectory(
     deltas: Sequence[float],
     adjacency: Adjacency,
     *,
-    points: int = 40,
+    points: int = 30,
 ) -> tuple[list[int], list[list[float]]]:
     """Return epsilon after some rounds, for a plot: rounds (1 is the first), and for each delta.
 
-    On a grid of 1e-3, but for the last round.
+    The last is what is reported; before it, on a wider grid, a few thousandths more at most.
     """
     if not rounds:
         return [], [[] for _ in deltas]
     last = len(rounds)
     shown = sorted({max(1, round(i * last / points)) for i in range(1, points + 1)} | {1, last})
+    final = account([release for one in rounds for release in one], adjacency)
+    ends = [final.epsilon(wanted) for wanted in deltas]
+    interval = _plotted(final, ends)
     found: list[list[float]] = [[] for _ in deltas]
-    merged: dict[Release, int] = {}
+    merged: Counter[Release] = Counter()
     at = 0
-    for end in shown:
-        for one in rounds[at:end]:
-            for release in one:
-                merged[release] = merged.get(release, 0) + 1
+    for end in shown[:-1]:
+        merged.update(release for one in rounds[at:end] for release in one)
         at = end
-        spent = _repeated(merged)
-        now = account(spent, adjacency, interval=INTERVAL if end == last else 10 * INTERVAL)
-        for values, wanted in zip(found, deltas, strict=True):
-            values.append(now.epsilon(wanted))
+        now = account(_multiplied(merged), adjacency, interval=interval)
+        for values, wanted, most in zip(found, deltas, ends, strict=True):
+            values.append(min(now.epsilon(wanted), most))
+    for values, most in zip(found, ends, strict=True):
+        values.append(most)
     return shown, found
 
 
-def _repeated(merged: dict[Release, int]) -> list[Release]:
+def _plotted(final: Account, ends: Sequence[float]) -> float:
+    """Return the interval at which rounding adds about a thousandth to epsilon.
+
+    A release adds less than the interval's square.
+    """
+    releases = sum(count for _, count in final.parts)
+    least = min(ends, default=0.0)
+    if releases == 0 or math.isinf(least):
+        return 10 * INTERVAL
+    return float(np.clip(math.sqrt(1e-3 * least / releases), 10 * INTERVAL, 100 * INTERVAL))
+
+
+def _multiplied(merged: Mapping[Release, int]) -> list[Release]:
     """Return releases with their counts multiplied; "matrix" cannot be, so it is repeated."""
     spent: list[Release] = []
     for release, times in merged.items():
         if release.mechanism == "matrix":
             spent += [release] * times
         else:
-            plain = (release.mechanism, release.noise_multiplier, release.sampling)
-            spent.append(Release(*plain, release.count * times, release.epsilon))
+            spent.append(replace(release, count=release.count * times))
     return spent
