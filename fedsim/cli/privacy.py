@@ -2,7 +2,7 @@
 
 import typer
 
-from fedsim.cli import _privacy_ledger, _privacy_plan
+from fedsim.cli import _privacy_ledger, _privacy_plan, _privacy_report
 
 __all__ = ["app"]
 
@@ -12,3 +12,4 @@ app = typer.Typer(
 
 app.command("plan")(_privacy_plan.plan)
 app.command("ledger")(_privacy_ledger.ledger)
+app.command("report")(_privacy_report.report)

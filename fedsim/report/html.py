@@ -3,10 +3,10 @@
 import importlib
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from fedsim.report._templates import template
 from fedsim.report.plots import COLORS, figure, svg
 from fedsim.report.section import Section, metric_of, number
 
@@ -97,25 +97,16 @@ def _finite(value: Any) -> Any:
 
 
 def _render(run: Any, sections: Sequence[Section]) -> str:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    folder = resources.files("fedsim") / "report" / "templates"
-    environment = Environment(
-        loader=FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     by_key = {section.key: section for section in sections}
     rest = [section for section in sections if section.key not in ("checks", "headline")]
-    return environment.get_template("report.html").render(
+    page: str = template("report.html").render(
         run=run,
         checks=by_key["checks"].data,
         tiles=by_key["headline"].data["tiles"],
         sections=rest,
         verdict=_verdict(run, by_key["checks"].data),
     )
+    return page
 
 
 def _verdict(run: Any, checks: Sequence[Mapping[str, str]]) -> str:

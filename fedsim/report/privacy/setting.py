@@ -1,0 +1,177 @@
+"""Who is trusted, what is released and how: definition, mechanism, sampling."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedsim.privacy.events import Release
+from fedsim.report.privacy.evidence import Evidence
+from fedsim.report.privacy.words import NOT_MEASURED, NOT_RECORDED, SEEDED
+
+__all__ = ["empirical", "mechanism", "sampling", "setting", "tuning", "utility"]
+
+_TRUST = {
+    "user": "The server: it sees each client's clipped update before noise is added to their sum.",
+    "example": "Each client's own machine; its updates are noised before the server sees them.",
+    "local": "Nobody but the client itself: what leaves it is noised already.",
+}
+_RELEASED = "the model after every round, hence also the final one"
+_FEW = 5.0  # expected clients in and out of a cohort below which no test of its size is made
+_RANDOM = ("poisson", "truncated")
+
+
+def setting(evidence: Evidence) -> dict[str, Any]:
+    """Return who is trusted and what is released."""
+    unit = evidence.privacy["unit"]
+    return {
+        "model": {"user": "central", "example": "local to each client", "local": "local"}[unit],
+        "trusted": _TRUST[unit],
+        "secure_aggregation": "none",
+        "simulation": "One machine simulated server and clients: whoever has it has all the data.",
+        "released": _RELEASED,
+        "domain": f"updates of {evidence.run.facts.get('dimension', NOT_RECORDED)} parameters, "
+        f"learned from data set {_dataset(evidence)}",
+    }
+
+
+def _dataset(evidence: Evidence) -> str:
+    if evidence.receipts:
+        return evidence.receipts[0].entry.dataset
+    return str((evidence.run.config.get("data") or {}).get("name") or NOT_RECORDED)
+
+
+def mechanism(evidence: Evidence) -> dict[str, Any]:
+    """Return what was done to updates, as configured: none of it is measured."""
+    privacy, facts = evidence.privacy, evidence.run.facts
+    seeded = privacy.get("noise") == "seeded"
+    unit, multiplier = privacy["unit"], privacy.get("noise_multiplier")
+    norm, cohort = privacy.get("clipping_norm"), _expected(evidence)
+    is_fixed = unit != "local" and privacy.get("clipping", "fixed") == "fixed"
+    std = multiplier * norm if is_fixed and multiplier and norm else None
+    bits = facts.get("fraction_bits")
+    return {
+        "clipping": privacy.get("clipping", "fixed"),
+        "clipping_norm": norm if norm is not None else NOT_RECORDED,
+        "clipping_norm_by_round": _trace(evidence.run.rounds),
+        "noise_multiplier": multiplier if multiplier is not None else NOT_RECORDED,
+        "noise_std_of_sum": std if std is not None else NOT_RECORDED,
+        "noise_std_of_mean": std / cohort if unit == "user" and std and cohort else NOT_RECORDED,
+        "denominator": cohort if unit == "user" and cohort else NOT_RECORDED,
+        "weight_cap": privacy.get("weight_cap") or "none: clients count alike",
+        "participations": _participations(evidence),
+        "arithmetic": f"64-bit fixed point, {bits} fraction bits: sum and noise are integers"
+        if unit == "user" and bits is not None
+        else NOT_RECORDED,
+        "random_numbers": f"{SEEDED}: they follow from the experiment's seed"
+        if seeded
+        else "ChaCha20, its key from the operating system and kept nowhere",
+    }
+
+
+def _expected(evidence: Evidence) -> int | None:
+    rounds, population = evidence.run.config.get("rounds") or {}, evidence.population
+    cohort = rounds.get("cohort") or population
+    return min(cohort, population) if cohort and population else cohort
+
+
+def _trace(rounds: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the clipping norm of rounds where they say it."""
+    names = ("privacy/clipping_norm", "clipping_norm")
+    found = [
+        [r["round"], r["metrics"][name]] for r in rounds for name in names if name in r["metrics"]
+    ]
+    return found or NOT_RECORDED
+
+
+def _participations(evidence: Evidence) -> dict[str, Any]:
+    """Return in how many releases one client's data can be, at most, and how far apart."""
+    found: dict[str, Any] = {"most": NOT_RECORDED, "least_separation": NOT_RECORDED}
+    privacy, population, cohort = evidence.privacy, evidence.population, _expected(evidence)
+    if privacy["unit"] != "user" or not population or not cohort:
+        return found
+    if evidence.own and evidence.own[0].plan:
+        found["most"] = max(spend.release.count for spend in evidence.own[0].plan)
+    is_cyclic = privacy.get("sampling") == "cyclic"
+    return found | {"least_separation": population // cohort if is_cyclic else 1}
+
+
+def sampling(evidence: Evidence, releases: Sequence[Release]) -> dict[str, Any]:
+    """Return who was assumed to take part, who was drawn, and whether the two fit.
+
+    A sampler that draws each client by itself gives cohorts of binomial size. Two tests of that,
+    each two-sided: of the mean (exact), and of the spread (chi-square), which finds cohorts that
+    are always of one size.
+    """
+    kinds = sorted({release.sampling.kind for release in releases})
+    cohorts = [int(row["cohort"]) for row in evidence.run.rounds]
+    privacy = evidence.privacy
+    found: dict[str, Any] = {
+        "accounted": [dict(s) for s in sorted({_plain(release) for release in releases})],
+        "configured": privacy.get("sampling", NOT_RECORDED),
+        "drawn_in_secret": privacy.get("noise", "secret") == "secret",
+        "population": evidence.population or NOT_RECORDED,
+        "expected_cohort": _expected(evidence) or NOT_RECORDED,
+        "cohorts": _sizes(cohorts) if cohorts else NOT_RECORDED,
+        "answered": sum(int(row["results"]) for row in evidence.run.rounds),
+        "lost": sum(int(row["lost"]) for row in evidence.run.rounds),
+        "p_mean": NOT_MEASURED,
+        "p_spread": NOT_MEASURED,
+    }
+    is_user = privacy["unit"] == "user"
+    if is_user and len(kinds) == 1 and kinds[0] in _RANDOM and evidence.population:
+        found |= _tested(cohorts, evidence.population, releases[0].sampling.rate)
+    return found
+
+
+def _plain(release: Release) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(release.to_dict()["sampling"].items()))
+
+
+def _sizes(cohorts: Sequence[int]) -> dict[str, Any]:
+    return {
+        "least": min(cohorts),
+        "mean": sum(cohorts) / len(cohorts),
+        "most": max(cohorts),
+        "rounds": len(cohorts),
+    }
+
+
+def _tested(cohorts: Sequence[int], population: int, rate: float) -> dict[str, Any]:
+    from scipy import stats
+
+    expected, variance = population * rate, population * rate * (1 - rate)
+    if not cohorts or variance < _FEW:
+        return {}
+    tries = population * len(cohorts)
+    found = {"p_mean": float(stats.binomtest(sum(cohorts), tries, rate).pvalue)}
+    if len(cohorts) >= _FEW:
+        spread = sum((cohort - expected) ** 2 for cohort in cohorts) / variance
+        below = float(stats.chi2.cdf(spread, len(cohorts)))
+        found["p_spread"] = 2 * min(below, 1 - below)
+    return found
+
+
+def tuning(evidence: Evidence) -> dict[str, Any]:
+    """Return what looking for good settings cost: as far as it is in the ledger."""
+    others = [name for name in evidence.noise if name != evidence.run.id]
+    return {
+        "status": "not accounted",
+        "in_ledger": others,
+        "without_privacy": [name for name in evidence.bare if name != evidence.run.id],
+        "elsewhere": "Looking at the data, and runs in other stores, are known to nobody here.",
+    }
+
+
+def utility(evidence: Evidence) -> dict[str, Any]:
+    """Return what the model came to."""
+    metrics = evidence.run.summary.get("metrics") or {}
+    return {
+        "metrics": {name: value for name, value in sorted(metrics.items()) if "/" in name},
+        "confidence": NOT_MEASURED,
+        "gap_to_no_privacy": NOT_MEASURED,
+        "signal_to_noise": NOT_MEASURED,
+    }
+
+
+def empirical() -> dict[str, str]:
+    """Return attacks that were tried: none, as far as a ledger tells."""
+    return dict.fromkeys(("audit", "membership_inference", "inversion"), NOT_MEASURED)
