@@ -103,8 +103,9 @@ def noisy_mean(
 def replace_lstm(module: nn.Module) -> nn.Module:
     """Put Opacus's LSTM, of dense layers, in the place of every `nn.LSTM`; return the module.
 
-    torch's own has no gradient per example. Weights, their names and their order stay. Raises
-    `ValueError` for what Opacus has no form of (projections).
+    torch's own has no gradient per example. Weights, their names and their order stay; whoever
+    remembers where the module's numbers are (`fedsim.models` does) has to be told: call it through
+    `models.build`. Raises `ValueError` for what Opacus has no form of (projections).
     """
     for name, child in module.named_children():
         if type(child) is nn.LSTM:

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedsim import losses, registry
+from fedsim import losses, models, registry
 from fedsim.clients.dp_sgd import draw_noise, noise_stream
+from fedsim.clients.fedprox import FedProx
 from fedsim.core import Clipping, Recipe
 from fedsim.data import Meta
 from fedsim.models import get_vector, set_vector
@@ -19,6 +20,7 @@ from fedsim.models.mlp import Mlp
 from fedsim.models.transformer import Transformer
 from fedsim.optimizers.rmsprop import Rmsprop
 from fedsim.optimizers.sgd import Sgd
+from fedsim.privacy.example import replace_lstm
 from fedsim.privacy.sampling import poisson_batch
 from fedsim.training import client_keys
 from fedsim.vectorized import clipped
@@ -32,6 +34,10 @@ RECIPES = [
     replace(RECIPE, epochs=1, batch_size=1),
     replace(RECIPE, clipping=Clipping(0.3, 0.0)),
     replace(RECIPE, clipping=Clipping(1e6, 0.0)),
+    replace(RECIPE, clipping=Clipping(0.8, 0.6, "chacha20")),
+    replace(RECIPE, batch_size=0, clipping=Clipping(0.8, 0.6, "chacha20")),
+    replace(FedProx(mu=0.9, epochs=3, batch_size=3).recipe, clipping=RECIPE.clipping),
+    replace(FedProx(mu=0.9, steps=9, batch_size=1).recipe, clipping=Clipping(0.8, 0.6, "chacha20")),
 ]
 OPTIMIZERS = [registry.load("optimizers", name)(lr=0.05) for name in registry.names("optimizers")]
 OPTIMIZERS += [
@@ -109,6 +115,16 @@ def test_every_model(name, clients, same):
         assert name == "lstm"  # torch has no stacked LSTM; such a run keeps the tier below
         return
     same(made.together(fit_clipped, RECIPE), made.alone(RECIPE))
+
+
+def test_an_lstm_of_dense_layers(clients, same):
+    about = MODELS["lstm"]
+    made = clients(registry.load("models", "lstm")(hidden=9), about)
+    module = models.build(registry.load("models", "lstm")(hidden=9), about, 3, replace_lstm)
+    made.task = replace(made.task, module=module)
+    assert not unsuitable(made.task.module)
+    recipe = replace(RECIPE, clipping=Clipping(0.2, 0.6, "chacha20"))
+    same(made.together(fit_clipped, recipe), made.alone(recipe))
 
 
 @pytest.mark.parametrize("part", OPTIMIZERS, ids=repr)
