@@ -29,6 +29,7 @@ __all__ = [
     "Part",
     "example_losses",
     "factors",
+    "has_rule",
     "layers_with_rules",
     "mixes_examples",
     "one_example",
@@ -222,14 +223,18 @@ def layers_with_rules(module: nn.Module) -> list[nn.Module] | None:
         own = [p for p in child.parameters(recurse=False) if p.requires_grad and p not in below]
         if not own:  # none, or other names for those of a child, as in Opacus's LSTM
             continue
-        if not _has_rule(child) or seen & set(own):  # tied weights: their norm is of the sum
+        if not has_rule(child) or seen & set(own):  # tied weights: their norm is of the sum
             return None
         seen |= set(own)
         found.append(child)
     return found or None
 
 
-def _has_rule(layer: nn.Module) -> bool:
+def has_rule(layer: nn.Module) -> bool:
+    """Say whether the gradients of a layer's own parameters follow from what it takes and gives."""
+    names = {name for name, _ in layer.named_parameters(recurse=False)}
+    if not names <= {"weight", "bias"} or layer._forward_hooks or layer._forward_pre_hooks:
+        return False  # an old weight norm, a layer of somebody's own: more than the rule knows
     if type(layer) is nn.Embedding:
         return layer.max_norm is None and not layer.scale_grad_by_freq and not layer.sparse
     if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
