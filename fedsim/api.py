@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedsim import config as configuration
 from fedsim import data as datasets
-from fedsim import environment, models, report, spending, tiers
+from fedsim import environment, models, privacy_check, report, spending, tiers
 from fedsim.behind import Behind
 from fedsim.config.schema import RunConfig
 from fedsim.core import ClientContext, RoundRecord
@@ -33,10 +33,11 @@ from fedsim.engine.launch import OpenGrid, open_grid, worker_count
 from fedsim.errors import FedsimError, Interrupted, RunFailedError
 from fedsim.events import ClientsDone, Event, RoundDone, RunDone, RunStarted, Stage
 from fedsim.federation import Federation, Places, build, to_text
+from fedsim.privacy.check import Finding
 from fedsim.rounds import Admit, ServerState, number_format, run_rounds, start_state
 from fedsim.store import RunStore, StoredRun, append_receipt
 
-__all__ = ["Listener", "Result", "plan", "resume", "run", "write_report"]
+__all__ = ["Listener", "Result", "check_privacy", "plan", "resume", "run", "write_report"]
 
 _LONG_S = 1.0  # a round: its writing is then not worth hiding
 _MOST_INCIDENTS = 50  # kept with the run; all of them are in its log
@@ -191,6 +192,21 @@ def plan(
         "client_seconds": seconds,
         "estimated_seconds": seconds * cohort * rounds.count / workers,
     }
+
+
+def check_privacy(
+    experiment: Experiment = "digits",
+    overrides: Sequence[str] = (),
+    *,
+    runs: str | Path | None = None,
+    data_dir: str | Path | None = None,
+) -> list[Finding]:
+    """Look for what could make a run less private than its epsilon says; trains nothing.
+
+    Raises what `run` would raise before its first round, but for what has to do with privacy.
+    """
+    config, store = _configuration(experiment, overrides), RunStore(runs)
+    return privacy_check.examine(config, _places(store, data_dir, experiment), store)
 
 
 def write_report(store: RunStore, run_id: str) -> Path:
@@ -479,6 +495,7 @@ def _open_federation(config: RunConfig, places: Places, tell: Listener) -> Feder
     environment.keep_freed_memory()
     federation = build(config, places)
     number_format(federation)  # refuses a run whose sums could overflow
+    privacy_check.must_fit(federation)
     return federation
 
 
@@ -501,6 +518,7 @@ def _facts(
         "device": str(federation.device),
         "execution": asdict(execution),
         "notice": spending.notice(config),
+        "privacy": spending.facts(federation),
         "dimension": form.dimension,
         "fraction_bits": form.fraction_bits,
         "max_abs_update": form.max_abs,

@@ -17,15 +17,12 @@ import torch
 from flwr.app import Message, RecordDict
 from torch import Tensor
 
-from fedsim import exact, messages, metrics, rng, sampling
-from fedsim.config.schema import Privacy
+from fedsim import exact, messages, metrics, rng, sampling, user_level
 from fedsim.core import ClientRecord, RoundContext, RoundRecord, State, Update
-from fedsim.errors import ConfigError, Problem, RunFailedError
+from fedsim.errors import RunFailedError
 from fedsim.exact import FixedPoint, InvalidUpdateError, PartialSum
 from fedsim.federation import Federation
-from fedsim.privacy import central, local
-from fedsim.privacy.adaptive import AdaptiveClipping, update_noise_multiplier
-from fedsim.privacy.noise import Stream
+from fedsim.privacy import local
 
 __all__ = ["Admit", "Carrier", "ServerState", "number_format", "run_rounds", "start_state"]
 
@@ -89,15 +86,8 @@ def number_format(federation: Federation, state: State | None = None) -> FixedPo
     sizes, cohort = federation.clients.sizes(), federation.config.rounds.cohort
     privacy = federation.config.privacy
     if privacy.unit == "user":
-        expected = _expected(federation)
-        drawn = central.sampling_of(privacy.sampling, federation.population, expected)
-        return central.number_format(
-            federation.initial.numel(),
-            clipping_norm=(state or {}).get(central.CLIPPING_NORM, privacy.clipping_norm),
-            noise_multiplier=_update_noise(federation),
-            most=drawn.most or (federation.population if drawn.kind == "poisson" else expected),
-            has_votes=privacy.clipping == "adaptive",
-        )
+        config, dimension = federation.config, federation.initial.numel()
+        return user_level.number_format(config, federation.population, dimension, state)
     max_abs, max_weight = federation.config.rounds.max_abs_update, float(sizes.max())
     if privacy.unit == "local":
         noise = privacy.noise_multiplier or 1.0
@@ -195,38 +185,12 @@ def _step(
     if privacy.unit != "user":
         stepped = strategy.step(state, exact.decode(exact.add(answers.sums), form), context)
         return stepped
-    is_secret, seed, expected = privacy.noise == "secret", context.seed, _expected(federation)
-    stream = Stream.secret() if is_secret else Stream.seeded(seed, "noise", round=context.round)
-    total = exact.add(answers.sums) if answers.sums else exact.zero(form)
-    noisy = central.noised(total, form, _update_noise(federation), expected, stream)
-    stepped = strategy.step(state, noisy, context)
-    if privacy.clipping == "adaptive":
-        counted = exact.decode(total, form).lanes.get(exact.VOTE, torch.zeros(1))
-        adaptive = _adaptive(privacy)
-        within = adaptive.released(counted, stream, expected)
-        norm = adaptive.step({"clipping_norm": form.max_norm or 0.0}, within, expected)
-        stepped = stepped | {central.CLIPPING_NORM: norm["clipping_norm"]}
-    return stepped
-
-
-def _adaptive(privacy: Privacy) -> AdaptiveClipping:
-    """Return how the clipping norm moves."""
-    return AdaptiveClipping(
-        privacy.clipping_norm, privacy.target_quantile, privacy.clipping_lr, privacy.bit_noise
+    total = exact.add(answers.sums) if answers.sums else None
+    noisy, kept = user_level.released(
+        federation.config, federation.population, total, form, state, context
     )
-
-
-def _update_noise(federation: Federation) -> float:
-    """Return the noise multiplier of the sum of updates, beside that of the votes."""
-    privacy = federation.config.privacy
-    multiplier = privacy.noise_multiplier or 0.0
-    if privacy.clipping == "fixed":
-        return multiplier
-    sigma = _adaptive(privacy).sigma(_expected(federation))
-    try:
-        return update_noise_multiplier(multiplier, sigma)
-    except ValueError as error:
-        raise ConfigError([Problem("privacy.bit_noise", privacy.bit_noise, str(error))]) from error
+    stepped = strategy.step(state, noisy, context) | kept
+    return stepped
 
 
 def _cohort(federation: Federation, number: int) -> list[int]:
@@ -238,25 +202,12 @@ def _cohort(federation: Federation, number: int) -> list[int]:
     if config.mode == "pooled":
         return [federation.population]
     if privacy.unit == "user":
-        drawn = central.draw(
-            privacy.sampling,
-            federation.population,
-            _expected(federation),
-            number,
-            seed=config.seed,
-            is_secret=privacy.noise == "secret",
-        )
+        drawn = user_level.cohort(config, federation.population, number)
     else:
         stream = rng.stream(config.seed, "cohort", round=number)
         drawn = sampling.uniform(federation.population, config.rounds.cohort, stream)
     sizes = federation.clients.sizes()[drawn]
     return [int(drawn[i]) for i in np.lexsort((drawn, -sizes))]
-
-
-def _expected(federation: Federation) -> int:
-    """Return how many clients a round asks, in expectation where chance decides."""
-    population = federation.population
-    return min(federation.config.rounds.cohort or population, population)
 
 
 def _ask(

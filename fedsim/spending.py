@@ -1,16 +1,17 @@
 """What a run spends of its data set's privacy budget: between the configuration and the ledger."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fedsim import user_level
 from fedsim.clients._private import Private
 from fedsim.config.schema import Privacy, RunConfig
 from fedsim.errors import ConfigError, Problem
 from fedsim.federation import Federation
-from fedsim.privacy import central, example, local
+from fedsim.privacy import example, local
 from fedsim.privacy.accounting import ADJACENCY, Renyi, epsilon
 from fedsim.privacy.budget import Budget
 from fedsim.privacy.events import Adjacency, Release
@@ -18,6 +19,7 @@ from fedsim.privacy.ledger import Entry, Ledger, Receipt, Spend, grouped, ledger
 
 __all__ = [
     "Spending",
+    "facts",
     "most_spent",
     "notice",
     "open_ledger",
@@ -146,6 +148,12 @@ def notice(config: RunConfig) -> str:
     return str(getattr(config.local, "notice", ""))
 
 
+def facts(federation: Federation) -> dict[str, Any]:
+    """Return what a run's record says of the mechanism, where the configuration does not."""
+    config = federation.config
+    return user_level.facts(config, federation.population) if config.privacy.unit == "user" else {}
+
+
 def plan_of(federation: Federation) -> tuple[Spend, ...]:
     """Return everything that a run of all its rounds releases, for the clients most often in it.
 
@@ -162,18 +170,7 @@ def plan_of(federation: Federation) -> tuple[Spend, ...]:
         )
     if config.privacy.unit == "local":
         return (Spend(replace(_local(federation), count=config.rounds.count)),)
-    cohort = min(config.rounds.cohort or population, population)
-    sampling = config.privacy.sampling
-    count = central.participations(sampling, population, cohort, config.rounds.count)
-    return (Spend(replace(_central(federation), count=count)),)
-
-
-def _central(federation: Federation) -> Release:
-    """Return the server's release of a round, which is of all clients' data."""
-    privacy, population = federation.config.privacy, federation.population
-    expected = min(federation.config.rounds.cohort or population, population)
-    assert privacy.noise_multiplier is not None
-    return central.release(privacy.sampling, population, expected, privacy.noise_multiplier)
+    return (Spend(user_level.plan(config, population)),)
 
 
 def _local(federation: Federation) -> Release:
@@ -218,6 +215,7 @@ class Spending:
     run: str
     federation: Federation
     on_receipt: Callable[[Receipt], None] = lambda receipt: None
+    _latest: int | None = field(default=None, init=False)
 
     def __call__(self, round: int, cohort: Sequence[int]) -> Sequence[int]:
         """Spend a round and return who may take part, in the order of `cohort`.
@@ -234,7 +232,7 @@ class Spending:
             dataset=self.federation.clients.meta.name,
             time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             adjacency=ADJACENCY[privacy.unit],
-            spends=self._spends(cohort),
+            spends=self._spends(round, cohort),
             plan=() if self.run in self.ledger.spent().runs else plan_of(self.federation),
         )
         budget = Budget(privacy.epsilon, privacy.delta or 0.0) if privacy.epsilon else None
@@ -246,14 +244,27 @@ class Spending:
         left = {client for spend in receipt.entry.spends for client in spend.clients or ()}
         return [client for client in cohort if client in left]
 
-    def _spends(self, cohort: Sequence[int]) -> tuple[Spend, ...]:
+    def _spends(self, round: int, cohort: Sequence[int]) -> tuple[Spend, ...]:
         federation = self.federation
         privacy, population = federation.config.privacy, federation.population
         if privacy.unit == "example":
             return grouped(_by_client(federation, cohort))
         if privacy.unit == "local":
             return grouped(dict.fromkeys(cohort, _local(federation)))
-        spend = Spend(_central(federation))
+        config = federation.config
+        if privacy.mechanism == "matrix":
+            return self._of_correlated_noise(round)
+        spend = Spend(user_level.release(config, population))
         if privacy.sampling == "cyclic" and len(cohort) < population:
             spend = replace(spend, clients=tuple(sorted(cohort)))
         return (spend,)
+
+    def _of_correlated_noise(self, round: int) -> tuple[Spend, ...]:
+        """Return all rounds at the first one, then only what is released a second time."""
+        config, population = self.federation.config, self.federation.population
+        if self.run not in self.ledger.spent().runs:
+            return (Spend(user_level.release(config, population)),)
+        if self._latest is None:
+            self._latest = max(e.round for e in self.ledger.entries() if e.run == self.run)
+        is_repeated, self._latest = round <= self._latest, max(round, self._latest)
+        return (Spend(user_level.repeated(config, population)),) if is_repeated else ()

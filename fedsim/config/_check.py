@@ -83,8 +83,12 @@ def _check_privacy(config: RunConfig, refuse: Callable[..., None]) -> None:
 def _check_fields(privacy: Privacy, refuse: Callable[..., None]) -> None:
     """Refuse settings of another unit than the one that is set."""
     defaults = Privacy()
-    if privacy.unit != "local" and privacy.mechanism != defaults.mechanism:
-        refuse("privacy.mechanism", privacy.mechanism, "'gaussian': others are of unit 'local'")
+    unit = "user" if privacy.mechanism == "matrix" else "local"
+    if privacy.mechanism != defaults.mechanism and privacy.unit != unit:
+        accepted = f"'gaussian': {privacy.mechanism!r} is of unit {unit!r}"
+        refuse("privacy.mechanism", privacy.mechanism, accepted)
+    if privacy.bands is not None and privacy.mechanism != "matrix":
+        refuse("privacy.bands", privacy.bands, "unset without privacy.mechanism = 'matrix'")
     for key in ("sampling", "weight_cap", "clipping"):
         value, usual = getattr(privacy, key), getattr(defaults, key)
         if privacy.unit != "user" and value != usual:
@@ -122,6 +126,13 @@ def _check_user_level(config: RunConfig, refuse: Callable[..., None]) -> None:
         refuse("transform.name", name, "'unchanged': privacy.clipping_norm clips updates")
     if getattr(local, "notice", ""):
         refuse("local.name", type(local).__name__.lower(), "sgd or fedprox: the sum has the noise")
+    privacy = config.privacy
+    if privacy.mechanism == "matrix" and privacy.sampling != "cyclic":
+        accepted = "'cyclic' with mechanism 'matrix', which rests on the rounds between"
+        refuse("privacy.sampling", privacy.sampling, accepted)
+    if privacy.mechanism == "matrix" and privacy.clipping != "fixed":
+        accepted = "'fixed' with mechanism 'matrix': its sensitivity is that of all rounds"
+        refuse("privacy.clipping", privacy.clipping, accepted)
 
 
 def _check_engine(engine: Engine, refuse: Callable[..., None]) -> None:

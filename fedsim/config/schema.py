@@ -92,16 +92,20 @@ class Privacy:
     refused (exit code 4). `delta` unset: clients^-1.1, or examples^-1.1. The others are of unit
     "user" alone. `sampling`: "truncated" and "poisson" ask each client with probability
     `rounds.cohort` / clients, the first with a ceiling; "fixed" asks exactly `rounds.cohort`;
-    "cyclic" asks all in turn, without amplification. `weight_cap`: clients count by their examples
-    up to so many; unset: all alike. `clipping`: "adaptive" lets the norm follow, from
-    `clipping_norm` on, the `target_quantile` of the updates' norms, at the rate `clipping_lr`, with
-    noise of standard deviation `bit_noise` on the count (unset: a twentieth of the cohort); both
-    noises together are `noise_multiplier`. `noise`: "secret" comes from a cryptographic generator
-    that nobody can repeat, and neither can the run; "seeded" can be repeated and is not private.
+    "cyclic" asks all in turn, without amplification. `mechanism`: of unit "user" is "gaussian", or,
+    with "cyclic", "matrix": the noise of a round takes back some of that before it (DP-FTRL by
+    banded matrix factorization, in `bands` bands; unset: as many as rounds between two of one
+    client). `weight_cap`: clients count by their examples up to so many; unset: all alike.
+    `clipping`: "adaptive" lets the norm follow, from `clipping_norm` on, the `target_quantile` of
+    the updates' norms, at the rate `clipping_lr`, with noise of standard deviation `bit_noise` on
+    the count (unset: a twentieth of the cohort); both noises together are `noise_multiplier`.
+    `noise`: "secret" comes from a cryptographic generator that nobody can repeat, and neither can
+    the run; "seeded" can be repeated and is not private.
     """
 
     unit: Literal["none", "user", "example", "local"] = "none"
-    mechanism: Literal["gaussian", "laplace", "privunit"] = "gaussian"
+    mechanism: Literal["gaussian", "matrix", "laplace", "privunit"] = "gaussian"
+    bands: Annotated[int, Ge(1)] | None = None
     epsilon: Annotated[float, Gt(0)] | None = None
     delta: Annotated[float, Gt(0), Lt(1)] | None = None
     clipping_norm: Annotated[float, Gt(0)] = 1.0

@@ -26,7 +26,6 @@ from fedsim.privacy.separation import cyclic
 from fedsim.transforms.clip import Clip
 
 __all__ = [
-    "CLIPPING_NORM",
     "clip",
     "draw",
     "noised",
@@ -38,8 +37,6 @@ __all__ = [
     "weight",
 ]
 
-#: Where a run's server state has the clipping norm of the next round, if it adapts.
-CLIPPING_NORM = "privacy/clipping_norm"
 
 _MARGIN = 2.0**-10  # of the clipping norm, for the rounding of norms in whatever way they are found
 _SPREAD = 5.0  # standard deviations of a Poisson cohort beyond which it is cut

@@ -6,9 +6,14 @@ import pytest
 import torch
 
 import fedsim
+from fedsim import user_level
+from fedsim.config import load
 from fedsim.engine.checkpoint import load_checkpoint
-from fedsim.errors import BudgetExceededError, ConfigError
+from fedsim.errors import BudgetExceededError, ConfigError, Interrupted
+from fedsim.events import ClientsDone
+from fedsim.privacy import matrix
 from fedsim.privacy.ledger import Ledger
+from fedsim.privacy.separation import participation
 from fedsim.store import RunStore, receipts
 
 PRIVATE = {
@@ -18,6 +23,7 @@ PRIVATE = {
     "clipping_norm": 0.5,
     "noise": "seeded",
 }
+CORRELATED = {"mechanism": "matrix", "sampling": "cyclic", "noise_multiplier": 0.5}
 SETTINGS = {
     "name": "private",
     "data": {"name": "digits"},
@@ -120,6 +126,55 @@ def test_every_sampler_is_accounted_as_what_it_is(sampling, tmp_path):
     assert (set(cohorts) == {10}) == (sampling != "poisson")
 
 
+def test_correlated_noise_is_one_release_of_clients_in_turn(tmp_path):
+    settings = private(privacy=CORRELATED, rounds={"count": 7, "cohort": 10})
+    result = fedsim.run(settings, runs=tmp_path)
+    found = entries(tmp_path)
+    assert [[s.release.mechanism for s in e.spends] for e in found] == [["matrix"]] + [[]] * 6
+    assert found[0].plan == found[0].spends
+    told = result.stored.facts["privacy"]
+    assert (told["bands"], told["min_separation"]) == (3, 3)
+    assert told["sensitivity"] == pytest.approx(3**0.5)  # three times in seven rounds, norm 1
+    rows = [RunStore(tmp_path).clients(result.run_id, round=r + 1) for r in range(7)]
+    cohorts = [sorted(row["client"] for row in own) for own in rows]
+    assert participation(cohorts).separation == 3
+
+
+def test_correlated_noise_goes_on_where_it_was_and_a_repeated_round_is_paid_for(tmp_path):
+    settings = private(privacy=CORRELATED, rounds={"count": 6})
+    whole = fedsim.run(settings, runs=tmp_path / "whole")
+    stop_after(2, settings, tmp_path / "parts")
+    (run,) = {entry.run for entry in entries(tmp_path / "parts")}
+    resumed = fedsim.resume(run, runs=tmp_path / "parts")
+    assert resumed.model_sha256 == whole.model_sha256
+    found = entries(tmp_path / "parts")
+    again = [s.release for e in found[1:] for s in e.spends]
+    assert [e.round for e in found] == [1, 2, 3, 3, 4, 5, 6]
+    assert [r.mechanism for r in again] == ["gaussian"]
+    assert again[0].noise_multiplier == pytest.approx(0.5 * 2**0.5)
+
+
+def stop_after(rounds, settings, folder):
+    """End a run in the middle of the round after so many, as a crash would."""
+
+    def listen(event):
+        if isinstance(event, ClientsDone) and event.round > rounds:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        fedsim.run(settings, runs=folder, listener=listen)
+
+
+def test_what_correlated_noise_adds_up_to_is_less_than_independent_noise():
+    """The last model's noise, at the same epsilon without sampling: the reason to have it."""
+    config = load(private(privacy=CORRELATED, rounds={"count": 60, "cohort": 3}))
+    factorized = user_level._correlation(config, 30)
+    sensitivity = factorized.sensitivity(6, 10)
+    correlated = matrix.squared_errors(factorized, matrix.workload(60))[-1].sqrt() * sensitivity
+    alone = matrix.squared_errors(matrix.independent(60), matrix.workload(60))[-1].sqrt()
+    assert correlated < 0.6 * alone * 6**0.5
+
+
 def test_secret_noise_and_cohorts_do_not_repeat(tmp_path):
     results = [
         fedsim.run(private(privacy={"noise": "secret"}), runs=tmp_path / str(i)) for i in range(2)
@@ -174,6 +229,9 @@ def test_an_empty_cohort_is_a_step_of_noise(tmp_path):
         ({"transform": {"name": "topk"}}, "transform.name"),
         ({"privacy": {"unit": "none"}}, "privacy.noise_multiplier"),
         ({"privacy": {"clipping": "adaptive", "bit_noise": 0.1}}, "privacy.bit_noise"),
+        ({"privacy": {"mechanism": "matrix"}}, "privacy.sampling"),
+        ({"privacy": {**CORRELATED, "bands": 4}}, "privacy.bands"),
+        ({"privacy": {"bands": 4}}, "privacy.bands"),
     ],
 )
 def test_what_cannot_be_private_is_refused_before_anything_starts(sections, path, tmp_path):

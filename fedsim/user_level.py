@@ -1,0 +1,243 @@
+"""The server's half of user-level privacy: whom a round asks, and what of the sum is released.
+
+`fedsim.privacy.central` has the parts; here they meet the experiment. The noise is independent in
+every round, or correlated over rounds: DP-FTRL by banded matrix factorization
+(`fedsim.privacy.matrix`), for clients that are asked in turn.
+"""
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from fedsim import exact
+from fedsim.config.schema import Privacy, RunConfig
+from fedsim.core import RoundContext, State, Sum
+from fedsim.errors import ConfigError, Problem
+from fedsim.exact import FixedPoint, PartialSum
+from fedsim.privacy import central, matrix, noise
+from fedsim.privacy.adaptive import AdaptiveClipping, update_noise_multiplier
+from fedsim.privacy.events import Release
+from fedsim.privacy.noise import Stream
+
+__all__ = [
+    "cohort",
+    "expected",
+    "facts",
+    "number_format",
+    "plan",
+    "release",
+    "released",
+    "repeated",
+]
+
+_STATE = "privacy/noise/"  # of correlated noise, in the server's state
+_CLIPPING_NORM = "privacy/clipping_norm"  # of the next round, if it adapts
+_DIGITS = 36  # of correlated noise above a step: a double has the rest for the largest
+_LONG = 500  # rounds beyond which the optimum takes too long: Toeplitz is within a few percent
+
+
+def expected(config: RunConfig, population: int) -> int:
+    """Return how many clients a round asks, in expectation where chance decides."""
+    return min(config.rounds.cohort or population, population)
+
+
+def cohort(config: RunConfig, population: int, round: int) -> Any:
+    """Draw the clients of a round, ascending: int64 [cohort]."""
+    privacy = config.privacy
+    return central.draw(
+        privacy.sampling,
+        population,
+        expected(config, population),
+        round,
+        seed=config.seed,
+        is_secret=privacy.noise == "secret",
+    )
+
+
+def number_format(
+    config: RunConfig, population: int, dimension: int, state: State | None
+) -> FixedPoint:
+    """Return the fixed-point format of a round's sum, its bound being the clipping norm.
+
+    Raises `ConfigError` for noise that cannot be had.
+    """
+    privacy, asked = config.privacy, expected(config, population)
+    drawn = central.sampling_of(privacy.sampling, population, asked)
+    std = _std(config, population)
+    form = central.number_format(
+        dimension,
+        clipping_norm=(state or {}).get(_CLIPPING_NORM, privacy.clipping_norm),
+        noise_multiplier=std if privacy.mechanism == "gaussian" else std * _spread(config),
+        most=drawn.most or (population if drawn.kind == "poisson" else asked),
+        has_votes=privacy.clipping == "adaptive",
+    )
+    if privacy.mechanism == "gaussian" or not std:
+        return form
+    # Correlated noise is computed in doubles, whose last bits must stay below a step.
+    bits = _DIGITS - math.ceil(math.log2(std * privacy.clipping_norm))
+    return replace(form, fraction_bits=min(form.fraction_bits, bits))
+
+
+def released(
+    config: RunConfig,
+    population: int,
+    total: PartialSum | None,
+    form: FixedPoint,
+    state: State,
+    context: RoundContext,
+) -> tuple[Sum, State]:
+    """Return the sum with its noise, and what the server's state has to keep of it.
+
+    `total` is None where nobody was asked, or nobody answered: then there is noise alone.
+    """
+    privacy, asked = config.privacy, expected(config, population)
+    is_secret = privacy.noise == "secret"
+    stream = (
+        Stream.secret() if is_secret else Stream.seeded(config.seed, "noise", round=context.round)
+    )
+    whole = exact.zero(form) if total is None else total
+    if privacy.mechanism == "matrix":
+        return _correlated(config, population, whole, form, state, stream)
+    noisy = central.noised(whole, form, _std(config, population), asked, stream)
+    if privacy.clipping == "fixed":
+        return noisy, {}
+    votes = exact.decode(whole, form).lanes.get(exact.VOTE, torch.zeros(1))
+    adaptive = _adaptive(privacy)
+    within = adaptive.released(votes, stream, asked)
+    norm = adaptive.step({"clipping_norm": form.max_norm or 0.0}, within, asked)
+    return noisy, {_CLIPPING_NORM: norm["clipping_norm"]}
+
+
+def plan(config: RunConfig, population: int) -> Release:
+    """Return everything that a run of all its rounds releases of the client most often in it."""
+    own = release(config, population)
+    if config.privacy.mechanism == "matrix":
+        return own
+    asked, rounds = expected(config, population), config.rounds.count
+    sampling = config.privacy.sampling
+    return replace(own, count=central.participations(sampling, population, asked, rounds))
+
+
+def release(config: RunConfig, population: int) -> Release:
+    """Return what a round releases; of correlated noise, what all rounds together do."""
+    privacy, asked = config.privacy, expected(config, population)
+    assert privacy.noise_multiplier is not None
+    if privacy.mechanism == "matrix":
+        return Release("matrix", privacy.noise_multiplier)
+    return central.release(privacy.sampling, population, asked, privacy.noise_multiplier)
+
+
+def repeated(config: RunConfig, population: int) -> Release:
+    """Return what a round releases once more, which correlated noise has not accounted for.
+
+    After a crash the round is made again with new noise z. Given what was released before, that is
+    one Gaussian of at least z's standard deviation: no entry of C is above 1, and of the rounds
+    that it is correlated with a client is in one at most.
+    """
+    return Release("gaussian", _std(config, population))
+
+
+def facts(config: RunConfig, population: int) -> dict[str, Any]:
+    """Return what a run's record says of its mechanism; plain data."""
+    privacy = config.privacy
+    if privacy.mechanism != "matrix":
+        return {"mechanism": privacy.mechanism}
+    return {
+        "mechanism": "matrix",
+        "bands": _bands(config, population),
+        "min_separation": _separation(config, population),
+        "sensitivity": _sensitivity(config, population),
+    }
+
+
+def _correlated(
+    config: RunConfig,
+    population: int,
+    total: PartialSum,
+    form: FixedPoint,
+    state: State,
+    stream: Stream,
+) -> tuple[Sum, State]:
+    """Add the noise of a round that is correlated with those before it."""
+    own, asked = _correlation(config, population), expected(config, population)
+    before = {k.removeprefix(_STATE): v for k, v in state.items() if k.startswith(_STATE)}
+    fresh = stream.normals(form.dimension)
+    drawn, after = own.correlate(before or own.begin(fresh), fresh)
+    scale = noise.integer_scale(
+        _std(config, population),
+        form.max_norm or 0.0,
+        dimension=form.dimension,
+        fraction_bits=form.fraction_bits,
+    )
+    # The noise of all rounds is that of an ideal mechanism, rounded: see `fedsim.privacy.noise`.
+    vector = total.vector + (drawn * scale).round_().to(torch.int64)
+    decoded = exact.decode(PartialSum(vector, 0, 0), form)
+    kept = {_STATE + name: value for name, value in after.items()}
+    return replace(decoded, weight=float(asked), count=asked), kept
+
+
+def _std(config: RunConfig, population: int) -> float:
+    """Return the standard deviation of a round's own noise, in clipping norms."""
+    privacy = config.privacy
+    multiplier = privacy.noise_multiplier or 0.0
+    if privacy.mechanism == "matrix":
+        return multiplier * _sensitivity(config, population)
+    if privacy.clipping == "fixed":
+        return multiplier
+    sigma = _adaptive(privacy).sigma(expected(config, population))
+    try:
+        return update_noise_multiplier(multiplier, sigma)
+    except ValueError as error:
+        raise ConfigError([Problem("privacy.bit_noise", privacy.bit_noise, str(error))]) from error
+
+
+def _adaptive(privacy: Privacy) -> AdaptiveClipping:
+    return AdaptiveClipping(
+        privacy.clipping_norm, privacy.target_quantile, privacy.clipping_lr, privacy.bit_noise
+    )
+
+
+def _separation(config: RunConfig, population: int) -> int:
+    """Return the fewest rounds between two of one client."""
+    return population // expected(config, population)
+
+
+def _bands(config: RunConfig, population: int) -> int:
+    separation, rounds = _separation(config, population), config.rounds.count
+    return config.privacy.bands or min(separation, rounds)
+
+
+def _sensitivity(config: RunConfig, population: int) -> float:
+    """Return the sensitivity of all rounds together, in clipping norms.
+
+    Raises `ConfigError` for more bands than rounds between two of one client.
+    """
+    separation, rounds = _separation(config, population), config.rounds.count
+    most = matrix.most_participations(rounds, separation)
+    if _bands(config, population) > min(separation, rounds):
+        accepted = f"at most {min(separation, rounds)}, the rounds between two of one client"
+        raise ConfigError([Problem("privacy.bands", config.privacy.bands, accepted)])
+    return _correlation(config, population).sensitivity(most, separation)
+
+
+def _correlation(config: RunConfig, population: int) -> matrix.Banded:
+    momentum = float(getattr(config.strategy, "momentum", 0.0))
+    return _factorized(config.rounds.count, _bands(config, population), momentum)
+
+
+def _spread(config: RunConfig) -> float:
+    """Bound a coordinate of correlated noise by that of independent noise: rows of C^-1 times."""
+    return float(config.rounds.count)
+
+
+@lru_cache(maxsize=4)
+def _factorized(rounds: int, bands: int, momentum: float) -> matrix.Banded:
+    """Return the factorization with the least error for the models of a run."""
+    if bands == 1:
+        return matrix.independent(rounds)
+    if rounds <= _LONG:
+        return matrix.optimal(matrix.workload(rounds, momentum), bands)
+    return matrix.toeplitz(matrix.sums(rounds, momentum), bands)
