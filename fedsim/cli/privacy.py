@@ -2,7 +2,7 @@
 
 import typer
 
-from fedsim.cli import _privacy_ledger, _privacy_plan, _privacy_report
+from fedsim.cli import _privacy_check, _privacy_ledger, _privacy_plan, _privacy_report
 
 __all__ = ["app"]
 
@@ -11,5 +11,6 @@ app = typer.Typer(
 )
 
 app.command("plan")(_privacy_plan.plan)
+app.command("check")(_privacy_check.check)
 app.command("ledger")(_privacy_ledger.ledger)
 app.command("report")(_privacy_report.report)
