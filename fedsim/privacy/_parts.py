@@ -125,12 +125,10 @@ def _truncated(part: Part, sampling: Sampling) -> Part:
 
     people, most = sampling.population or 1, sampling.most or 1
     chance = float(stats.binom.sf(most - 1, people - 1, part.rate))
-    if chance == 0:
-        return part
     too_many = float(stats.binom.sf(most, people, part.rate))
-    other_rate = min(1.0, too_many * most / chance / people)
-    if other_rate == 0:
+    if too_many == 0:  # nobody is ever left out
         return part
+    other_rate = min(1.0, too_many * most / chance / people)
     return replace(part, other_rate=other_rate, least=chance, most=chance)
 
 
@@ -142,16 +140,21 @@ def binned(parts: Mapping[Part, int]) -> dict[Part, int]:
     """
     if len(parts) <= MOST_PARTS:
         return dict(parts)
-    for step in (*(0.002 * 1.3**i for i in range(28)), math.inf):
-        groups: dict[tuple[object, ...], dict[Part, int]] = {}
-        for part, count in parts.items():
-            bins = [
-                math.floor(math.log(x) / step) if x > 0 else None for x in (part.rate, part.noise)
-            ]
-            groups.setdefault((part.kind, *bins), {})[part] = count
-        if len(groups) <= MOST_PARTS:
-            break
-    return {_worst(list(group)): sum(group.values()) for group in groups.values()}
+    steps = [*(0.002 * 1.3**i for i in range(28)), math.inf]
+    groups = next(g for g in (_grouped(parts, step) for step in steps) if len(g) <= MOST_PARTS)
+    return {_worst(list(group)): sum(group.values()) for group in groups}
+
+
+def _grouped(parts: Mapping[Part, int], step: float) -> list[dict[Part, int]]:
+    """Return parts that differ by less than e^step, in rate and in noise, together."""
+    groups: dict[tuple[object, ...], dict[Part, int]] = {}
+    for part, count in parts.items():
+        sizes = [
+            math.floor(math.log(x) / step) if 0 < x < math.inf else x
+            for x in (part.rate, part.noise)
+        ]
+        groups.setdefault((part.kind, *sizes), {})[part] = count
+    return list(groups.values())
 
 
 def _worst(parts: list[Part]) -> Part:

@@ -48,21 +48,21 @@ class Gaussian:
         """Return epsilon at delta, to 1e-12 of it."""
         from scipy import optimize
 
-        if self.mu == 0 or delta >= 1:
+        if self.mu == 0:
             return 0.0
-        if delta <= 0 or self.mu > 1e100:
+        if delta <= 0 or math.isinf(self.mu):
             return math.inf
         wanted = math.log(delta)
+        top = self.mu**2 / 2 + self.mu * math.sqrt(2 * -wanted)  # from the tail of a normal
+        if self.mu > 1e5:
+            return top
 
         def gap(epsilon: float) -> float:
             return float(self._log_deltas(np.array([epsilon]))[0]) - wanted
 
         if gap(0.0) <= 0:
             return 0.0
-        top = self.mu**2 / 2 + self.mu * math.sqrt(2 * -wanted)
-        while gap(top) > 0:
-            top *= 1.01
-        return float(optimize.brentq(gap, 0.0, top, xtol=1e-12, rtol=1e-12))
+        return float(optimize.brentq(gap, 0.0, 1.001 * top, xtol=1e-12, rtol=1e-12))
 
     def _log_deltas(self, epsilons: FloatArray) -> FloatArray:
         from scipy import special
@@ -125,14 +125,12 @@ def _repeated(epsilons: FloatArray, deltas: FloatArray, size: int, rates: FloatA
 def tight_mu(profile: Profile, least: float) -> float:
     """Return the least mu whose profile is nowhere below, where delta is `least` or more."""
     epsilons, deltas = lines(profile)
+    if deltas[-1] >= 1:
+        return math.inf
     kept = deltas >= least
     epsilons, deltas = epsilons[kept], deltas[kept]
-    if len(deltas) == 0:
-        return 0.0
     low, high = 0.0, 1.0
     while not _covers(high, epsilons, deltas):
-        if high > 1e6:
-            return math.inf
         low, high = high, 2 * high
     for _ in range(45):
         middle = (low + high) / 2

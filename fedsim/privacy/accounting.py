@@ -136,7 +136,7 @@ class Account:
     def deltas(self, epsilons: FloatArray) -> FloatArray:
         """Return delta at each of `epsilons`, ascending or not: the privacy profile."""
         if not self.profiles:
-            return np.array([self.renyi.delta(float(e)) for e in epsilons])
+            return self.renyi.deltas(epsilons)
         found = np.min([profile.deltas(epsilons) for profile in self.profiles], axis=0)
         return np.where(epsilons >= self.pure, 0.0, found)
 
@@ -296,12 +296,13 @@ def group_epsilon(found: Account, size: int, delta: float) -> float:
 def _all_lines(found: Account) -> tuple[FloatArray, FloatArray]:
     """Return the profile, and beyond what loss distributions resolve, Rényi's."""
     epsilons, deltas = lines(found, 900)
-    top = found.renyi.epsilon(1e-300)
-    if not math.isfinite(top) or top <= epsilons[-1]:
+    renyi = found.renyi
+    top = renyi.epsilon(1e-300)
+    if math.isinf(top):
         return epsilons, deltas
-    more = np.linspace(epsilons[-1], top, 300)[1:]
-    least = min(float(deltas[-1]), found.renyi.delta(float(epsilons[-1])))
-    beyond = np.array([found.renyi.delta(float(e)) for e in more])
+    more = np.linspace(epsilons[-1], max(top, epsilons[-1]), 300)[1:]
+    least = min(float(deltas[-1]), renyi.delta(float(epsilons[-1])))
+    beyond = renyi.deltas(more)
     deltas = np.append(deltas[:-1], least)
     return np.append(epsilons, more), np.append(deltas, np.minimum(beyond, least))
 

@@ -42,6 +42,13 @@ def test_json(cli):
     )
 
 
+def test_what_was_given_up_is_said(cli):
+    options = ("--sampling", "poisson", "--rounds", "1", "--clients", "9", "--cohort", "3")
+    code, out, _ = cli(*options, "--noise-multiplier", "1e-5")
+    assert code == 0
+    assert "too wide" in out
+
+
 def test_an_example_of_a_client(cli):
     options = ("--unit", "example", "--clients", "50", "--sampling", "all", "--rounds", "100",
                "--noise-multiplier", "1", "--delta", "1e-5")  # fmt: skip

@@ -19,7 +19,7 @@ from fedsim.privacy.plan import (
     solve,
 )
 
-USERS = Plan("user", 2000, 1e-5, cohort=100, rounds=40, noise_multiplier=1.0)
+USERS = Plan("user", 2000, 1e-5, "poisson", cohort=100, rounds=40, noise_multiplier=1.0)
 
 
 def sampled(rate, noise, steps):
@@ -107,7 +107,7 @@ class TestSolving:
 
 class TestUnits:
     def test_users_are_drawn(self):
-        (release,) = releases(USERS)
+        (release,) = releases(replace(USERS, sampling="truncated"))
         assert release.sampling == Sampling("truncated", 0.05, 2000, 150)
         assert release.count == 40
         (cyclic,) = releases(replace(USERS, sampling="cyclic"))
