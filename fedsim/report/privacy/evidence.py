@@ -79,9 +79,10 @@ def gather(store: RunStore, run: str) -> Evidence:
     runs = {each.id: each for each in store.all()}
     if _unit(stored) == "none":
         raise _without_unit(stored, list(runs.values()))
-    path = _path(store, stored)
+    kept = {stored.id: receipts(store, stored.id)}
+    path = _path(store, stored, kept[stored.id])
     ledger = Ledger(path) if path else None
-    found = _verified(store, ledger, stored.id) if ledger else ()
+    found = _verified(store, ledger, kept) if ledger else ()
     sha = str(stored.facts.get("data_sha256", ""))
     others = ledger_paths(store.root, sha256=sha) if sha else []
     return Evidence(
@@ -110,11 +111,11 @@ def _noise(run: StoredRun | None) -> str:
     return str((run.config.get("privacy") or {}).get("noise") or "secret")
 
 
-def _path(store: RunStore, run: StoredRun) -> Path | None:
+def _path(store: RunStore, run: StoredRun, kept: Sequence[Receipt]) -> Path | None:
     """Return the ledger that a run wrote into, or would have: of its data and its unit."""
     sha, unit = str(run.facts.get("data_sha256", "")), _unit(run)
-    for receipt in receipts(store, run.id):
-        return ledger_path(store.root, receipt.entry.dataset, sha, receipt.entry.unit)
+    if kept:
+        return ledger_path(store.root, kept[0].entry.dataset, sha, kept[0].entry.unit)
     found = ledger_paths(store.root, sha256=sha) if sha else []
     found = [path for path in found if path.name.endswith(f".{unit}.jsonl")]
     # A run that died between the ledger and its own rows is in the ledger alone.
@@ -122,16 +123,22 @@ def _path(store: RunStore, run: StoredRun) -> Path | None:
     return next(iter([*written, *found]), None)
 
 
-def _verified(store: RunStore, ledger: Ledger, run: str) -> tuple[Receipt, ...]:
+def _verified(
+    store: RunStore, ledger: Ledger, kept: Mapping[str, Sequence[Receipt]]
+) -> tuple[Receipt, ...]:
+    """Return all entries, compared with what every run in the ledger knows that it wrote."""
     found = ledger.receipts()
     folder, sha = ledger.path.parent.parent, ledger.path.name.split(".")[1]
+    names = {**kept, **{r.entry.run: () for r in found}}
     known = [
-        (kept.number, kept.hash)
-        for name in {run: None, **{r.entry.run: None for r in found}}
-        for kept in receipts(store, name)
-        if ledger_path(folder, kept.entry.dataset, sha, kept.entry.unit) == ledger.path
+        (receipt.number, receipt.hash)
+        for name in names
+        for receipt in (kept[name] if name in kept else receipts(store, name))
+        if ledger_path(folder, receipt.entry.dataset, sha, receipt.entry.unit) == ledger.path
     ]
-    ledger.verify(known)
+    hashes = {receipt.number: receipt.hash for receipt in found}
+    if any(hashes.get(number) != hash for number, hash in known):
+        ledger.verify(known)  # reads it again, to say what is wrong
     return found
 
 

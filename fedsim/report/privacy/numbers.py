@@ -26,7 +26,7 @@ __all__ = [
 DELTA = 1e-5  # where the run does not say at which delta to report
 _GROUPS = (2, 5, 10)
 _RATES = (0.01, 0.001)
-_POINTS = (60, 20, 10)  # rounds in the plot of epsilon, of 1, 2 or more kinds of release
+_POINTS = (40, 20, 10)  # rounds in the plot of epsilon, of 1, 2 or more kinds of release
 
 
 def delta_of(evidence: Evidence) -> float:
