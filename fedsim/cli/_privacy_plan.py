@@ -23,6 +23,7 @@ _NAMES = {
 
 def plan(
     clients: Annotated[int, typer.Option("--clients", metavar="N", help="How many there are.")],
+    *,
     unit: Annotated[
         str, typer.Option("--unit", metavar="U", help="Whose data it hides: user, example, local.")
     ] = "user",
