@@ -137,10 +137,10 @@ def check(update: Update, form: FixedPoint) -> None:
             "the largest shard"
         )
     _check_range("update", update.vector, form)
-    if form.max_norm is not None:
-        _check_private(update, form, form.max_norm)
     for name, lane in update.lanes.items():
         _check_range(f"lane {name!r}", lane, form)
+    if form.max_norm is not None:
+        _check_private(update, form, form.max_norm)
 
 
 def check_sum(total: PartialSum, weights: Sequence[float], form: FixedPoint) -> None:

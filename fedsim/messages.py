@@ -167,7 +167,9 @@ def partial_sums(content: RecordDict, form: FixedPoint) -> PartialSum:
     sum that no updates that may can have.
     """
     if "update" in content.array_records:
-        return exact.encode(updates(content), form)
+        update = updates(content)
+        with _understood("the update"):
+            return exact.encode(update, form)
     table = rows(content)
     with _understood("the sum"):
         arrays = content.array_records["sum"]

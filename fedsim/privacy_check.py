@@ -19,14 +19,14 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from fedsim import exact, models, spending
+from fedsim import exact, models, spending, user_level
 from fedsim.config.schema import Privacy, RunConfig
 from fedsim.core import ClientContext, Update
 from fedsim.data import Meta
 from fedsim.errors import ConfigError, Problem
 from fedsim.exact import InvalidUpdateError
 from fedsim.federation import Federation, Places, build
-from fedsim.privacy import accounting, central, example
+from fedsim.privacy import accounting, example
 from fedsim.privacy.check import Finding, check_model, refusal
 from fedsim.privacy.events import Release
 from fedsim.privacy.noise import Stream
@@ -249,30 +249,43 @@ def _sampler(case: _Case) -> list[Finding]:
 
 
 def _cohorts(case: _Case) -> Finding:
-    kind, population, cohort = case.privacy.sampling, case.federation.population, case.cohort
-    accounted = case.worst.sampling
+    config, population = case.federation.config, case.federation.population
+    config = replace(config, privacy=replace(case.privacy, noise="seeded"))
     draws = _DRAWS if population <= 10**5 else 20
-    sizes = np.array(
-        [
-            len(central.draw(kind, population, cohort, r, seed=r, is_secret=False))
-            for r in range(1, draws + 1)
-        ]
-    )
-    said = f"{kind}: {sizes.mean():.4g} of {population:,} clients a round, accounted as that"
+    cohorts = [user_level.cohort(config, population, number) for number in range(1, draws + 1)]
+    if case.privacy.sampling == "cyclic" and case.cohort < population:
+        return _in_turn(case, cohorts)
+    accounted, sizes = case.worst.sampling, np.array([len(cohort) for cohort in cohorts])
     if accounted.kind == "all":
-        why = "everybody" if cohort >= population else "clients in turn"
         fix = "privacy.sampling=truncated and a smaller rounds.cohort amplify privacy"
-        return Finding("sampler", "note", f"{why}: nothing is gained from sampling", fix)
-    rate = accounted.rate
-    apart = abs(sizes.mean() - rate * population)
-    spread = _SIGMAS * (population * rate * (1 - rate) / draws) ** 0.5
+        return Finding("sampler", "note", "everybody: nothing is gained from sampling", fix)
+    said = f"{accounted.kind}: {sizes.mean():.4g} of {population:,} clients a round, as accounted"
+    spread = _SIGMAS * (population * accounted.rate * (1 - accounted.rate) / draws) ** 0.5
+    is_off = abs(sizes.mean() - accounted.rate * population) > spread
     is_exact = accounted.kind != "fixed" or bool((sizes == accounted.most).all())
-    if apart > spread or sizes.max() > (accounted.most or population) or not is_exact:
-        return Finding("sampler", "fail", f"{said}: not what is drawn", "report this as a defect")
-    if kind == "fixed":
+    if is_off or sizes.max() > (accounted.most or population) or not is_exact:
+        found = f"{sizes.mean():.4g} clients a round are drawn, {accounted} is accounted"
+        return Finding("sampler", "fail", found, "report this as a defect")
+    if accounted.kind == "fixed":
         fix = "privacy.sampling=truncated costs less for the same cohort"
         return Finding("sampler", "note", f"{said}, at twice the sensitivity", fix)
     return Finding("sampler", "pass", said)
+
+
+def _in_turn(case: _Case, cohorts: Sequence[Any]) -> Finding:
+    """See that nobody takes part again before the others have, as is accounted."""
+    between, latest = case.federation.population // case.cohort, dict[int, int]()
+    for number, cohort in enumerate(cohorts):
+        for client in cohort.tolist():
+            if number - latest.get(client, -between) < between:
+                found = f"client {client} takes part again after {number - latest[client]} rounds"
+                return Finding("sampler", "fail", found, "report this as a defect")
+            latest[client] = number
+    said = f"clients in turn, {between} rounds or more between two of one"
+    if case.worst.mechanism == "matrix":
+        return Finding("sampler", "pass", f"{said}: what correlated noise is accounted for")
+    fix = "privacy.sampling=truncated amplifies privacy; privacy.mechanism=matrix needs no luck"
+    return Finding("sampler", "note", f"{said}: nothing is gained from sampling", fix)
 
 
 def _batches(case: _Case) -> Finding:

@@ -95,31 +95,29 @@ def test_an_illegal_setting_is_an_error_as_everywhere(cli):
 
 def test_all_pitfalls_are_looked_at():
     """The twelve of jax_privacy and ours."""
-    names = set(
-        [
-            "denominators",
-            "sensitivity",
-            "sampler",
-            "public constants",
-            "adjacency",
-            "empty cohorts and batches",
-            "non-finite input",
-            "gradient accumulation",
-            "training metrics",
-            "random numbers",
-            "floating point",
-            "number format",
-            "client weights",
-            "drop-outs",
-            "restarts",
-            "budget of the data set",
-            "concurrent runs",
-            "preprocessing",
-            "epsilon",
-            "delta",
-            "unit",
-        ]
-    )
+    names = {
+        "denominators",
+        "sensitivity",
+        "sampler",
+        "public constants",
+        "adjacency",
+        "empty cohorts and batches",
+        "non-finite input",
+        "gradient accumulation",
+        "training metrics",
+        "random numbers",
+        "floating point",
+        "number format",
+        "client weights",
+        "drop-outs",
+        "restarts",
+        "budget of the data set",
+        "concurrent runs",
+        "preprocessing",
+        "epsilon",
+        "delta",
+        "unit",
+    }
     user = found(USER)
     assert names <= user.keys()
     assert [f.name for f in user.values() if f.status == "fail"] == []
@@ -150,6 +148,14 @@ def test_what_is_to_be_noted(override, name, said, fix):
     assert finding.status == "note"
     assert said in finding.found
     assert fix in finding.fix
+
+
+def test_correlated_noise_is_for_clients_in_turn():
+    plain = USER | {"privacy": USER["privacy"] | {"mechanism": "matrix", "sampling": "cyclic"}}
+    seen = found(plain)
+    assert [f.name for f in seen.values() if f.status == "fail"] == []
+    assert seen["sampler"].status == "pass"
+    assert "10 rounds or more between two of one" in seen["sampler"].found
 
 
 def test_metrics_that_are_off_are_not_noted():
@@ -246,6 +252,7 @@ def test_a_sampler_that_is_not_the_one_accounted_is_found(monkeypatch):
 
     monkeypatch.setattr(central, "draw", everybody)
     assert found(USER)["sampler"].status == "fail"
+    assert found(USER, "privacy.sampling=cyclic")["sampler"].status == "fail"
     monkeypatch.setattr(example, "batch", everybody)
     assert found(EXAMPLE)["sampler"].status == "fail"
 

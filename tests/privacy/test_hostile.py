@@ -284,6 +284,35 @@ def test_nobody_counts_twice_or_for_others_or_unasked():
     assert total.vector.tolist() == STEPS.tolist()
 
 
+VOTES = central.number_format(
+    D, clipping_norm=CLIPPING_NORM, noise_multiplier=2.0, most=COHORT, has_votes=True
+)
+HALF = int(0.5 / 2.0**-VOTES.fraction_bits)
+
+
+@pytest.mark.parametrize(
+    "vote", [[0.51], [-1.0], [1e30], [math.nan], [-math.inf], [0.1, 0.1], [[0.1]], 0.1, [1], [True]]
+)
+def test_a_vote_is_one_half_at_most(vote):
+    made = content(0, GOOD, more={"lane/within": np.array(vote)})
+    with pytest.raises(InvalidUpdateError):
+        messages.partial_sums(made, VOTES)
+
+
+def test_votes_are_the_only_lane_and_nobody_leaves_theirs_out():
+    for vote in (0.5, -0.5):
+        part = messages.partial_sums(content(0, GOOD, more={"lane/within": [vote]}), VOTES)
+        assert part.lanes["within"].tolist() == [2 * vote * HALF]
+    more = {"lane/within": [0.5], "lane/c": GOOD}
+    bad = [content(0, GOOD), content(0, GOOD, more=more), summed(0, STEPS)]
+    bad += [summed(0, STEPS, more={"lane/within": [vote]}) for vote in (2 * HALF, LOW, 0.5)]
+    for made in bad:
+        with pytest.raises(InvalidUpdateError):
+            messages.partial_sums(made, VOTES)
+    fine = summed(0, STEPS * 0, more={"lane/within": [-HALF]})
+    assert messages.partial_sums(fine, VOTES).count == 1
+
+
 # Whole rounds, with the noise of a seed: what is lost changes nothing in it.
 
 EXPERIMENT = {
