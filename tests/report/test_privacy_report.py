@@ -397,6 +397,20 @@ def test_turns_count_for_the_client_most_often_in_them(store):
     assert content["clients"]["coarse"]
 
 
+def test_correlated_noise_is_one_release_in_the_first_entry(store):
+    changes = {"mechanism": "matrix", "sampling": "cyclic", "noise_multiplier": 4.0}
+    run = new_run(store, count=4, clients=20, delta=0.01, **changes)
+    spend(store, run, [1], [Spend(Release("matrix", 2.0, count=4))])
+    spend(store, run, [2, 3, 4], [])
+    finish(store, run, [1, 2, 3, 4])
+    content = report(store)
+    one = accounting.epsilon([Release("gaussian", 2.0)], 0.01, "zero-out")
+    assert content["guarantee"]["run"]["epsilon"] == pytest.approx(one, abs=1e-9)
+    assert content["mechanism"]["participations"] == {"most": 2, "least_separation": 2}
+    assert content["mechanism"]["noise_std_of_sum"] == "not recorded"
+    assert "fail" not in {check["status"] for check in content["checks"]}
+
+
 def test_no_noise_is_no_privacy(store):
     run = new_run(store, epsilon=None, noise_multiplier=0.0)
     spend(store, run, [1], [Spend(Release("gaussian", 0.0))])

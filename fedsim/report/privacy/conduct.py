@@ -190,7 +190,8 @@ def _configured(evidence: Evidence) -> Check | None:
     """Compare the ledger with the run's settings, where those say the same thing."""
     privacy, what = evidence.privacy, "The ledger has the noise that was configured"
     wanted = privacy.get("noise_multiplier")
-    if privacy["unit"] == "local" or wanted is None or not evidence.own:
+    is_plain = privacy["unit"] != "local" and privacy.get("mechanism", "gaussian") == "gaussian"
+    if not is_plain or wanted is None or not evidence.own:
         return None
     found = {s.release.noise_multiplier for entry in evidence.own for s in entry.spends}
     if found == {wanted}:

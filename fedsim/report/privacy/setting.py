@@ -45,11 +45,13 @@ def mechanism(evidence: Evidence) -> dict[str, Any]:
     seeded = privacy.get("noise") == "seeded"
     unit, multiplier = privacy["unit"], privacy.get("noise_multiplier")
     norm, cohort = privacy.get("clipping_norm"), _expected(evidence)
-    is_fixed = unit != "local" and privacy.get("clipping", "fixed") == "fixed"
-    std = multiplier * norm if is_fixed and multiplier and norm else None
+    name, clipping = privacy.get("mechanism", "gaussian"), privacy.get("clipping", "fixed")
+    is_plain = unit != "local" and name == "gaussian" and clipping == "fixed"
+    std = multiplier * norm if is_plain and multiplier and norm else None
     bits = facts.get("fraction_bits")
     return {
-        "clipping": privacy.get("clipping", "fixed"),
+        "name": name,
+        "clipping": clipping,
         "clipping_norm": norm if norm is not None else NOT_RECORDED,
         "clipping_norm_by_round": _trace(evidence.run.rounds),
         "noise_multiplier": multiplier if multiplier is not None else NOT_RECORDED,
@@ -83,15 +85,14 @@ def _trace(rounds: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _participations(evidence: Evidence) -> dict[str, Any]:
-    """Return in how many releases one client's data can be, at most, and how far apart."""
-    found: dict[str, Any] = {"most": NOT_RECORDED, "least_separation": NOT_RECORDED}
+    """Return in how many rounds one client's data can be, at most, and how far apart."""
     privacy, population, cohort = evidence.privacy, evidence.population, _expected(evidence)
-    if privacy["unit"] != "user" or not population or not cohort:
-        return found
-    if evidence.own and evidence.own[0].plan:
-        found["most"] = max(spend.release.count for spend in evidence.own[0].plan)
-    is_cyclic = privacy.get("sampling") == "cyclic"
-    return found | {"least_separation": population // cohort if is_cyclic else 1}
+    count = (evidence.run.config.get("rounds") or {}).get("count")
+    if not population or not cohort or not count:
+        return {"most": NOT_RECORDED, "least_separation": NOT_RECORDED}
+    is_cyclic = privacy["unit"] == "user" and privacy.get("sampling") == "cyclic"
+    apart = max(1, population // cohort) if is_cyclic else 1
+    return {"most": -(-count // apart), "least_separation": apart}
 
 
 def sampling(evidence: Evidence, releases: Sequence[Release]) -> dict[str, Any]:
