@@ -138,7 +138,14 @@ ROWS = (
         members="cyclic",
         overrides=("privacy.sampling=cyclic",),
     ),
-    user("in turn, correlated noise, 10 bands", 3, 1.2504, members="cyclic", bands=10),
+    user(
+        "in turn, correlated noise, 10 bands",
+        3,
+        1.2504,
+        members="cyclic",
+        bands=10,
+        overrides=("privacy.sampling=cyclic", "privacy.mechanism=matrix"),
+    ),
     user("in turn, correlated noise, 1 buffer", 3, 1.2504, members="cyclic", buffers=1),
 )
 
