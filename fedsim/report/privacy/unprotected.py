@@ -77,7 +77,9 @@ def _public(evidence: Evidence) -> list[Item]:
 def _tuning(evidence: Evidence) -> Item:
     what, bare = "Choosing the settings", [n for n in evidence.bare if n != evidence.run.id]
     others = len([name for name in evidence.noise if name != evidence.run.id])
-    detail = f"{others} other run(s) in this ledger are in the data set's total; all else is not"
+    detail = "trying settings out spends privacy too; what is not in this ledger is not counted"
+    if others:
+        detail += f" ({others} other run(s) in it are, in the data set's total)"
     if bare:
         detail += f": {len(bare)} run(s) without privacy on the same data in this store alone"
     return what, NOT_ACCOUNTED, detail
