@@ -61,7 +61,12 @@ def rows() -> list[list[str]]:
     truncated = Release("gaussian", 1.765, Sampling("truncated", 0.1, 6000, 723), 150)
     plan = Plan("user", 6000, DELTA, rounds=150, cohort=600, epsilon=3.0)
     cohorts = replace(plan, noise_multiplier=1.9, cohort=None)
-    kinds = [truncated, sampled(0.05), Release("gaussian", 5.0), Release("laplace", 20.0)]
+    kinds = [
+        replace(truncated, count=1),
+        sampled(0.05),
+        Release("gaussian", 5.0),
+        Release("laplace", 20.0),
+    ]
     rounds = [[kinds[i % 4]] for i in range(10_000)]
 
     def reported(releases: list[Release]) -> float:

@@ -330,7 +330,7 @@ def trajectory(
     deltas: Sequence[float],
     adjacency: Adjacency,
     *,
-    points: int = 30,
+    points: int = 24,
 ) -> tuple[list[int], list[list[float]]]:
     """Return epsilon after some rounds, for a plot: rounds (1 is the first), and for each delta.
 
