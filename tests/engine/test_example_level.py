@@ -272,3 +272,12 @@ def test_the_command_ends_with_its_epsilon(tmp_path, monkeypatch, capsys):
     assert found["privacy"]["runs"] == 2
     assert found["privacy"]["epsilon"] > 0
     assert "not private" in found["notice"]
+
+
+def test_the_private_digits_end_with_their_epsilon(tmp_path):
+    changes = ["rounds.count=1", "privacy.noise_multiplier=1.9", "engine.grid=inprocess"]
+    result = fedsim.run("digits-private", changes, runs=tmp_path)
+    said = result.stored.summary["privacy"]
+    assert (said["unit"], said["cap"], said["noise"]) == ("user", 8.0, "secret")
+    assert 0 < said["epsilon"] < 8
+    assert not result.stored.facts["notice"]
