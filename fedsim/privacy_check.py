@@ -434,7 +434,7 @@ def _preprocessing(case: _Case) -> Finding:
         scale = f", mean {meta.mean:g} and deviation {meta.std:g}" if meta.std != 1 else ""
         return Finding(name, "pass", f"{meta.name}: constants in the code{scale}")
     if part in _LEARNED:
-        said = f"{meta.name}: scales, categories or alphabet are learned from all clients' examples"
+        said = f"{meta.name}: scales, categories or alphabet are learned from clients' examples"
         return Finding(name, "note", f"{said}, with no noise", fix)
     return Finding(name, "note", f"{meta.name}: unknown where its scales come from", fix)
 

@@ -138,7 +138,12 @@ def test_all_pitfalls_are_looked_at():
         ("rounds.min_results=3", "drop-outs", "fewer than 3", "min_results=1"),
         ("evaluation.federated_every=1", "client metrics", "without noise", "federated_every=0"),
         ("evaluation.central_every=1", "test metrics", "does not cover", "central_every=0"),
-        ("data.name=breast_cancer", "preprocessing", "learned from all", "public constants"),
+        (
+            "data.name=breast_cancer",
+            "preprocessing",
+            "learned from clients' examples",
+            "public constants",
+        ),
         ("model.name=user_models:good", "initial model", "your own code", "public weights"),
         ("model.name=user_models:batch_norm", "model", "a variance below zero", "GroupNorm"),
     ],
