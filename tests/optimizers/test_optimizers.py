@@ -96,7 +96,7 @@ TORCH = [
 ]
 
 
-@pytest.mark.parametrize(("part", "make"), TORCH, ids=lambda value: repr(value)[:60])
+@pytest.mark.parametrize(("part", "make"), TORCH, ids=[repr(part) for part, _ in TORCH])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_steps_are_those_of_torch(part, make, dtype):
     generator = torch.Generator().manual_seed(0)

@@ -324,23 +324,6 @@ def test_a_cap_that_is_none_is_refused(epsilon: float, delta: float) -> None:
         Budget(epsilon, delta)
 
 
-def test_an_admission_takes_milliseconds_with_many_clients_and_releases() -> None:
-    import time
-
-    spent, chance = Spent(), random.Random(4)
-    for number in range(60):
-        release = Release("gaussian", 1.0, Sampling("poisson", 0.001 + number / 1e6))
-        ids = tuple(sorted(chance.sample(range(10_000), 1000)))
-        next_ = entry(Spend(release, ids))
-        spent.check(next_, Budget(100.0, 1e-5))
-        spent.add(next_)
-    started = time.process_time()
-    for _ in range(20):
-        spent.check(next_, Budget(100.0, 1e-5))
-        spent.add(next_)
-    assert (time.process_time() - started) / 20 < 0.05
-
-
 # Individual filters.
 
 

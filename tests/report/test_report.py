@@ -87,6 +87,16 @@ def test_a_finished_run(finished, tmp_path):
     assert "@media print" in text
 
 
+def test_what_a_private_run_spent_is_said(finished, tmp_path):
+    run, clients = finished
+    spent = {"unit": "user", "epsilon": 2.5, "delta": 1e-4}
+    text = html(
+        dataclasses.replace(run, summary={**run.summary, "privacy": spent}), clients, tmp_path
+    )
+    assert "unit user, epsilon 2.5 at delta 0.0001" in text
+    assert "no differential privacy" not in text
+
+
 def test_the_same_run_gives_the_same_bytes(finished, tmp_path):
     run, clients = finished
     first = html(run, clients, tmp_path)

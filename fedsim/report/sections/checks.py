@@ -105,9 +105,16 @@ def _exact(run: Any) -> Check:
 
 
 def _private(run: Any) -> Check:
+    spent = (run.summary or {}).get("privacy")
+    what = (
+        f"unit {spent['unit']}, epsilon {spent['epsilon']:.4g} at delta {spent['delta']:.3g}: what "
+        "that covers is in the privacy report (fedsim privacy report); no secure aggregation"
+        if spent
+        else "no differential privacy, no secure aggregation"
+    )
     why = (
         "this is a simulation on one machine; the server saw every update and metric in the clear: "
-        "no differential privacy, no secure aggregation"
+        f"{what}"
     )
     if notice := run.facts.get("notice"):
         why = f"{notice} {why}"
