@@ -133,7 +133,7 @@ def test_clipped_updates_enter_the_sum_and_longer_ones_do_not():
         exact.encode(Update(0.5001 * direction / direction.norm(), 1.0), own)
     with pytest.raises(InvalidUpdateError, match="weight"):
         exact.encode(Update(torch.zeros(1000), 1.5), own)
-    with pytest.raises(InvalidUpdateError, match="lanes"):
+    with pytest.raises(InvalidUpdateError, match="lane"):
         exact.encode(Update(torch.zeros(1000), 1.0, lanes={"more": torch.ones(3)}), own)
 
 
