@@ -18,6 +18,7 @@ def launch(*options):
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_it_runs_on_a_cpu():
     rows = "bare loop|vectorized 2, 1 worker"
     done = launch("--device", "cpu", "--small", "--cycles", "1", "--only", rows)

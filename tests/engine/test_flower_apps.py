@@ -97,6 +97,7 @@ def test_results_are_those_of_flowers_own_simulation(name, flowers, tmp_path):
     same(result, flowers[name])
 
 
+@pytest.mark.slow  # Flower's engine joins whatever Ray runs: not beside other tests
 def test_results_are_those_of_flowers_own_simulation_for_one_app(tmp_path):
     script, output = Path(__file__).parent / "flower_peer.py", tmp_path / "theirs.json"
     subprocess.run(
@@ -109,7 +110,13 @@ def test_results_are_those_of_flowers_own_simulation_for_one_app(tmp_path):
     same(result, json.loads(output.read_text()))
 
 
-@pytest.mark.parametrize("name", COMPARED)
+_QUICK = ("plain-pytorch", "custom-messages", "mods")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in _QUICK else pytest.param(n, marks=pytest.mark.slow) for n in COMPARED],
+)
 def test_ray_gives_the_results_of_in_process(name, cluster, tmp_path):
     _, here = run(name, tmp_path / "here.json", grid="inprocess")
     done, there = run(name, tmp_path / "there.json", workers=2)
@@ -155,6 +162,7 @@ def test_app_objects_in_process():
     assert (done.clients, done.workers, done.messages, done.errors) == (3, 1, 9, 0)
 
 
+@pytest.mark.slow
 def test_app_objects_of_a_script_on_ray(tmp_path):
     script = tmp_path / "notebook.py"
     script.write_text(

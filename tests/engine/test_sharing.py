@@ -36,6 +36,7 @@ def printed(script, *arguments, **env):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_two_runs_that_ask_for_more_than_there_is_share_a_cluster_and_both_finish(tiny, tmp_path):
     """One asks for two workers, the other for as many as the cluster has cores: two."""
     engines = [{"grid": "ray", "workers": 2}, {"grid": "ray"}]

@@ -48,7 +48,7 @@ def test_all_tiers_come_to_the_same_model(overrides, tmp_path):
         torch.testing.assert_close(models[tier], models["messages"], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("grid", ["inprocess", "ray"])
+@pytest.mark.parametrize("grid", ["inprocess", pytest.param("ray", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("tier", ["vectorized", "low-rank"])
 def test_the_same_tier_and_block_size_give_the_same_bytes(tier, grid, cluster, tmp_path):
     settings = [*SETTINGS, *MLP, f"engine.tier={tier}", "engine.block_size=2"]
