@@ -172,7 +172,7 @@ def _count_group(block: _Block, trained: Trained, sizes: Sequence[int], seconds:
     if good:
         counted = torch.where(is_good, torch.tensor(weights), 0.0)
         vector = change.weighted_sum(counted.to(trained.losses.device))
-        lanes = central.votes(trained.change.norms().cpu()[is_good], form) if form.has_votes else {}
+        lanes = central.votes(lambda: trained.change.norms().cpu()[is_good], form)
         part = exact.encode_sum(vector, [weights[i] for i in good], form, lanes)
         block.total = exact.add_into(block.total, part)
     for i in good:

@@ -94,7 +94,7 @@ class Federation:
     def encode(self, update: Update, form: FixedPoint | None, ctx: ClientContext) -> Update:
         """Return a client's update as it enters the sum."""
         rows = update.vector.unsqueeze(0)
-        lanes = central.votes(torch.linalg.vector_norm(rows, dim=1), form) or update.lanes
+        lanes = central.votes(lambda: torch.linalg.vector_norm(rows, dim=1), form) or update.lanes
         vector, weight = self.transform(form, [ctx]).encode(rows)[0], self.weight(update.weight)
         return replace(update, vector=vector, weight=weight, lanes=lanes)
 

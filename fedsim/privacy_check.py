@@ -77,8 +77,7 @@ class _Case:
 
     @property
     def cohort(self) -> int:
-        rounds, population = self.federation.config.rounds, self.federation.population
-        return min(rounds.cohort or population, population)
+        return user_level.expected(self.federation.config, self.federation.population)
 
     @cached_property
     def worst(self) -> Release:

@@ -178,19 +178,18 @@ def _step(
 ) -> State:
     """Give the strategy what it needs: every update, the sum, or the sum with noise."""
     strategy, privacy = federation.config.strategy, federation.config.privacy
-    stepped: State
+    total: Any
+    kept: State = {}
     if strategy.needs != "sum":
-        stepped = strategy.step(state, [u for _, u in sorted(answers.updates.items())], context)
-        return stepped
-    if privacy.unit != "user":
-        stepped = strategy.step(state, exact.decode(exact.add(answers.sums), form), context)
-        return stepped
-    total = exact.add(answers.sums) if answers.sums else None
-    noisy, kept = user_level.released(
-        federation.config, federation.population, total, form, state, context
-    )
-    stepped = strategy.step(state, noisy, context) | kept
-    return stepped
+        total = [update for _, update in sorted(answers.updates.items())]
+    elif privacy.unit != "user":
+        total = exact.decode(exact.add(answers.sums), form)
+    else:
+        clear = exact.add(answers.sums) if answers.sums else None
+        config, population = federation.config, federation.population
+        total, kept = user_level.released(config, population, clear, form, state, context)
+    stepped: State = strategy.step(state, total, context)
+    return stepped | kept
 
 
 def _cohort(federation: Federation, number: int) -> list[int]:

@@ -17,7 +17,7 @@ from fedsim.config.schema import Privacy, RunConfig
 from fedsim.core import RoundContext, State, Sum
 from fedsim.errors import ConfigError, Problem
 from fedsim.exact import FixedPoint, PartialSum
-from fedsim.privacy import central, matrix, noise
+from fedsim.privacy import central, matrix
 from fedsim.privacy.adaptive import AdaptiveClipping, update_noise_multiplier
 from fedsim.privacy.events import Release
 from fedsim.privacy.noise import Stream
@@ -166,17 +166,10 @@ def _correlated(
     before = {k.removeprefix(_STATE): v for k, v in state.items() if k.startswith(_STATE)}
     fresh = stream.normals(form.dimension)
     drawn, after = own.correlate(before or own.begin(fresh), fresh)
-    scale = noise.integer_scale(
-        _std(config, population),
-        form.max_norm or 0.0,
-        dimension=form.dimension,
-        fraction_bits=form.fraction_bits,
-    )
     # The noise of all rounds is that of an ideal mechanism, rounded: see `fedsim.privacy.noise`.
-    vector = total.vector + (drawn * scale).round_().to(torch.int64)
-    decoded = exact.decode(PartialSum(vector, 0, 0), form)
+    whole = (drawn * central.steps_of(_std(config, population), form)).round_().to(torch.int64)
     kept = {_STATE + name: value for name, value in after.items()}
-    return replace(decoded, weight=float(asked), count=asked), kept
+    return central.with_noise(total, whole, form, asked), kept
 
 
 def _std(config: RunConfig, population: int) -> float:

@@ -10,16 +10,17 @@ The sampler here is the one that is accounted: both come from the same `Sampling
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fedsim import rng
 from fedsim.core import Sum
 from fedsim.exact import VOTE, FixedPoint, PartialSum, decode, fixed_point
 from fedsim.privacy import noise
+from fedsim.privacy.adaptive import AdaptiveClipping
 from fedsim.privacy.events import Release, Sampling
 from fedsim.privacy.noise import Stream
 from fedsim.privacy.separation import cyclic
@@ -33,8 +34,10 @@ __all__ = [
     "participations",
     "release",
     "sampling_of",
+    "steps_of",
     "votes",
     "weight",
+    "with_noise",
 ]
 
 
@@ -110,14 +113,15 @@ def release(kind: str, population: int, cohort: int, noise_multiplier: float) ->
     return Release("gaussian", noise_multiplier, sampling_of(kind, population, cohort))
 
 
-def votes(norms: Tensor, form: FixedPoint | None) -> dict[str, Tensor]:
+def votes(norms: Callable[[], Tensor], form: FixedPoint | None) -> dict[str, Tensor]:
     """Return clients' votes on the clipping norm, added up, as lanes; none unless asked for.
 
-    `norms` [clients] are those of updates before they are clipped. See `adaptive.py`.
+    `norms` gives those of updates before they are clipped: [clients]. See `adaptive.py`.
     """
     if form is None or not form.has_votes or form.max_norm is None:
         return {}
-    return {VOTE: torch.where(norms <= form.max_norm, 0.5, -0.5).double().sum().reshape(1)}
+    each = AdaptiveClipping().votes(norms(), {"clipping_norm": form.max_norm})
+    return {VOTE: each.double().sum().reshape(1)}
 
 
 def number_format(
@@ -146,12 +150,20 @@ def noised(
     Integers are added to integers (see `noise.py`), so nothing of a float's last bits is in it.
     `form.max_norm` is the clipping norm.
     """
+    drawn = noise.integer_gaussian(steps_of(noise_multiplier, form), form.dimension, stream)
+    return with_noise(total, drawn, form, cohort)
+
+
+def steps_of(noise_multiplier: float, form: FixedPoint) -> float:
+    """Return the standard deviation of noise in steps of the format."""
     assert form.max_norm is not None
-    scale = noise.integer_scale(
-        noise_multiplier,
-        form.max_norm,
-        dimension=form.dimension,
-        fraction_bits=form.fraction_bits,
+    bits, dimension = form.fraction_bits, form.dimension
+    return noise.integer_scale(
+        noise_multiplier, form.max_norm, dimension=dimension, fraction_bits=bits
     )
-    vector = total.vector + noise.integer_gaussian(scale, form.dimension, stream)
-    return replace(decode(PartialSum(vector, 0, 0), form), weight=float(cohort), count=cohort)
+
+
+def with_noise(total: PartialSum, drawn: Tensor, form: FixedPoint, cohort: int) -> Sum:
+    """Return the sum with `drawn`, int64 in steps, and the public weight of a whole cohort."""
+    decoded = decode(PartialSum(total.vector + drawn, 0, 0), form)
+    return replace(decoded, weight=float(cohort), count=cohort)

@@ -18,10 +18,9 @@ from fedsim.privacy.mechanisms.laplace import Laplace
 from fedsim.privacy.mechanisms.privunit import PrivUnit
 from fedsim.privacy.noise import Stream
 
-__all__ = ["MECHANISMS", "Mechanism", "Randomized", "mechanism_of", "reach", "release", "stream"]
+__all__ = ["Mechanism", "Randomized", "mechanism_of", "reach", "release", "stream"]
 
 Mechanism = Gaussian | Laplace | PrivUnit
-MECHANISMS = ("gaussian", "laplace", "privunit")
 
 _MOST_STDS = (
     63.0  # the largest Laplace noise there is: 88.03 scales of 1.41 to a standard deviation
