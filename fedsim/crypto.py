@@ -72,12 +72,11 @@ def key_of(text: str) -> bytes:
 def derive(secret: bytes, info: bytes, length: int = KEY_BYTES) -> bytes:
     """Derive a key by HKDF-SHA256 (RFC 5869) without salt; `info` says what for, and for whom.
 
-    `length` is at most 255 x 32 bytes, by the RFC; more is a `CryptoError`.
+    Raise `CryptoError` for a length that is not 1 to 255 x 32 bytes, the most that the RFC gives.
     """
-    try:
-        return HKDF(hashes.SHA256(), length, salt=None, info=info).derive(secret)
-    except ValueError as error:
-        raise CryptoError(f"length = {length}: HKDF gives 1 to {255 * 32} bytes") from error
+    if not 1 <= length <= 255 * 32:
+        raise CryptoError(f"length = {length}: HKDF gives 1 to {255 * 32} bytes")
+    return HKDF(hashes.SHA256(), length, salt=None, info=info).derive(secret)
 
 
 def seal(key: bytes, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
