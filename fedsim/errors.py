@@ -19,6 +19,8 @@ __all__ = [
     "NetworkError",
     "Problem",
     "RunFailedError",
+    "SealingError",
+    "SecAggAborted",
     "SetupError",
     "UnknownRunError",
 ]
@@ -88,6 +90,10 @@ class LedgerError(FedsimError):
     """A privacy ledger is not what was written into it; the message names the file and the line."""
 
 
+class SealingError(FedsimError):
+    """A sealed file is not what was sealed: changed, cut off, or another one under its name."""
+
+
 class NetworkError(FedsimError):
     """A download failed."""
 
@@ -103,6 +109,21 @@ class RunFailedError(FedsimError):
     def __init__(self, message: str, records: Sequence[Any] = ()) -> None:
         self.records = tuple(records)
         super().__init__(message)
+
+
+class SecAggAborted(RunFailedError):  # noqa: N818 - the field's word for it
+    """A secure sum was given up before anything of it was opened; the model is unchanged.
+
+    `survivors` clients were left where `threshold` were needed; `reason` says in which phase, or
+    what else was wrong.
+    """
+
+    def __init__(
+        self, reason: str, survivors: int, threshold: int, records: Sequence[Any] = ()
+    ) -> None:
+        self.reason, self.survivors, self.threshold = reason, survivors, threshold
+        text = f"secure sum given up ({reason}): {survivors} clients left, {threshold} needed"
+        super().__init__(text, records)
 
 
 class Interrupted(FedsimError):  # noqa: N818 - Ctrl-C is not an error
