@@ -26,6 +26,8 @@ LEVELS = [
     ("fedsim.errors", 0),
     ("fedsim.registry", 0),
     ("fedsim.crypto", 0),
+    ("fedsim.files", 1),
+    ("fedsim.sealing", 1),
     ("fedsim.exact", 1),
     ("fedsim.sampling", 1),
     ("fedsim.counter", 1),
