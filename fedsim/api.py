@@ -28,7 +28,7 @@ from fedsim.engine.checkpoint import (
     save_checkpoint,
     write_atomically,
 )
-from fedsim.engine.cluster import Resources, joined
+from fedsim.engine.cluster import Resources, joined, started_behind
 from fedsim.engine.launch import OpenGrid, open_grid, worker_count
 from fedsim.errors import FedsimError, Interrupted, RunFailedError
 from fedsim.events import ClientsDone, Event, RoundDone, RunDone, RunStarted, Stage
@@ -85,27 +85,28 @@ def run(
         store = RunStore(runs)
         places = _places(store, data_dir, experiment)
         federation = _open_federation(config, places, tell)
-        if config.privacy.unit != "none":
-            tell(Stage("finding the noise that keeps the privacy budget"))
-            federation = spending.settled(federation)
-            config = replace(config, privacy=federation.config.privacy)
-        state = start_state(federation)
-        _preflight(store, federation, state)
-        tell(Stage("choosing how clients are trained"))
-        execution = tiers.choose(federation, store.root / "cache")
-        facts = _facts(federation, places, execution, resources)
-        run_id = store.create(
-            config.name,
-            configuration.to_dict(config),
-            environment.describe(places.code),
-            datasets.summarize(federation.real_clients),
-            facts,
-        )
-        folder = store.folder(run_id)
-        write_atomically(folder / "config.toml", configuration.dump_toml(config).encode())
-        return _Session(store, run_id, folder, federation, places, execution, resources, tell).go(
-            state, {}
-        )
+        with started_behind(config.engine, resources):
+            if config.privacy.unit != "none":
+                tell(Stage("finding the noise that keeps the privacy budget"))
+                federation = spending.settled(federation)
+                config = replace(config, privacy=federation.config.privacy)
+            state = start_state(federation)
+            _preflight(store, federation, state)
+            tell(Stage("choosing how clients are trained"))
+            execution = tiers.choose(federation, store.root / "cache")
+            facts = _facts(federation, places, execution, resources)
+            run_id = store.create(
+                config.name,
+                configuration.to_dict(config),
+                environment.describe(places.code),
+                datasets.summarize(federation.real_clients),
+                facts,
+            )
+            folder = store.folder(run_id)
+            write_atomically(folder / "config.toml", configuration.dump_toml(config).encode())
+            return _Session(
+                store, run_id, folder, federation, places, execution, resources, tell
+            ).go(state, {})
 
 
 def resume(
@@ -136,16 +137,20 @@ def resume(
                 f"{federation.clients.meta.sha256[:12]}, was {stored.facts['data_sha256'][:12]}): "
                 "its remaining rounds would not belong to its first ones. Start a new run instead"
             )
-        folder, execution = store.folder(stored.id), tiers.Execution(**stored.facts["execution"])
-        session = _Session(store, stored.id, folder, federation, places, execution, resources, tell)
-        with _only_one(session.folder, stored.id):
-            found = load_checkpoint(session.folder / "checkpoint.safetensors")
-            done = found.round if found else 0
-            store.truncate(stored.id, done)
-            session.log(f"resumed after round {done}")
-        if found is None:
-            return session.go(start_state(federation), {})
-        return session.go(ServerState(found.round, found.state), dict(found.memos))
+        with started_behind(config.engine, resources):
+            folder = store.folder(stored.id)
+            execution = tiers.Execution(**stored.facts["execution"])
+            session = _Session(
+                store, stored.id, folder, federation, places, execution, resources, tell
+            )
+            with _only_one(session.folder, stored.id):
+                found = load_checkpoint(session.folder / "checkpoint.safetensors")
+                done = found.round if found else 0
+                store.truncate(stored.id, done)
+                session.log(f"resumed after round {done}")
+            if found is None:
+                return session.go(start_state(federation), {})
+            return session.go(ServerState(found.round, found.state), dict(found.memos))
 
 
 def plan(

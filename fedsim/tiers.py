@@ -11,10 +11,11 @@ same tier and block size give the same bytes, others differ in rounding.
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ _WIDTHS = {"cpu": (8, 32, 128), "cuda": (16, 64, 256, 1024)}
 _LEAST_BLOCKS = {"cpu": 8, "cuda": 1}  # in a round, so that several workers have work
 _TRAVELS = 2  # blocks that travel to each worker in a round
 _GAIN = 1.15  # how much faster a tier or a larger block must be to be taken
+_LONG_S = 1.0  # of a timing: not repeated
 _HOPELESS = 1.5  # so much slower in a first timing: not measured further
 _MEMORY_SHARE = 0.1  # of what is free, for the stacked copies of one block
 _PROBE_STEPS, _PROBE_EXAMPLES = 4, 4096
@@ -81,6 +83,22 @@ def choose(federation: Federation, cache_dir: Path | None = None) -> Execution:
     The measurement is remembered in `cache_dir`, so that the same experiment runs alike again.
     Raises `ConfigError` for a tier that the experiment cannot be run in.
     """
+    with _as_in_a_worker():
+        return _chosen(federation, cache_dir)
+
+
+@contextmanager
+def _as_in_a_worker() -> Iterator[None]:
+    """Have torch compute in one thread, as it does where clients are trained."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _chosen(federation: Federation, cache_dir: Path | None) -> Execution:
     engine = federation.config.engine
     legal, reason = _legal(federation)
     if engine.tier != "auto":
@@ -203,29 +221,37 @@ def _measured(federation: Federation, legal: Sequence[str]) -> Execution:
                 seconds = _seconds_at_once(federation, tier, width, _HOPELESS * least)
             except (MemoryError, RuntimeError):
                 break
-            if seconds > _HOPELESS * least:
-                break
-            if seconds * _GAIN < least:
-                least, best = seconds, Execution(tier, width)
+            if seconds * _GAIN >= least:
+                break  # wider blocks would gain less again, and take longer to time
+            least, best = seconds, Execution(tier, width)
     return best
 
 
 def _seconds_resident(federation: Federation) -> float:
     clients, recipe = _probe_clients(federation, 2), _short(federation)
     _train_one_by_one(federation, clients[:1], recipe)
-    started = perf_counter()
+    started = _now(federation)
     _train_one_by_one(federation, clients, recipe)
-    return (perf_counter() - started) / len(clients)
+    return (_now(federation) - started) / len(clients)
+
+
+def _now(federation: Federation) -> float:
+    """Read a clock that runs while this thread computes: others use the cores at the same time."""
+    return thread_time() if federation.device.type == "cpu" else perf_counter()
 
 
 def _seconds_at_once(federation: Federation, tier: str, width: int, limit: float) -> float:
-    """Time a client in a block of `width`: the best of three, or the first above `limit`."""
+    """Time a client in a block of `width`: the best of three, or of fewer that take long.
+
+    The first above `limit` is enough, and one that took a second has little noise in it.
+    """
     clients, recipe = _probe_clients(federation, width), _short(federation)
     _time_at_once(federation, tier, clients[:2], recipe)
     least = float("inf")
     for _ in range(3):
-        least = min(least, _time_at_once(federation, tier, clients, recipe) / width)
-        if least > limit:
+        seconds = _time_at_once(federation, tier, clients, recipe)
+        least = min(least, seconds / width)
+        if least > limit or seconds > _LONG_S:
             break
     return least
 
@@ -233,7 +259,7 @@ def _seconds_at_once(federation: Federation, tier: str, width: int, limit: float
 def _time_at_once(
     federation: Federation, tier: str, shards: Sequence[Examples], recipe: Recipe
 ) -> float:
-    started = perf_counter()
+    started = _now(federation)
     task = federation.task(federation.initial, shards, as_stored=tier == LOW_RANK)
     contexts = [ClientContext(federation.config.seed, 0, i) for i in range(len(shards))]
     sizes = [len(shard.y) for shard in shards]
@@ -242,7 +268,7 @@ def _time_at_once(
     fit = fit_of(tier, federation)
     for trained in train_block(fit, task, recipe, sizes, memos, contexts, is_ordered=is_ordered):
         trained.change.weighted_sum(torch.ones(len(trained.members), device=federation.device))
-    return perf_counter() - started
+    return _now(federation) - started
 
 
 def _probe_clients(federation: Federation, count: int) -> list[Examples]:

@@ -4,10 +4,12 @@ Runs that join the same cluster share it by Ray's accounting: a worker starts wh
 and waits where none is.
 """
 
+import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +20,13 @@ from fedsim import environment
 from fedsim.config.schema import Engine
 from fedsim.errors import SetupError
 
-__all__ = ["Resources", "joined", "start_ray"]
+__all__ = ["Resources", "joined", "start_ray", "started_behind"]
 
 _ANSWER_S = 5.0
 _CLIENT = "ray://"
 _STORE_SHARE = 0.3  # of the memory that is free: Ray's own share
 _STORE_BYTES = 100 * 2**20, 10**10  # Ray refuses less; where more, it looks how large /dev/shm is
+_START = threading.Lock()  # one start at a time: who comes second finds Ray running
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +53,64 @@ def joined(engine: Engine, *, show_output: bool = False) -> Iterator[Resources]:
             _imported().shutdown()
 
 
+@contextmanager
+def started_behind(engine: Engine, resources: Resources) -> Iterator[None]:
+    """Start a Ray of the run's own, its workers' imports included, behind what this process does.
+
+    Both take as long as everything else that comes before the first round. Nothing is started where
+    a run needs no Ray, or joins one. In the end Ray is stopped. What goes wrong here is not lost:
+    `start_ray` tries again, and raises.
+    """
+    if engine.grid == "inprocess" or _address(engine) or _imported().is_initialized():
+        yield
+        return
+    workers, is_over = engine.workers or resources.cpus, threading.Event()
+
+    def keep() -> None:
+        # Ray says that it cannot take SIGTERM away from here; it is the run's anyway.
+        logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
+        with suppress(Exception):
+            if start_ray(workers, resources.gpus):
+                warm = _imported().remote(num_cpus=1, max_retries=0)(_import_clients)
+                for _ in range(workers):
+                    warm.remote()  # an actor takes a process that is there and has nothing to do
+                is_over.wait()  # Ray's processes die with the thread that started them
+                _imported().shutdown()
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
 def start_ray(workers: int, gpus: int = 0, *, show_output: bool = False) -> bool:
     """Start Ray on this machine, without telemetry or dashboard; False if it ran already.
 
     `show_output`: print here what workers print.
     Ray's own processes listen on this machine's addresses, as Ray always does.
     """
-    ray = _imported()
-    if ray.is_initialized():
-        return False
-    ray.init(
-        address="local",
-        num_cpus=workers,
-        num_gpus=gpus,
-        object_store_memory=_store_bytes(),
-        include_dashboard=False,
-        **_quiet(show_output),
-    )
-    return True
+    with _START:
+        ray = _imported()
+        if ray.is_initialized():
+            return False
+        ray.init(
+            address="local",
+            num_cpus=workers,
+            num_gpus=gpus,
+            object_store_memory=_store_bytes(),
+            include_dashboard=False,
+            **_quiet(show_output),
+        )
+        return True
+
+
+def _import_clients() -> None:
+    """Import, in a worker, what clients need: torch alone takes seconds."""
+    import fedsim.clients._block
+    import fedsim.clients.app  # noqa: F401
 
 
 def _address(engine: Engine) -> str:
