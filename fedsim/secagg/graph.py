@@ -93,6 +93,11 @@ def _check(n: int, adversaries: float, dropouts: float) -> None:
     for name, rate in (("adversaries", adversaries), ("dropouts", dropouts)):
         if not 0 <= rate < 1:
             raise ValueError(f"{name} = {rate}: a fraction, 0 <= {name} < 1")
+    if adversaries + dropouts >= 1:
+        raise ValueError(
+            f"adversaries = {adversaries} and dropouts = {dropouts}: less than 1 together, or no "
+            "honest client is left"
+        )
 
 
 @dataclass(frozen=True, slots=True)
