@@ -1,16 +1,13 @@
 """From a data set and a partition to clients: validated, dealt out once, opened everywhere.
 
-A pooled data set is written once as `.npy` files to a cache folder keyed by everything that
-determines it, and then memory-mapped: any number of worker processes share one copy of it, and the
-partition is computed once however many there are.
+A pooled data set is written once to a cache folder keyed by everything that determines it, and then
+shared: any number of worker processes have one copy of it in memory, and the partition is computed
+once however many there are.
 """
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim import rng
+from fedsim.data._cache import Cache, Kept, Rows
 from fedsim.data._contents import check
 from fedsim.data._types import (
     BornFederated,
@@ -33,7 +31,8 @@ from fedsim.data._types import (
     Partition,
 )
 from fedsim.data.partition.natural import Natural
-from fedsim.errors import ConfigError, DataError, Problem, SetupError
+from fedsim.errors import ConfigError, DataError, Problem
+from fedsim.sealing import StorageKeys
 
 __all__ = [
     "PooledClients",
@@ -97,27 +96,29 @@ def open_clients(
     holdout: float,
     data_dir: Path | None = None,
     cache_dir: Path | None = None,
+    keys: StorageKeys | None = None,
 ) -> ClientData:
     """Return the clients of an experiment, from the cache where they have been dealt out before.
 
     Data that are born federated come with their clients, so `partition` says nothing about them.
-    Raises `ConfigError`, `DataError`,
+    `keys`: what the cache is sealed with; without, it is not. Raises `ConfigError`, `DataError`,
     `MissingDataError` or `NetworkError` for whatever could not be trained on.
     """
     if isinstance(data, BornFederated):
         return data.open(seed, holdout)
     data = _with_client_column(data, partition)
-    if cache_dir is None:
+    cache = Cache(cache_dir, keys) if cache_dir else None
+    if cache is None:
         clients = deal(data.load(data_dir), partition, seed=seed, holdout=holdout)
     else:
-        folder = cache_dir / _key(data, partition, seed, holdout)
-        if not folder.is_dir():
-            _save(deal(data.load(data_dir), partition, seed=seed, holdout=holdout), folder)
-        clients = _load(folder)
+        kept = cache.kept(_key(data, partition, seed, holdout))
+        if not kept.is_there:
+            _save(deal(data.load(data_dir), partition, seed=seed, holdout=holdout), kept)
+        clients = _load(kept)
     if not isinstance(data, Featured):
         return clients
     # After dealing out: features depend on no partition and no seed, so there is one copy of them.
-    seen = data.featured(clients.data, cache_dir)
+    seen = data.featured(clients.data, cache)
     return replace(clients, meta=seen.meta, data=seen)
 
 
@@ -305,8 +306,7 @@ def _stamp(path: Path) -> list[Any]:
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
-def _save(clients: PooledClients, folder: Path) -> None:
-    """Write the cache folder; it appears complete or not at all."""
+def _save(clients: PooledClients, kept: Kept) -> None:
     arrays: dict[str, NDArray[Any] | None] = {
         "train_x": clients.data.train.x,
         "train_y": clients.data.train.y,
@@ -324,34 +324,17 @@ def _save(clients: PooledClients, folder: Path) -> None:
         "facts": dict(clients.train_part.facts),
         "held_is_test": clients.held_is_test,
     }
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
-    except OSError as error:
-        raise SetupError(f"cannot write to {folder.parent}: {error.strerror}") from error
-    try:
-        for name, array in arrays.items():
-            if array is not None:
-                np.save(temporary / f"{name}.npy", array)
-        (temporary / "facts.json").write_text(json.dumps(facts))
-        os.replace(temporary, folder)  # noqa: PTH105 - Path.replace of a folder reads worse
-    except OSError as error:
-        # Another process may have finished the same folder first: then all is well.
-        if not folder.is_dir():
-            raise SetupError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    rows = {name: Rows.of(array) for name, array in arrays.items() if array is not None}
+    kept.write(rows, facts, clients.meta.sha256)
 
 
-def _load(folder: Path) -> PooledClients:
-    def array(name: str) -> NDArray[Any]:
-        # A plain array over the mapped file: numpy.memmap costs microseconds at every slice.
-        return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
+def _load(kept: Kept) -> PooledClients:
+    array = kept.array
 
     def group(name: str) -> NDArray[Any] | None:
-        return array(name) if (folder / f"{name}.npy").exists() else None
+        return array(name) if kept.has(name) else None
 
-    facts: Mapping[str, Any] = json.loads((folder / "facts.json").read_text())
+    facts = kept.facts()
     lists = ("input_shape", "class_names", "group_names")
     meta = Meta(**facts["meta"] | {name: tuple(facts["meta"][name]) for name in lists})
     return PooledClients(

@@ -1,10 +1,7 @@
-"""Features in place of pixels: computed once per machine, then one memory-mapped copy for all."""
+"""Features in place of pixels: computed once per machine, then one copy in memory for all."""
 
 import fcntl
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedsim.data._cache import Cache, Kept, Rows
 from fedsim.data._scattering import channels_of, scattering
-from fedsim.data._types import Dataset, Examples
+from fedsim.data._types import Dataset
 from fedsim.errors import SetupError
 
 __all__ = ["Features", "as_features"]
@@ -28,7 +26,7 @@ _FORMAT = 1  # of the numbers; a change leaves old folders unused
 _ROWS = 512  # images between two writes
 
 
-def as_features(images: Dataset, features: Features, cache_dir: Path | None) -> Dataset:
+def as_features(images: Dataset, features: Features, cache: Cache | None) -> Dataset:
     """Return a data set of grey images as models are to see it.
 
     Features are float16: half the memory and half the reading of float32, and an error of 2^-11 of
@@ -38,31 +36,30 @@ def as_features(images: Dataset, features: Features, cache_dir: Path | None) -> 
     """
     if features == "pixels":
         return images
-    if cache_dir is None:
+    if cache is None:
         train, test = (np.concatenate(list(_rows(part.x))) for part in (images.train, images.test))
     else:
-        train, test = _kept(images, cache_dir)
+        train, test = _kept(images, cache)
     meta = replace(images.meta, input_shape=train.shape[1:], mean=0.0, std=1.0)
     return Dataset(meta, replace(images.train, x=train), replace(images.test, x=test))
 
 
-def _kept(images: Dataset, cache_dir: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+def _kept(images: Dataset, cache: Cache) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the features of both parts from the cache, where they are put if they are not there.
 
     Whoever comes while another process computes them waits for it.
     """
     text = f"{_FORMAT}/{_SCALES}/{_ANGLES}/{images.meta.sha256}"
     key = hashlib.sha256(text.encode()).hexdigest()[:20]
-    folder = cache_dir / f"{images.meta.name}-scattering-{key}"
-    if not folder.is_dir():
+    kept = cache.kept(f"{images.meta.name}-scattering-{key}")
+    if not kept.is_there:
         try:
-            with _alone(folder):
-                if not folder.is_dir():
-                    _write(folder, {"train": images.train, "test": images.test})
+            with _alone(kept.path):
+                if not kept.is_there:
+                    _write(images, kept)
         except OSError as error:
-            raise SetupError(f"cannot write {folder}: {error.strerror or error}") from error
-    train, test = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("train", "test"))
-    return np.asarray(train), np.asarray(test)  # a plain array over the mapped file
+            raise SetupError(f"cannot write {kept.path}: {error.strerror or error}") from error
+    return kept.array("train"), kept.array("test")
 
 
 @contextmanager
@@ -74,26 +71,18 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _write(folder: Path, parts: dict[str, Examples]) -> None:
-    """Write the folder; it appears complete or not at all."""
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
-    try:
-        for name, part in parts.items():
-            _write_array(temporary / f"{name}.npy", part.x)
-        os.replace(temporary, folder)  # noqa: PTH105 - Path.replace of a folder reads worse
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_array(path: Path, images: NDArray[Any]) -> None:
+def _write(images: Dataset, kept: Kept) -> None:
     # Rows are written rather than mapped: a full disk is then an error and no dead process.
+    rows = {
+        name: _features(part.x) for name, part in (("train", images.train), ("test", images.test))
+    }
+    kept.write(rows, {}, images.meta.sha256)
+
+
+def _features(images: NDArray[Any]) -> Rows:
     height, width = (side >> _SCALES for side in images.shape[-2:])
     shape = len(images), channels_of(_SCALES, _ANGLES), height, width
-    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for rows in _rows(images):
-            file.write(rows.astype("<f2", copy=False).data)
+    return Rows(shape, np.dtype("<f2"), _rows(images))
 
 
 def _rows(images: NDArray[Any]) -> Iterator[NDArray[np.float16]]:

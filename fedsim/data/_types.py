@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fedsim.data._cache import Cache
 
 __all__ = [
     "BornFederated",
@@ -128,6 +129,6 @@ class BornFederated(Protocol):
 class Featured(Protocol):
     """A pooled data set that may be trained on as features of its inputs, which are costly."""
 
-    def featured(self, dealt: Dataset, cache_dir: Path | None) -> Dataset:
-        """Return what models see in place of `dealt`; what takes long is kept in `cache_dir`."""
+    def featured(self, dealt: Dataset, cache: Cache | None) -> Dataset:
+        """Return what models see in place of `dealt`; what takes long is kept in the cache."""
         ...

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from fedsim.data._cache import Cache
 from fedsim.data._features import Features, as_features
 from fedsim.data._idx import load_images
 from fedsim.data._source import File
@@ -70,6 +71,6 @@ class FashionMnist:
             licence="MIT",
         )
 
-    def featured(self, dealt: Dataset, cache_dir: Path | None) -> Dataset:
+    def featured(self, dealt: Dataset, cache: Cache | None) -> Dataset:
         """Return the images as `features` says."""
-        return as_features(dealt, self.features, cache_dir)
+        return as_features(dealt, self.features, cache)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.data import Dataset, Examples, Meta, open_clients, tensors
+from fedsim.data._cache import Cache
 from fedsim.data._contents import content_sha256
 from fedsim.data._features import Features, as_features
 from fedsim.data._scattering import channels_of, scattering
@@ -50,8 +51,8 @@ class Little:
     def load(self, data_dir: Path | None) -> Dataset:
         return images()
 
-    def featured(self, dealt: Dataset, cache_dir: Path | None) -> Dataset:
-        return as_features(dealt, self.features, cache_dir)
+    def featured(self, dealt: Dataset, cache: Cache | None) -> Dataset:
+        return as_features(dealt, self.features, cache)
 
 
 def test_numbers_are_those_of_kymatio() -> None:
@@ -141,8 +142,8 @@ def test_images_that_do_not_fit_are_refused(sides: tuple[int, int]) -> None:
 
 def test_features_stand_in_for_pixels(tmp_path: Path) -> None:
     dataset = images()
-    assert as_features(dataset, "pixels", tmp_path) is dataset
-    found = as_features(dataset, "scattering", tmp_path)
+    assert as_features(dataset, "pixels", Cache(tmp_path)) is dataset
+    found = as_features(dataset, "scattering", Cache(tmp_path))
     expected = scattering(torch.from_numpy(dataset.train.x[:, 0]) / 255).half().numpy()
     assert found.train.x.dtype == np.float16
     assert np.array_equal(found.train.x, expected)
@@ -165,14 +166,14 @@ def base_of(array: np.ndarray) -> object:
 
 def test_features_are_computed_once_and_mapped(tmp_path: Path) -> None:
     dataset = images()
-    first = as_features(dataset, "scattering", tmp_path)
+    first = as_features(dataset, "scattering", Cache(tmp_path))
     (folder,) = kept(tmp_path)
     before = (folder / "train.npy").stat()
-    second = as_features(dataset, "scattering", tmp_path)
+    second = as_features(dataset, "scattering", Cache(tmp_path))
     assert (folder / "train.npy").stat() == before
     assert base_of(first.train.x) == base_of(second.test.x) == "mmap"
     assert np.array_equal(first.train.x, second.train.x)
-    as_features(images(seed=1), "scattering", tmp_path)
+    as_features(images(seed=1), "scattering", Cache(tmp_path))
     assert len(kept(tmp_path)) == 2
 
 
@@ -180,7 +181,7 @@ def test_who_comes_meanwhile_waits(tmp_path: Path) -> None:
     """The lock is on the file, so threads stand in for processes."""
 
     def file_of(dataset: Dataset) -> int:
-        as_features(dataset, "scattering", tmp_path)
+        as_features(dataset, "scattering", Cache(tmp_path))
         (folder,) = kept(tmp_path)
         return (folder / "train.npy").stat().st_ino
 
@@ -194,12 +195,12 @@ def test_what_breaks_leaves_nothing_half_written(tmp_path: Path) -> None:
     dataset = images()
     broken = replace(dataset, test=replace(dataset.test, x=dataset.test.x[..., :6]))
     with pytest.raises(ValueError, match="multiples"):
-        as_features(broken, "scattering", tmp_path)
+        as_features(broken, "scattering", Cache(tmp_path))
     assert not kept(tmp_path)
     assert not list(tmp_path.glob(".part-*"))
     (tmp_path / "file").touch()
     with pytest.raises(SetupError, match="cannot write"):
-        as_features(dataset, "scattering", tmp_path / "file" / "cache")
+        as_features(dataset, "scattering", Cache(tmp_path / "file" / "cache"))
 
 
 @pytest.mark.parametrize("is_cached", [True, False])
