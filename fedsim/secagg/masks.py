@@ -6,6 +6,7 @@ of a whole cohort cancel for every width, and the low bits of a mask are as unif
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ WIDTHS = (8, 12, 16, 20, 24, 28, 32)  # bits of a coordinate on the wire
 Sign = Literal[1, -1]
 
 _PIECE = 2**14  # words: target, mask and zeros of one piece stay in a core's cache
+_TOGETHER = 64  # keys, each with the schedule of a cipher in memory
 
 
 def add_mask(target: NDArray[np.uint32], key: bytes, sign: Sign) -> None:
@@ -44,19 +46,21 @@ def add_mask(target: NDArray[np.uint32], key: bytes, sign: Sign) -> None:
 def add_masks(target: NDArray[np.uint32], masks: Iterable[tuple[bytes, Sign]]) -> None:
     """Add or subtract masks of many keys, in place; faster than one after the other.
 
-    The vector is gone through once, piece by piece. No key may serve another vector.
+    The vector is gone through piece by piece, once for every few dozen keys. No key may serve
+    another vector.
     """
     if target.dtype != np.uint32 or target.ndim != 1 or not target.flags.c_contiguous:
         raise ValueError(f"target: a contiguous vector of uint32, not {target.dtype}")
-    streams = [(ctr_stream(key), np.add if sign == 1 else np.subtract) for key, sign in masks]
-    scratch = np.empty(min(_PIECE, target.size), "<u4")
-    for start in range(0, target.size, _PIECE):
-        piece = target[start : start + _PIECE]
-        words = scratch[: piece.size]
-        view = words.view(np.uint8).data
-        for stream, apply in streams:
-            stream.read_into(view)
-            apply(piece, words, out=piece)
+    remaining = iter(masks)
+    while some := list(islice(remaining, _TOGETHER)):
+        streams = [(ctr_stream(key), np.add if sign == 1 else np.subtract) for key, sign in some]
+        scratch = np.empty(min(_PIECE, target.size), "<u4")
+        for piece in _pieces(target.size):
+            part, words = target[piece], scratch[: piece.stop - piece.start]
+            view = words.view(np.uint8).data
+            for stream, apply in streams:
+                stream.read_into(view)
+                apply(part, words, out=part)
 
 
 def packed_bytes(bits: int, length: int) -> int:

@@ -55,6 +55,15 @@ def test_many_masks_are_one_after_the_other(vector, masks):
     np.testing.assert_array_equal(together, oracle)
 
 
+def test_hundreds_of_masks():
+    """As a server takes them off: more than go on together, from a generator."""
+    keys = [bytes([i]) * 32 for i in range(200)]
+    target = random_vector(PIECE + 5)
+    oracle = target - sum(words(key, target.size) for key in keys)
+    add_masks(target, ((key, -1) for key in keys))
+    np.testing.assert_array_equal(target, oracle)
+
+
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_masks_of_a_cohort_cancel_in_the_low_bits(bits):
     """Three clients, each pair with a key; packed sums are the sums, modulo 2^bits."""
