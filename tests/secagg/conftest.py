@@ -46,6 +46,7 @@ class Party:
             i: rng.integers(0, 2**32, self.parameters.length, dtype=np.uint32) for i in self.members
         }
         self.now = 0.0
+        self.adverts = {}
 
     def begin(self):
         return ServerSession.begin(self.parameters, self.members, self.directory)
@@ -75,10 +76,17 @@ class Party:
         """Go on to a phase; `lost` says in which phase a client is lost."""
         lost = lost or {}
         while server.phase != until:
+            self.note(server)
             place = PHASES.index(server.phase)
             gone = [i for i, phase in lost.items() if PHASES.index(phase) <= place]
             server = server.step(self.replies(server, gone))
         return server
+
+    def note(self, server):
+        """Remember the roster that the server sends."""
+        if server.phase == "shares":
+            message = next(iter(server.messages.values()))
+            self.adverts = {a.client: a for a in wire.decode(message, wire.AskShares).adverts}
 
     def expected(self, survivors):
         """The sum as integers of Python: the oracle."""
