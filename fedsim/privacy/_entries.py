@@ -108,15 +108,14 @@ def _spend_of(release: Release, clients: tuple[int, ...]) -> Spend:
 
 
 def _release(plain: Mapping[str, Any]) -> Release:
-    rest = tuple((key, value) for key, value in plain.items() if key != "sampling")
-    return _release_of(rest, tuple(plain["sampling"].items()))
+    return _release_of(
+        tuple((k, tuple(v.items()) if isinstance(v, dict) else v) for k, v in plain.items())
+    )
 
 
 @lru_cache(maxsize=1 << 16)  # a ledger has few different ones, many times
-def _release_of(
-    rest: tuple[tuple[str, Any], ...], sampling: tuple[tuple[str, Any], ...]
-) -> Release:
-    return Release.from_dict({**dict(rest), "sampling": dict(sampling)})
+def _release_of(plain: tuple[tuple[str, Any], ...]) -> Release:
+    return Release.from_dict({k: dict(v) if isinstance(v, tuple) else v for k, v in plain})
 
 
 def _runs(clients: Sequence[int]) -> list[int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from fedsim.privacy.events import Adjacency, Release, Sampling
+from fedsim.privacy.events import Adjacency, Lattice, Mechanism, Release, Sampling
 
 __all__ = ["Part", "binned", "part_of", "parts_of", "unamplified"]
 
@@ -25,16 +25,23 @@ class Part:
     somebody else may be, who pulls against it. "laplace": as "poisson", with Laplace noise. "pure":
     `rate` is epsilon. `noise`: standard deviation, or scale, per unit of pull. `plain`: the
     multiplier if nothing was sampled. Where samples are truncated, with a chance between `least`
-    and `most`, the member has the rate `other_rate`, and takes somebody else's place.
+    and `most`, the member has the rate `other_rate`, and takes somebody else's place. "lattice" and
+    "lattice-swap": as "poisson" and "swap", with the discrete noise of `mechanism` on `lattice`; a
+    member pulls by `pull` clipping norms, and `noise` is in clipping norms too.
     """
 
-    kind: Literal["gaussian", "poisson", "replace", "swap", "laplace", "pure"]
+    kind: Literal[
+        "gaussian", "poisson", "replace", "swap", "laplace", "pure", "lattice", "lattice-swap"
+    ]
     noise: float = 1.0
     rate: float = 1.0
     plain: float = math.inf
     other_rate: float = 0.0
     least: float = 0.0
     most: float = 0.0
+    mechanism: Mechanism = "gaussian"
+    lattice: Lattice | None = None
+    pull: float = 1.0
 
 
 def unamplified(release: Release) -> Release:
@@ -80,6 +87,8 @@ def part_of(release: Release, adjacency: Adjacency) -> Part | None:
     can_amplify = sampling.kind == "poisson" and adjacency != "replace-one"
     if release.epsilon is not None:
         return Part("pure", rate=_amplified(release.epsilon, rate if can_amplify else 1.0))
+    if release.lattice is not None:
+        return _on_lattice(release, release.lattice, adjacency, rate)
     if release.mechanism == "laplace":
         return Part("laplace", noise, rate if can_amplify else 1.0)
     if release.mechanism == "matrix" or rate == 1 or noise == 0:
@@ -94,10 +103,28 @@ def part_of(release: Release, adjacency: Adjacency) -> Part | None:
     return _truncated(part, sampling) if sampling.kind == "truncated" else part
 
 
+def _on_lattice(release: Release, lattice: Lattice, adjacency: Adjacency, rate: float) -> Part:
+    """Return what discrete noise is: amplified where a member is zeroed, else not."""
+    own = Part("lattice", release.noise_multiplier, mechanism=release.mechanism, lattice=lattice)
+    if adjacency == "replace-one":  # the multiplier is per two clipping norms
+        return replace(own, noise=2 * own.noise, pull=2.0)
+    if rate == 1 or own.noise == 0:
+        return own
+    if release.sampling.kind == "fixed":
+        return replace(own, kind="lattice-swap", rate=rate)
+    own = replace(own, rate=rate)
+    return _truncated(own, release.sampling) if release.sampling.kind == "truncated" else own
+
+
 def _check(release: Release, adjacency: Adjacency) -> None:
     kind = release.sampling.kind
     if release.epsilon is not None and not release.epsilon >= 0:
         raise ValueError(f"epsilon {release.epsilon} of a pure mechanism is not 0 or more")
+    if adjacency == "add-remove" and release.lattice is not None:
+        raise ValueError(
+            f"mechanism {release.mechanism!r} has no analysis under adjacency 'add-remove': without"
+            " a member its part of the noise is missing too; use adjacency 'zero-out'"
+        )
     if adjacency == "add-remove" and kind in ("truncated", "fixed"):
         raise ValueError(
             f"sampling {kind!r} has no analysis under adjacency 'add-remove', because there the "
@@ -140,6 +167,11 @@ def binned(parts: Mapping[Part, int]) -> dict[Part, int]:
     """
     if len(parts) <= MOST_PARTS:
         return dict(parts)
+    # No loss distribution is made of what is on a lattice, so that there may be many of it.
+    lattices = {part: count for part, count in parts.items() if part.lattice is not None}
+    if lattices:
+        rest = {part: count for part, count in parts.items() if part.lattice is None}
+        return lattices | binned(rest)
     steps = [*(0.002 * 1.3**i for i in range(28)), math.inf]
     groups = next(g for g in (_grouped(parts, step) for step in steps) if len(g) <= MOST_PARTS)
     return {_worst(list(group)): sum(group.values()) for group in groups}

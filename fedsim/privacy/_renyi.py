@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from fedsim.privacy import _lattice
 from fedsim.privacy._losses import FloatArray
 from fedsim.privacy._parts import Part, part_of
 from fedsim.privacy.events import Adjacency, Release
@@ -109,6 +110,8 @@ def _curves(part: Part) -> tuple[FloatArray, FloatArray]:
         return (found := _pure(orders, part.rate)), found
     if part.noise == 0:
         return (found := np.full(len(orders), math.inf)), found
+    if part.lattice is not None:
+        return _on_lattice(orders, part)
     if part.kind == "laplace":
         from dp_accounting import LaplaceDpEvent
 
@@ -122,6 +125,23 @@ def _curves(part: Part) -> tuple[FloatArray, FloatArray]:
         return one, one
     other = _swapped(part.other_rate, part.noise / 2)
     return np.minimum(_either(orders, one, other, part.most), _plain(orders, part.plain)), one
+
+
+def _on_lattice(orders: FloatArray, part: Part) -> tuple[FloatArray, FloatArray]:
+    """Return the curves of discrete noise: see `_lattice.py`."""
+    plain = _lattice.curve(part, orders, part.pull)
+    if part.rate == 1:
+        return plain, plain
+    far = _lattice.curve(part, _lattice.whole(orders), 2 * part.pull)
+    if part.kind == "lattice-swap":
+        one = np.minimum(_lattice.swapped(far, orders, part.rate), plain)
+    else:
+        near = _lattice.curve(part, _lattice.whole(orders), part.pull)
+        one = np.minimum(_lattice.sampled(near, orders, part.rate), plain)
+    if part.most == 0:
+        return one, one
+    other = _lattice.swapped(far, orders, part.other_rate)
+    return np.minimum(_either(orders, one, other, part.most), plain), one
 
 
 def _plain(orders: FloatArray, noise: float) -> FloatArray:

@@ -19,6 +19,9 @@ say. Releases in which everybody takes part are Gaussians, which compose exactly
 | fixed | zero-out alone: a case of replace-one with half the noise, or no amplification if less | \
 Zhu, Dong and Wang, AISTATS 2022, theorem 11 |
 
+Discrete noise (`_lattice.py`) has Rényi divergences alone, and so has whatever is composed with it:
+a bound says by which method it was found.
+
 A noise multiplier is per L2 sensitivity, and that of "replace-one" is two clipping norms. (In
 dp-accounting it is per clipping norm for loss distributions and per sensitivity for Rényi
 divergences; the difference stops here.)
@@ -64,6 +67,7 @@ ADJACENCY: dict[Unit, Adjacency] = {
 
 INTERVAL = 1e-4  # of losses, for numbers that are reported
 WIDEST = 0.5  # interval at which the grid is given up
+_DISCRETE = "no loss distribution is known of discrete noise, only Rényi divergences"
 LEAST_CURVE = 1e-10  # deltas below are rounding, as far as a fit is concerned
 
 
@@ -114,12 +118,15 @@ class Account:
         renyi = self.renyi.epsilon(delta)
         if renyi >= best.epsilon:
             return best
-        why = (
-            "the loss distribution is too wide"
-            if best.epsilon < math.inf
-            else ("delta is below what loss distributions resolve")
-        )
-        return Bound(renyi, delta, "rdp", why)
+        return Bound(renyi, delta, "rdp", self._why(best.epsilon))
+
+    def _why(self, best: float) -> str:
+        """Say why Rényi divergences are used where loss distributions give `best`."""
+        if any(part.lattice is not None for part, _ in self.parts):
+            return _DISCRETE
+        if best < math.inf:
+            return "the loss distribution is too wide"
+        return "delta is below what loss distributions resolve"
 
     def epsilon(self, delta: float) -> float:
         """Return epsilon at `delta`: `bound` without how it was found."""
@@ -181,9 +188,9 @@ def _account(
     pure = sum(count * _pure(part) for part, count in exact_parts)
     profiles: list[Profile] = []
     found, interval = _profile(parts, interval)
-    if found is None:
+    if found is None and all(part.lattice is None for part, _ in parts):
         notes.append("loss distributions are too wide here; Rényi divergences are used")
-    else:
+    elif found is not None:
         profiles.append(found)
     if any(part.kind == "swap" and part.plain > part.noise for part, _ in parts):
         plain = {
@@ -224,6 +231,8 @@ def _profile(parts: tuple[tuple[Part, int], ...], interval: float) -> tuple[Prof
         return Gaussian(0.0), interval
     if any(part.noise == 0 or math.isinf(part.rate) for part, _ in parts):
         return Gaussian(math.inf), interval
+    if any(part.lattice is not None for part, _ in parts):
+        return None, interval
     if len(parts) == 1 and parts[0][0].kind == "gaussian":
         return Gaussian(1 / parts[0][0].noise), interval
     both = any(p.kind == "poisson" or (p.kind == "laplace" and p.rate < 1) for p, _ in parts)

@@ -5,11 +5,22 @@ turned into epsilon afterwards (`accounting.py`). A release and its sampling are
 object that draws the sample, so that no amplification is claimed that did not take place.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-__all__ = ["Adjacency", "Mechanism", "Release", "Sampling", "SamplingKind", "Unit"]
+__all__ = [
+    "DISCRETE",
+    "Adjacency",
+    "Discrete",
+    "Lattice",
+    "Mechanism",
+    "Release",
+    "Sampling",
+    "SamplingKind",
+    "Unit",
+]
 
 #: Whose presence epsilon hides. "example": one record of one client; "user": all of one client's
 #: data; "local": the same, against the server too, since every client randomizes its own update.
@@ -28,8 +39,14 @@ SamplingKind = Literal["all", "poisson", "truncated", "fixed"]
 #: "gaussian": noise multiplier = standard deviation / L2 sensitivity. "laplace": `noise_multiplier`
 #: = scale / L1 sensitivity. "pure": a mechanism of which only its own `epsilon` is known.
 #: "matrix": `count` rounds of correlated Gaussian noise released as one Gaussian mechanism, whose
-#: sensitivity (over all participations) is already in `noise_multiplier`.
-Mechanism = Literal["gaussian", "laplace", "pure", "matrix"]
+#: sensitivity (over all participations) is already in `noise_multiplier`. "skellam" and
+#: "discrete-gaussian": the noise of several clients, each of whom adds its own to integers; see
+#: `Lattice`.
+Mechanism = Literal["gaussian", "laplace", "pure", "matrix", "skellam", "discrete-gaussian"]
+
+#: Noise on integers, of which there are Rényi divergences only.
+Discrete = Literal["skellam", "discrete-gaussian"]
+DISCRETE: tuple[Discrete, ...] = get_args(Discrete)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +75,34 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Lattice:
+    """The integers that clients round their vectors to before they add discrete noise.
+
+    `scale`: how many steps there are to a clipping norm. `dimension`: coordinates, with those that
+    filled them up. `terms`: the clients whose noises make up the one that is accounted. Raises
+    `ValueError` for numbers that no lattice has.
+    """
+
+    scale: float
+    dimension: int
+    terms: int
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"a lattice's scale is positive and finite, not {self.scale}")
+        for name in ("dimension", "terms"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"a lattice's {name} is 1 or more, not {value}")
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """One mechanism, applied `count` times with fresh randomness each time.
 
     `noise_multiplier`: see `Mechanism`; 0 is no noise, hence no privacy. `epsilon` belongs to
-    "pure" alone. Raises `ValueError` for numbers that no mechanism has.
+    "pure" alone, `lattice` to discrete noise. Raises `ValueError` for numbers that no mechanism
+    has.
     """
 
     mechanism: Mechanism = "gaussian"
@@ -70,6 +110,7 @@ class Release:
     sampling: Sampling = Sampling()
     count: int = 1
     epsilon: float | None = None
+    lattice: Lattice | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -81,14 +122,23 @@ class Release:
             raise ValueError(f"count {self.count} is negative")
         if (self.mechanism == "pure") != (self.epsilon is not None):
             raise ValueError("epsilon is given for mechanism 'pure', and only for it")
+        if (self.mechanism in DISCRETE) != (self.lattice is not None):
+            raise ValueError(f"a lattice is given for {' and '.join(DISCRETE)}, and only for them")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, without what has its default value."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sampling"}
         sampling = {k: v for k, v in asdict(self.sampling).items() if v is not None}
+        if self.lattice is not None:
+            plain["lattice"] = asdict(self.lattice)
         return {k: v for k, v in plain.items() if v is not None} | {"sampling": sampling}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Release":
         """Read what `to_dict` wrote. Raises `ValueError` or `TypeError` for anything else."""
-        return cls(**{**plain, "sampling": Sampling(**plain["sampling"])})
+        lattice = plain.get("lattice")
+        nested = {
+            "sampling": Sampling(**plain["sampling"]),
+            "lattice": None if lattice is None else Lattice(**lattice),
+        }
+        return cls(**{**plain, **nested})
