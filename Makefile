@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export FLWR_TELEMETRY_ENABLED := 0
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: run test test-slow lint types bench clean
+.PHONY: run test test-slow lint types bench bench-secagg clean
 
 run: $(STAMP)
 	$(BIN)/fedsim run digits
@@ -27,6 +27,9 @@ types: $(STAMP)
 bench: $(STAMP)
 	for name in partition dp_sgd growth simulation/run; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/gpu.py || [ $$? -eq 3 ] # 3: there is no GPU
+
+bench-secagg: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/secagg.py
 
 # torch first and by itself: the build this machine gets must not be replaced by another.
 $(STAMP): pyproject.toml constraints.txt
