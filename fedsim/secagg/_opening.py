@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain, combinations, islice
 
-from fedsim.crypto import KEY_BYTES
 from fedsim.errors import SecAggAborted
 from fedsim.secagg import shamir
-from fedsim.secagg._repair import interpolate_most
+from fedsim.secagg._repair import Polynomial, interpolate_most, value_at
+from fedsim.secagg.shamir import SECRET_BYTES
 
+_MOST_SUBSETS = 256  # of the shares of a secret, tried where more are wrong than can be decoded
 Fits = Callable[[int, bytes], bool]  # owner, secret: is it what the owner committed to?
 
 
@@ -49,21 +51,26 @@ class Opener:
         return self._repaired(owner, shares, fits)
 
     def _repaired(self, owner: int, shares: Mapping[int, bytes], fits: Fits) -> bytes:
+        """Find the secret although shares are wrong: decode them, else leave some out."""
         points = {1 + self.places[j]: int.from_bytes(shares[j], "big") for j in shares}
-        found = interpolate_most(points, self.threshold)
-        if found is None or found.value >= 2 ** (8 * KEY_BYTES):
-            raise self._wrong_shares(owner, shares)
-        secret = found.value.to_bytes(KEY_BYTES, "big")
-        if not fits(owner, secret):
-            raise self._wrong_shares(owner, shares)
-        for holder in shares:
-            if 1 + self.places[holder] in found.wrong:
-                self.wrong[holder] = f"unmask: its share of client {owner} is wrong"
-        return secret
-
-    def _wrong_shares(self, owner: int, shares: Mapping[int, bytes]) -> SecAggAborted:
+        trusted = sorted(shares, key=lambda j: (j in self.wrong, self.places[j]))
+        subsets = combinations([1 + self.places[j] for j in trusted], self.threshold)
+        for chosen in chain([points], islice(subsets, _MOST_SUBSETS)):
+            found = interpolate_most({x: points[x] for x in chosen}, self.threshold)
+            secret = None if found is None else _secret(found)
+            if found is None or secret is None or not fits(owner, secret):
+                continue
+            for j in shares:
+                if value_at(found, 1 + self.places[j]) != points[1 + self.places[j]]:
+                    self.wrong.setdefault(j, f"unmask: its share of client {owner} is wrong")
+            return secret
         reason = f"unmask: wrong shares of client {owner}, too many to tell which"
-        return SecAggAborted(reason, len(shares), self.threshold)
+        raise SecAggAborted(reason, len(shares), self.threshold)
+
+
+def _secret(polynomial: Polynomial) -> bytes | None:
+    value = value_at(polynomial, 0)
+    return None if value >> 8 * SECRET_BYTES else value.to_bytes(SECRET_BYTES, "big")
 
 
 @lru_cache(maxsize=2)

@@ -5,31 +5,22 @@ threshold may be wrong (Gao, "A New Algorithm for Decoding Reed-Solomon Codes", 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from fedsim.secagg.shamir import PRIME
 
 Polynomial = list[int]  # coefficients, the constant first, without leading zeros
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The polynomial's value at zero, and the points that do not lie on it."""
-
-    value: int
-    wrong: frozenset[int]
-
-
-def interpolate_most(values: Mapping[int, int], terms: int) -> Found | None:
+def interpolate_most(values: Mapping[int, int], terms: int) -> Polynomial | None:
     """Return the polynomial of so many terms through all but few of the points.
 
-    `values` maps points to values modulo `PRIME`. Nothing is returned if more than
-    (points - terms) / 2 of them are wrong.
+    `values` maps points to values modulo `PRIME`. Nothing, or another polynomial, is returned if
+    more than (points - terms) / 2 of them are wrong.
     """
     points = list(values)
     whole, through = [1], Polynomial()
     for point in points:  # Newton's form: `whole` vanishes at all points so far
-        gap = (values[point] - _at(through, point)) * pow(_at(whole, point), -1, PRIME)
+        gap = (values[point] - value_at(through, point)) * pow(value_at(whole, point), -1, PRIME)
         through = _add(through, whole, gap)
         whole = _add([0, *whole], whole, -point)
     rest, last = through, whole
@@ -39,13 +30,11 @@ def interpolate_most(values: Mapping[int, int], terms: int) -> Found | None:
         last, rest = rest, remainder
         before, factor = factor, _add(before, _multiply(quotient, factor), -1)
     polynomial, remainder = _divide(rest, factor)
-    if remainder or len(polynomial) > terms:
-        return None
-    wrong = frozenset(p for p in points if _at(polynomial, p) != values[p] % PRIME)
-    return Found(_at(polynomial, 0), wrong)
+    return None if remainder or len(polynomial) > terms else polynomial
 
 
-def _at(polynomial: Polynomial, point: int) -> int:
+def value_at(polynomial: Polynomial, point: int) -> int:
+    """Return the polynomial's value at a point: the secret at 0."""
     value = 0
     for coefficient in reversed(polynomial):
         value = (value * point + coefficient) % PRIME

@@ -116,7 +116,7 @@ class Party:
             assert secret not in reply.message
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def party():
     """Make a cohort."""
     return Party
