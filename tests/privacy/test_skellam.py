@@ -7,7 +7,10 @@ import pytest
 import torch
 from scipy import stats
 
+from fedsim.privacy import _alias, discrete_table
 from fedsim.privacy import skellam as module
+from fedsim.privacy.discrete import discrete_gaussian
+from fedsim.privacy.discrete_table import discrete_gaussian_from_table
 from fedsim.privacy.noise import Stream
 from fedsim.privacy.skellam import quantized, skellam
 
@@ -109,7 +112,7 @@ def test_equal_upper_bits_are_decided_by_lower_ones(sign):
     threshold = int(table.low[bucket])
     for low, expected in ((threshold - 1, bucket), (threshold, int(table.other[bucket]))):
         target = np.empty(1, np.int64)
-        module._draw(table, target, Given(word, low))
+        _alias._fill(table, target, Given(word, low))
         assert target.tolist() == [-expected if sign else expected]
 
 
@@ -133,11 +136,65 @@ def test_quantized_variances_are_never_less():
 
 
 def test_floating_point_numbers_only_say_where_the_tail_begins():
-    tree = ast.parse(inspect.getsource(module))
-    drawn = {"_draw", "_table", "_weights", "skellam"}
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name in drawn:
-            names = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
-            constants = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
-            assert not names & {"float64", "double", "exp", "log", "sqrt", "normals", "uniform"}
-            assert not [value for value in constants if isinstance(value, float)]
+    """No float is in what draws, nor in weights, but for `_start`, and twos of `_exponent`."""
+    names = {"float64", "double", "exp", "log", "sqrt", "normals", "uniform"}
+    for source, skipped in ((module, {"_start", "_exponent"}), (_alias, set())):
+        for node in ast.parse(inspect.getsource(source)).body:
+            if isinstance(node, ast.FunctionDef) and node.name not in skipped:
+                inner = list(ast.walk(node))
+                assert not names & {n.attr for n in inner if isinstance(n, ast.Attribute)}
+                constants = [n.value for n in inner if isinstance(n, ast.Constant)]
+                assert not [value for value in constants if isinstance(value, float)]
+
+
+# The discrete Gaussian from a table
+
+SIGMAS = [Fraction(1, 4), Fraction(1, 2), Fraction(3, 2), Fraction(40, 3), Fraction(500)]
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_its_weights_are_the_probabilities(sigma):
+    weights = discrete_table._weights(sigma)
+    assert sum(weights) == 2**126
+    k = np.arange(len(weights))
+    expected = np.exp(-(k**2) / (2 * float(sigma) ** 2)) * np.where(k == 0, 1, 2)
+    expected /= expected.sum()
+    found = np.array([weight / 2**126 for weight in weights])
+    seen = expected > 1e-30
+    np.testing.assert_allclose(found[seen], expected[seen], rtol=1e-9)
+    assert weights[-1] < 2**16 or sigma < 1
+
+
+def test_its_ratios_are_right_to_thirty_digits():
+    """P(1)^4 = P(2) P(0)^3, since the logarithm is a square."""
+    p = [
+        Fraction(w, 2**126) / (1 if k == 0 else 2) for k, w in enumerate(discrete_table._weights(3))
+    ]
+    assert abs(p[1] ** 4 / (p[2] * p[0] ** 3) - 1) < Fraction(1, 10**34)
+    assert abs(p[2] ** 9 * p[0] ** 0 / (p[3] ** 4 * p[0] ** 5) - 1) < Fraction(1, 10**34)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS[1:])
+def test_its_numbers_follow_the_law(sigma):
+    """Against a sample of the exact sampler: two ways to one law."""
+    count = 100_000
+    drawn = discrete_gaussian_from_table(sigma, count, seeded("table")).numpy()
+    exact = discrete_gaussian(sigma, count, seeded("exact")).numpy()
+    cells = np.unique(np.concatenate([drawn, exact]))
+    width = max(1, int(2 * sigma) // 20)
+    groups = cells // width
+    table = np.array(
+        [
+            [np.isin(sample, cells[groups == g]).sum() for g in np.unique(groups)]
+            for sample in (drawn, exact)
+        ]
+    )
+    common = table.sum(axis=0) >= 20
+    assert stats.chi2_contingency(table[:, common]).pvalue > 1e-3
+    assert drawn.var() == pytest.approx(exact.var(), rel=0.03)
+
+
+def test_sigmas_that_have_no_table():
+    for wrong in (0, Fraction(1, 5), 2**15 + 1):
+        with pytest.raises(ValueError, match="sigma"):
+            discrete_gaussian_from_table(wrong, 1, seeded("wrong"))
