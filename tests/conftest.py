@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No example has a deadline: how fast a machine is, and what else it does, is not what tests tell.
+settings.register_profile("fedsim", deadline=None)
+settings.load_profile("fedsim")
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
