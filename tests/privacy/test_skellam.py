@@ -160,7 +160,7 @@ def test_its_weights_are_the_probabilities(sigma):
     expected = np.exp(-(k**2) / (2 * float(sigma) ** 2)) * np.where(k == 0, 1, 2)
     expected /= expected.sum()
     found = np.array([weight / 2**126 for weight in weights])
-    seen = expected > 1e-30
+    seen = expected > 1e-27
     np.testing.assert_allclose(found[seen], expected[seen], rtol=1e-9)
     assert weights[-1] < 2**16 or sigma < 1
 
