@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -24,8 +24,6 @@ from fedsim.core import ClientContext, RoundRecord
 from fedsim.engine.blocks import Population
 from fedsim.engine.checkpoint import (
     Checkpoint,
-    load_checkpoint,
-    save_checkpoint,
     write_atomically,
 )
 from fedsim.engine.cluster import Resources, joined, started_behind
@@ -37,6 +35,8 @@ from fedsim.privacy.check import Finding
 from fedsim.rounds import Admit, ServerState, number_format, run_rounds, start_state
 from fedsim.store import RunStore, StoredRun, append_receipt
 
+from fedsim.run_files import RunFiles, RunLog
+from fedsim.sealing import storage_keys
 __all__ = ["Listener", "Result", "check_privacy", "plan", "resume", "run", "write_report"]
 
 _LONG_S = 1.0  # a round: its writing is then not worth hiding
@@ -83,6 +83,7 @@ def run(
     config = _configuration(experiment, overrides)
     with joined(config.engine) as resources:
         store = RunStore(runs)
+    _must_have_key(config)
         places = _places(store, data_dir, experiment)
         federation = _open_federation(config, places, tell)
         with started_behind(config.engine, resources):
@@ -129,6 +130,7 @@ def resume(
     config = _joining(configuration.from_dict(stored.config))
     code = tuple(stored.facts.get("code", ()))
     places = replace(_places(store, data_dir, None), code=code)
+    _must_have_key(config)
     with joined(config.engine) as resources:
         federation = _open_federation(config, places, tell)
         if federation.clients.meta.sha256 != stored.facts["data_sha256"]:
@@ -143,8 +145,8 @@ def resume(
             session = _Session(
                 store, stored.id, folder, federation, places, execution, resources, tell
             )
-            with _only_one(session.folder, stored.id):
-                found = load_checkpoint(session.folder / "checkpoint.safetensors")
+            with _only_one(session.folder, stored.id), closing(session.writer):
+                found = session.files.load_checkpoint()
                 done = found.round if found else 0
                 store.truncate(stored.id, done)
                 session.log(f"resumed after round {done}")
@@ -237,6 +239,12 @@ class _Session:
     seen_incidents: list[str] = field(default_factory=list)
 
     def go(self, state: ServerState, memos: Mapping[int, Any]) -> Result:
+    files: RunFiles = field(init=False)
+    writer: RunLog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.files = RunFiles(self.folder, self.run_id, self.federation.keys)
+        self.writer = self.files.writer()
         config = self.federation.config
         clients = self.federation.clients.clients
         self.tell(
@@ -249,7 +257,8 @@ class _Session:
         told = {"experiment": text, "tier": self.execution.tier, "at-once": at_once}
         population = Population(clients, told)
         engine = replace(config.engine, block_size=self._travelling(at_once))
-        with _only_one(self.folder, self.run_id), _Interruption(self.tell) as interruption:
+        lock = _only_one(self.folder, self.run_id)
+        with lock, closing(self.writer), _Interruption(self.tell) as interruption:
             try:
                 self._set_status("running", state)
                 kind = "Ray workers" if config.engine.grid == "ray" else "clients in this process"
@@ -287,8 +296,7 @@ class _Session:
         """Append to the run's log; a log that cannot be written must not end a run."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
-            with (self.folder / "run.log").open("a", encoding="utf-8") as file:
-                file.write(f"{now} {text}\n")
+            self.writer.append(f"{now} {text}\n")
         except OSError as error:
             self.tell(Stage(f"cannot write the log: {error}"))
 
@@ -339,12 +347,12 @@ class _Session:
         """Put a round on disk, its rows first: resume drops rows that no checkpoint covers."""
         started = perf_counter()
         self.store.append(self.run_id, record)
-        self._checkpoint(state, memos)
+        self._checkpoint(state, memos, record.model_sha256)
         return _with_stage(record, "checkpoint", perf_counter() - started)
 
-    def _checkpoint(self, state: ServerState, memos: Mapping[int, Any]) -> None:
+    def _checkpoint(self, state: ServerState, memos: Mapping[int, Any], model_sha256: str) -> None:
         checkpoint = Checkpoint(state.round, state.strategy, memos)
-        save_checkpoint(self.folder / "checkpoint.safetensors", checkpoint)
+        self.files.save_checkpoint(checkpoint, model_sha256)
 
     def _lost(self, records: Sequence[Any], number: str) -> None:
         for client in records:
@@ -372,7 +380,6 @@ class _Session:
         from safetensors.torch import save
 
         own = {name: tensor.contiguous().clone() for name, tensor in named.items()}
-        write_atomically(self.folder / "model.safetensors", save(own))
         summary = _summary(self.store.get(self.run_id))
         summary["incidents"] = self.seen_incidents[:_MOST_INCIDENTS]
         if privacy := self._privacy():
@@ -382,6 +389,7 @@ class _Session:
         path = write_report(self.store, self.run_id)
         stored = self.store.get(self.run_id)
         result = Result(
+        self.files.save_model(save(own), summary["model_sha256"])
             run_id=self.run_id,
             status=status,
             metrics=stored.summary["metrics"],
@@ -459,6 +467,12 @@ def _joining(config: RunConfig) -> RunConfig:
 
 
 def _places(store: RunStore, data_dir: str | Path | None, experiment: Experiment | None) -> Places:
+def _must_have_key(config: RunConfig) -> None:
+    """Raise `SetupError` where files are to be sealed and there is no key to do it with."""
+    if config.storage.encrypt:
+        storage_keys()
+
+
     """Say where data, the cache and the user's code are."""
     return Places(
         data_dir=str(Path(data_dir).resolve()) if data_dir else datasets.default_data_dir(),

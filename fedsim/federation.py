@@ -27,6 +27,7 @@ from fedsim.data import ClientData, Examples, Meta
 from fedsim.errors import ConfigError, Problem
 from fedsim.exact import FixedPoint
 from fedsim.privacy import central, example, local
+from fedsim.sealing import StorageKeys, storage_keys
 
 __all__ = ["Federation", "Places", "build", "examples_of", "from_text", "to_text"]
 
@@ -45,7 +46,8 @@ class Federation:
     """Everything a run needs besides who carries its messages.
 
     `population`: the clients there really are; in the pooled baseline `clients` has one more.
-    `module` is resident: whoever uses it first sets its weights from a vector.
+    `module` is resident: whoever uses it first sets its weights from a vector. `keys`: those that
+    files are sealed with, if they are.
     """
 
     config: RunConfig
@@ -57,6 +59,7 @@ class Federation:
     loss: losses.Loss
     metrics: tuple[str, ...]
     device: torch.device
+    keys: StorageKeys | None = None
 
     @property
     def real_clients(self) -> ClientData:
@@ -141,8 +144,10 @@ class Federation:
 def build(config: RunConfig, places: Places = Places()) -> Federation:
     """Open the data, build the initial model, and check that they fit each other.
 
-    Raises `DataError`, `MissingDataError` or `ConfigError` before anything is trained.
+    Raises `DataError`, `MissingDataError` or `ConfigError` before anything is trained, `SetupError`
+    where files are to be sealed and there is no key.
     """
+    keys = storage_keys() if config.storage.encrypt and places.cache_dir else None
     for folder in reversed(places.code):
         if folder not in sys.path:
             sys.path.insert(0, folder)
@@ -154,6 +159,7 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
         holdout=config.evaluation.holdout if config.evaluation.federated_every else 0.0,
         data_dir=Path(places.data_dir) if places.data_dir else None,
         cache_dir=Path(places.cache_dir) if places.cache_dir else None,
+        keys=keys,
     )
     population = clients.clients
     if config.mode == "pooled":
@@ -177,6 +183,7 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
         loss=losses.LOSSES[loss],
         metrics=tuple(config.metrics) or _default_metrics(clients.meta),
         device=device,
+        keys=keys,
     )
 
 

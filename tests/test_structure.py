@@ -60,6 +60,7 @@ LEVELS = [
     ("fedsim.spending", 6),
     ("fedsim.user_level", 5),
     ("fedsim.engine", 8),
+    ("fedsim.run_files", 8),
     ("fedsim.store", 9),
     ("fedsim.report", 9),
     ("fedsim.deployment", 9),

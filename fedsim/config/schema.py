@@ -17,6 +17,8 @@ __all__ = [
     "Regularization",
     "Rounds",
     "RunConfig",
+    "SecureSum",
+    "Storage",
 ]
 
 Mode = Literal["federated", "pooled", "local-only"]
@@ -167,3 +169,17 @@ class RunConfig:
     rounds: Rounds = field(default_factory=Rounds)
     evaluation: Evaluation = field(default_factory=Evaluation)
     engine: Engine = field(default_factory=Engine)
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What is kept on disk, and whether whoever has the disk can read it.
+
+    `encrypt`: checkpoints, the model, clients' memos, the log and the cache of prepared data are
+    sealed by AES-256-GCM under the key that FEDSIM_STORAGE_KEY_FILE or FEDSIM_STORAGE_KEY gives,
+    which every machine of the run needs. What stays readable (metrics, settings, the report) is in
+    docs/encryption.md.
+    """
+
+    encrypt: bool = False
+
+
+    storage: Storage = field(default_factory=Storage)

@@ -6,22 +6,29 @@ crash at any point there is the old one or the new one, complete. Format: safete
 """
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from flwr.app import RecordDict
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from fedsim.core import State
 from fedsim.errors import RunFailedError, SetupError
+from fedsim.files import replacing
 from fedsim.messages import memo_of, set_memo
 
-__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint", "write_atomically"]
+__all__ = [
+    "Checkpoint",
+    "decode_checkpoint",
+    "encode_checkpoint",
+    "load_checkpoint",
+    "save_checkpoint",
+    "write_atomically",
+]
 
 _VERSION = "1"
 
@@ -40,6 +47,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
     Raises `SetupError` when the disk is full or read-only; the previous checkpoint is then intact.
     """
+    write_atomically(path, encode_checkpoint(checkpoint))
+
+
+def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
+    """Return a checkpoint as the content of a file."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, float | int | bool | str] = {}
     for name, value in checkpoint.state.items():
@@ -59,7 +71,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "memos": json.dumps(sorted(checkpoint.memos)),
     }
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomically(path, save(own, metadata=header))
+    return bytes(save(own, metadata=header))
 
 
 def load_checkpoint(path: Path) -> Checkpoint | None:
@@ -74,42 +86,51 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise RunFailedError(f"{path} cannot be read as a checkpoint: {error}") from error
+        raise _unreadable(path, error) from error
+    return _decoded(header, tensors, path)
+
+
+def decode_checkpoint(content: bytes, name: object) -> Checkpoint:
+    """Undo `encode_checkpoint`; raises `RunFailedError` as `load_checkpoint` does."""
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise _unreadable(name, error) from error
+    size = int.from_bytes(content[:8], "little")  # the format's own header, with our metadata in it
+    return _decoded(json.loads(content[8 : 8 + size]).get("__metadata__", {}), tensors, name)
+
+
+def _decoded(header: Mapping[str, str], tensors: Mapping[str, Tensor], name: object) -> Checkpoint:
     if header.get("version") != _VERSION:
         raise RunFailedError(
-            f"{path} has checkpoint version {header.get('version')!r}, this fedsim reads {_VERSION}"
+            f"{name} has checkpoint version {header.get('version')!r}, this fedsim reads {_VERSION}"
         )
     state: State = dict(json.loads(header["numbers"]))
     memos: dict[int, dict[str, Tensor]] = {node: {} for node in json.loads(header["memos"])}
-    for name, tensor in tensors.items():
-        kind, rest = name.split("/", 1)
+    for key, tensor in tensors.items():
+        kind, rest = key.split("/", 1)
         if kind == "state":
             state[rest] = tensor
         else:
-            node, key = rest.split("/", 1)
-            memos[int(node)][key] = tensor
+            node, own = rest.split("/", 1)
+            memos[int(node)][own] = tensor
     return Checkpoint(int(header["round"]), state, {n: _record(memo) for n, memo in memos.items()})
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def _unreadable(name: object, error: Exception) -> RunFailedError:
+    return RunFailedError(f"{name} cannot be read as a checkpoint: {error}")
+
+
+def write_atomically(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Replace a file's content so that a crash leaves the old or the new one, never a part.
 
     Raises `SetupError` when it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with replacing(path) as file:
+            for part in [content] if isinstance(content, bytes) else content:
+                file.write(part)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise SetupError(
             f"cannot write {path}: {error.strerror or error}. Free some space or make the folder "
             "writable, then resume the run; nothing already done is lost"

@@ -1,6 +1,6 @@
 """Sealed storage: files encrypted and authenticated at rest, under keys that can be rotated."""
 
-from fedsim.sealing._envelope import CHUNK_BYTES, Label, open_bytes, seal_bytes
+from fedsim.sealing._envelope import CHUNK_BYTES, Label, open_bytes, seal_bytes, seal_chunks
 from fedsim.sealing._files import array_pieces, read_array, read_sealed, write_sealed
 from fedsim.sealing._keys import StorageKeys, key_id, new_key_line, storage_keys
 from fedsim.sealing._log import LogText, SealedLog, open_log, read_log
@@ -23,6 +23,7 @@ __all__ = [
     "read_sealed",
     "rewrap_file",
     "seal_bytes",
+    "seal_chunks",
     "sealed_files",
     "storage_keys",
     "write_sealed",

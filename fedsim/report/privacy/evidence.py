@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsim.errors import ConfigError, Problem
+from fedsim.errors import ConfigError, Problem, SetupError
 from fedsim.privacy.ledger import Entry, Ledger, Receipt, ledger_path, ledger_paths
+from fedsim.run_files import files_of
 from fedsim.store import RunStore, StoredRun, receipts
 
 __all__ = ["Evidence", "Refusal", "gather"]
@@ -97,7 +98,7 @@ def gather(store: RunStore, run: str) -> Evidence:
             if sha and each.facts.get("data_sha256") == sha and _unit(each) == "none"
         ),
         elsewhere=tuple(p.name for p in others if p != path),
-        refused=_refusals(stored.folder / "run.log", stored.id),
+        refused=_refusals(stored),
     )
 
 
@@ -142,12 +143,13 @@ def _verified(
     return found
 
 
-def _refusals(log: Path, run: str) -> tuple[Refusal, ...] | None:
+def _refusals(run: StoredRun) -> tuple[Refusal, ...] | None:
+    """Return what the log says was refused; None where there is no log, or no key to read it."""
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = files_of(run.folder, run.id, run.config).log().text.splitlines()
+    except SetupError:
         return None
-    found = [match for match in map(_REFUSED.fullmatch, lines) if match and match[3] == run]
+    found = [match for match in map(_REFUSED.fullmatch, lines) if match and match[3] == run.id]
     return tuple(Refusal(match[1], int(match[2]), match[4]) for match in found)
 
 

@@ -1,0 +1,155 @@
+"""The files of a run's folder: checkpoint, model and log, readable or sealed.
+
+Sealed files have names that end in `.sealed`, and a run only ever reads its own kind: a readable
+file put beside a sealed one is not taken for it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedsim.engine.checkpoint import (
+    Checkpoint,
+    decode_checkpoint,
+    encode_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
+from fedsim.errors import SealingError, SetupError
+from fedsim.sealing import (
+    SUFFIX,
+    Label,
+    LogText,
+    SealedLog,
+    StorageKeys,
+    open_log,
+    read_log,
+    read_sealed,
+    seal_chunks,
+    storage_keys,
+)
+
+__all__ = ["RunFiles", "RunLog", "files_of"]
+
+CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "run.log"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """Reads and writes the files of one run; sealed where there are keys."""
+
+    folder: Path
+    run: str
+    keys: StorageKeys | None = None
+
+    def path(self, name: str) -> Path:
+        """Return where a file is."""
+        return self.folder / (name + SUFFIX if self.keys else name)
+
+    def save_checkpoint(self, checkpoint: Checkpoint, model_sha256: str) -> None:
+        """Replace the checkpoint; raises `SetupError`, and the last one is then intact."""
+        if not self.keys:
+            save_checkpoint(self.path(CHECKPOINT), checkpoint)
+            return
+        facts: dict[str, str | int] = {"round": checkpoint.round, "model_sha256": model_sha256}
+        self._seal(CHECKPOINT, encode_checkpoint(checkpoint), facts)
+
+    def load_checkpoint(self) -> Checkpoint | None:
+        """Return the checkpoint, None where there is none.
+
+        Raises `RunFailedError` for a file that is none, `SealingError` for one that was changed.
+        """
+        path = self.path(CHECKPOINT)
+        if not self.keys:
+            return load_checkpoint(path)
+        return decode_checkpoint(self._open(CHECKPOINT), path) if path.exists() else None
+
+    def save_model(self, content: bytes, model_sha256: str) -> None:
+        """Replace the model, a safetensors file; raises `SetupError`."""
+        if not self.keys:
+            write_atomically(self.path(MODEL), content)
+            return
+        self._seal(MODEL, content, {"model_sha256": model_sha256})
+
+    def model(self) -> bytes:
+        """Return the model's file as it was before sealing; raises `SetupError` if it is not there.
+
+        Raises `SealingError` for one that was changed.
+        """
+        return self._open(MODEL)
+
+    def log(self) -> LogText:
+        """Return the log; raises as `model` does."""
+        path = self.path(LOG)
+        try:
+            if not self.keys:
+                return LogText(path.read_text(encoding="utf-8", errors="replace"))
+            return read_log(path, self._label(LOG), self.keys)
+        except OSError as error:
+            raise SetupError(f"cannot read {path}: {error.strerror or error}") from error
+
+    def writer(self) -> "RunLog":
+        """Return what appends to the log."""
+        return RunLog(self.path(LOG), self._label(LOG), self.keys)
+
+    def _seal(self, name: str, content: bytes, facts: Mapping[str, str | int]) -> None:
+        assert self.keys is not None
+        label = self._label(name)
+        own = Label(label.purpose, {**label.facts, **facts})
+        write_atomically(self.path(name), seal_chunks([content], own, self.keys))
+
+    def _open(self, name: str) -> bytes:
+        path = self.path(name)
+        try:
+            if not self.keys:
+                return path.read_bytes()
+            return read_sealed(path, self._label(name), self.keys)
+        except OSError as error:
+            raise SetupError(f"cannot read {path}: {error.strerror or error}") from error
+
+    def _label(self, name: str) -> Label:
+        return Label(name.partition(".")[0], {"run": self.run})
+
+
+@dataclass(slots=True)
+class RunLog:
+    """Appends to a run's log. A sealed one stays open, and is begun anew after `close`."""
+
+    path: Path
+    label: Label
+    keys: StorageKeys | None = field(repr=False)
+    _sealed: SealedLog | None = None
+
+    def append(self, text: str) -> None:
+        """Append text; raises `OSError`, or `SealingError` for a sealed log that was changed."""
+        if not self.keys:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
+            return
+        if self._sealed is None:
+            self._sealed = self._opened(self.keys)
+        self._sealed.append(text)
+
+    def close(self) -> None:
+        """End a sealed log for now."""
+        if self._sealed is not None:
+            self._sealed.close()
+            self._sealed = None
+
+    def _opened(self, keys: StorageKeys) -> SealedLog:
+        try:
+            return open_log(self.path, self.label, keys)
+        except SealingError as error:
+            hint = "Keep the file as evidence under another name; the run then begins a new log"
+            raise SealingError(f"{error}. {hint}") from error
+
+
+def files_of(folder: Path, run: str, config: Mapping[str, Any]) -> RunFiles:
+    """Return the files of a stored run: sealed where its configuration says so.
+
+    Raises `SetupError` where that needs a storage key and there is none.
+    """
+    is_sealed = bool((config.get("storage") or {}).get("encrypt"))
+    return RunFiles(folder, run, storage_keys() if is_sealed else None)
