@@ -30,6 +30,7 @@ Answer = TypeVar("Answer")
 Vector = NDArray[np.uint8] | None
 Replies = Iterable[tuple[int, bytes, Vector]]
 Shares = Mapping[int, bytes]  # by holder
+_ANY_SEED = bytes(31) + b"1"
 Stage = Phase | Literal["done"]
 
 
@@ -333,9 +334,8 @@ def _check_advert(
 ) -> None:
     if advert.client != client:
         raise WireError(f"advert: says it is of client {advert.client}")
-    for name, key in (("agreement", advert.agreement), ("masking", advert.masking)):
-        if len(key) != suite.agreement_public_bytes:
-            raise WireError(f"advert: {name} key has {len(key)} bytes")
+    for key in (advert.agreement, advert.masking):
+        suite.agree(_ANY_SEED, key)  # a key that is none would stop all of its neighbours
     suite.verify(identity, advert.signature, common.advert_statement(parameters, advert))
 
 

@@ -103,6 +103,11 @@ class Party:
         pairs = [*getattr(session, "own", ()), *getattr(session, "shares", ())]
         return found + [half for pair in pairs for half in (pair.content[:33], pair.content[33:])]
 
+    def neighbours(self, client):
+        """The ids of a client's neighbours, from the shares that it holds."""
+        rows = read_state(self.states[client], client).open_session().shares
+        return [row.client for row in rows if row.client != client]
+
     def refuses(self, client, message, why, phase=""):
         """Check that a client stops for a reason, says no more than that, and erases."""
         secrets = self.secrets(client)

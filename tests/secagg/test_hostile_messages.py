@@ -1,5 +1,7 @@
 """Bytes that nobody should send: a server loses the client and says why, a client stops."""
 
+from dataclasses import replace
+
 import msgpack
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ from hypothesis import strategies as st
 
 from fedsim import crypto
 from fedsim.errors import SecAggAborted
+from fedsim.secagg import session as common
 from fedsim.secagg import wire
 from fedsim.secagg._state import read_state
-from fedsim.secagg.parameters import PHASES, Policy
+from fedsim.secagg.parameters import PHASES, Policy, shape
 
 POLICY = Policy(min_threshold=0.51)
 ANSWERS = {
@@ -244,3 +247,38 @@ def test_shares_out_of_the_field_are_wrong_ones(party):
     after = server.step(replies)
     assert after.lost == {0: "unmask: its share of client 0 is wrong"}
     assert after.total.tolist() == found.expected(range(12))
+
+
+@pytest.mark.parametrize("field", ["agreement", "masking"])
+@pytest.mark.parametrize("content", [bytes(31), bytes(32), bytes(65)], ids=len)
+def test_keys_that_are_none_are_lost_though_they_are_signed(party, profile, field, content):
+    """A point of low order, or off the curve, would make every neighbour stop."""
+    found = party(4, profile=profile)
+    server = found.begin()
+    replies = list(found.replies(server))
+    advert = wire.decode(replies[2][1], wire.Keys).advert._replace(**{field: content})
+    statement = common.advert_statement(found.parameters.encode(), advert)
+    signature = crypto.suite(profile).sign(found.seed(2), statement)
+    replies[2] = (2, wire.encode(wire.Keys(advert._replace(signature=signature))), None)
+    assert "public key" in server.step(replies).lost[2]
+
+
+@pytest.mark.parametrize("phase", ["shares", "unmask"])
+def test_shares_for_less_than_all_neighbours_are_lost(recorded, phase):
+    _, server, _, replies = recorded(phase)
+    name = {"shares": "shares", "unmask": "self_shares"}[phase]
+    answer = wire.decode(replies[0][1], ANSWERS[phase])
+    less = replace(answer, **{name: getattr(answer, name)[1:]})
+    after = server.step([(0, wire.encode(less), None), *replies[1:]])
+    assert after.lost == {0: f"{phase}: {name}: not those of the clients asked about"}
+
+
+def test_too_few_shares_in_one_neighbourhood_give_the_sum_up(party):
+    found = party(64, graph="sparse")
+    server = found.play(found.begin(), until="unmask")
+    around = found.neighbours(2)
+    least = shape(found.parameters, 64).threshold
+    silent = around[: len(around) - least + 1]
+    with pytest.raises(SecAggAborted, match="unmask: shares of client") as stopped:
+        server.step(found.replies(server, lost=silent))
+    assert stopped.value.survivors == least - 1 < stopped.value.threshold == least
