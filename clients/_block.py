@@ -8,14 +8,20 @@ per-client handlers of `app.py` by returning None: those also find out which cli
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import Message, RecordDict
 from flwr.app.metadata import Metadata
+from numpy.typing import NDArray
+from torch import Tensor
 
-from fedsim import exact, messages
+from fedsim import exact, messages, ring, secure_messages
+from fedsim.clients._quiet import LostClientError, quiet
+from fedsim.clients._secure_sum import Asked, session_of
 from fedsim.core import ClientContext, Memo, Update
 from fedsim.data import gather, sizes_of
 from fedsim.exact import PartialSum
@@ -23,7 +29,7 @@ from fedsim.federation import Federation, from_text
 from fedsim.privacy import central
 from fedsim.tiers import LOW_RANK, MESSAGES, RESIDENT, fit_of
 from fedsim.vectorized.block import Trained, train_block
-from fedsim.vectorized.change import encoded
+from fedsim.vectorized.change import Changes, encoded
 from fedsim.vectorized.schedule import first_pass
 
 __all__ = ["answer"]
@@ -43,10 +49,14 @@ class _Block:
     memos: list[Memo]
     limit: Limit
     seed: int
+    asked: Callable[[int], Asked] | None = None
     total: PartialSum | None = None
+    ring_total: NDArray[np.uint32] | None = None
+    in_ring: list[int] = field(default_factory=list)
     rows: list[messages.Row] = field(default_factory=list)
     replies: list[Message] = field(default_factory=list)
     kept: dict[int, Memo] = field(default_factory=dict)
+    sessions: dict[int, bytes] = field(default_factory=dict)
     last: int = 0
 
     def context(self, place: int) -> ClientContext:
@@ -56,6 +66,10 @@ class _Block:
     def instruction(self, place: int) -> Message:
         return Message(content=RecordDict(), metadata=Metadata(**self.metadata(place)))
 
+    @property
+    def is_secure(self) -> bool:
+        return ring.is_secure(self.federation.config)
+
     def lose(self, place: int, error: BaseException) -> None:
         self.replies.append(messages.error_reply(self.instruction(place), error))
 
@@ -64,10 +78,29 @@ class _Block:
         if self.order.form is None:
             content = messages.update_content(update, client=self.clients[place], seconds=seconds)
             self.replies.append(Message(content, reply_to=self.instruction(place)))
+        elif self.order.form.bits is not None:
+            self.count_in_ring(place, update)
         else:
             self.total = exact.accumulate(self.total, update, self.order.form)
             self.add_row(place, update.weight, update.metrics, seconds)
         self.kept[place] = memo
+
+    def count_in_ring(self, place: int, update: Update) -> None:
+        """Take a client's vector into the sum, or, masked, as a reply of its own."""
+        assert self.order.form is not None
+        layout = ring.layout(self.federation, self.order.form)
+        vector = ring.vector(self.federation, update, layout, self.context(place))
+        if self.asked is not None:
+            own = self.asked(place)
+            kept, content = own.answer(vector)
+            self.sessions[place] = kept
+            self.replies.append(Message(content, reply_to=self.instruction(place)))
+            return
+        if self.ring_total is None:
+            self.ring_total = np.zeros_like(vector)
+        self.ring_total += vector
+        self.in_ring.append(self.clients[place])
+        self.last = place
 
     def add_row(
         self, place: int, weight: float, metrics: Mapping[str, float], seconds: float
@@ -76,14 +109,18 @@ class _Block:
         self.last = place
 
     def finished(self) -> list[Message]:
-        if self.total is None:
+        if self.ring_total is not None:
+            content = messages.ring_content(self.ring_total, self.in_ring)
+        elif self.total is not None:
+            content = messages.sum_content(self.total, self.rows)
+        else:
             return self.replies
-        content = messages.sum_content(self.total, self.rows)
         return [Message(content, reply_to=self.instruction(self.last)), *self.replies]
 
 
 def answer(
     content: RecordDict,
+    own: Callable[[int], Mapping[str, Any]],
     metadata: Callable[[int], dict[str, Any]],
     clients: Sequence[int],
     states: Sequence[RecordDict | None],
@@ -92,14 +129,23 @@ def answer(
 ) -> tuple[list[Message], dict[int, RecordDict]] | None:
     """Train clients that got the same content; None where each has to be asked by itself.
 
-    Returns the replies, one for all whose updates were added up, and by place in `clients` the new
-    states of those that keep something.
+    `own(place)`: the records that one client alone got. Returns the replies, one for all whose
+    updates were added up, and by place in `clients` the new states of those that keep something.
     """
-    tier = str(run_config.get("tier", MESSAGES))
-    if tier == MESSAGES or metadata(0)["message_type"] != messages.TRAIN:
+    tier, kind = str(run_config.get("tier", MESSAGES)), metadata(0)["message_type"]
+    if tier == MESSAGES or kind not in (messages.TRAIN, secure_messages.MASKED):
         return None
     federation = from_text(str(run_config["experiment"]))
+    if kind == messages.TRAIN and ring.is_masked(federation.config):
+        return None  # each client refuses
     order = messages.read_instruction(content)
+
+    def asked(place: int) -> Asked:
+        message = secure_messages.read_ask(RecordDict({**own(place)}))
+        before = states[place] or RecordDict()
+        session = session_of(federation, run_config, {}, clients[place])
+        return Asked(session, secure_messages.session_of(before), message)
+
     block = _Block(
         federation,
         replace(order, model=order.model.to(federation.device)),  # once for all clients
@@ -108,13 +154,15 @@ def answer(
         [{} if state is None else messages.memo_of(state) for state in states],
         limit,
         federation.client_seed(),
+        asked if kind == secure_messages.MASKED else None,
     )
-    if tier == RESIDENT:
-        _one_by_one(block, range(len(clients)))
-    else:
-        size = int(run_config.get("at-once", 0)) or len(clients)
-        for start in range(0, len(clients), size):
-            _at_once(block, tier, range(start, min(start + size, len(clients))))
+    with quiet(block.is_secure):
+        if tier == RESIDENT:
+            _one_by_one(block, range(len(clients)))
+        else:
+            size = int(run_config.get("at-once", 0)) or len(clients)
+            for start in range(0, len(clients), size):
+                _at_once(block, tier, range(start, min(start + size, len(clients))))
     return block.finished(), _states(block, states)
 
 
@@ -123,12 +171,13 @@ def _one_by_one(block: _Block, places: Sequence[int]) -> None:
     for place in places:
         started = perf_counter()
         try:
-            with block.limit(1):
-                shard = federation.clients.train(block.clients[place])
-                task = federation.task(block.order.model, [shard])
-                update, memo = local.train(task, block.memos[place], block.context(place))
-                update = federation.encode(update, block.order.form, block.context(place))
-            block.count(place, update, memo, perf_counter() - started)
+            with quiet(block.is_secure):
+                with block.limit(1):  # not of what follows: a sum must not be left half added
+                    shard = federation.clients.train(block.clients[place])
+                    task = federation.task(block.order.model, [shard])
+                    update, memo = local.train(task, block.memos[place], block.context(place))
+                    update = federation.encode(update, block.order.form, block.context(place))
+                block.count(place, update, memo, perf_counter() - started)
         except Exception as error:
             block.lose(place, error)
 
@@ -160,10 +209,8 @@ def _count_group(block: _Block, trained: Trained, sizes: Sequence[int], seconds:
     weights = [block.federation.weight(float(size)) for size in sizes]
     contexts = [block.context(place) for place in trained.members]
     change = encoded(trained.change, block.federation.transform(form, contexts))
-    if form is None:
-        for i, vector in enumerate(change.vectors()):
-            update = Update(vector, weights[i], metrics[i])
-            block.count(trained.members[i], update, trained.memos[i], seconds)
+    if form is None or form.bits is not None:
+        _count_each(block, trained, change, weights, metrics, seconds)
         return
     is_good = (change.largest() <= form.max_abs).cpu()  # False for NaN too
     if form.max_norm is not None:
@@ -181,11 +228,39 @@ def _count_group(block: _Block, trained: Trained, sizes: Sequence[int], seconds:
     _one_by_one(block, [trained.members[i] for i in range(len(weights)) if i not in good])
 
 
+def _count_each(
+    block: _Block,
+    trained: Trained,
+    change: Changes,
+    weights: Sequence[float],
+    metrics: Sequence[Mapping[str, float]],
+    seconds: float,
+) -> None:
+    """Count a group's updates one by one, where each is a reply or is rounded by its own chance."""
+    norms = trained.change.norms().cpu() if block.order.form else None
+    for i, vector in enumerate(change.vectors().cpu()):
+        place = trained.members[i]
+        own = central.votes(partial(_one_of, norms, i), block.order.form)
+        update = Update(vector, weights[i], metrics[i], own)
+        try:
+            with quiet(block.is_secure):
+                block.count(place, update, trained.memos[i], seconds)
+        except LostClientError as error:
+            block.lose(place, error)
+
+
+def _one_of(norms: Tensor | None, i: int) -> Tensor:
+    assert norms is not None
+    return norms[i : i + 1]
+
+
 def _states(block: _Block, before: Sequence[RecordDict | None]) -> dict[int, RecordDict]:
     states = {}
     for place, memo in block.kept.items():
         if memo or before[place] is not None:
             state = before[place] or RecordDict()
             messages.set_memo(state, memo)
+            if place in block.sessions:
+                secure_messages.set_session(state, block.sessions[place])
             states[place] = state
     return states

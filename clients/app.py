@@ -9,13 +9,18 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 
-from fedsim import messages
+from fedsim import messages, ring, secure_messages
 from fedsim.clients import local_only
-from fedsim.core import ClientContext
+from fedsim.clients._quiet import LostClientError, quiet
+from fedsim.clients._secure_sum import Asked, must_not_mask, session_of
+from fedsim.core import ClientContext, Update
+from fedsim.exact import InvalidUpdateError
 from fedsim.federation import Federation, from_text
 
 __all__ = ["app", "warm"]
@@ -45,14 +50,81 @@ def train(message: Message, context: Context) -> Message:
     """Train on this client's shard and reply with its update."""
     started = perf_counter()
     federation, order, client = _read(message, context)
+    must_not_mask(federation.config, context.node_config)
+    if ring.is_secure(federation.config):
+        with quiet():
+            vector = _vector(federation, order, client, context)
+        return Message(messages.ring_content(vector, [client]), reply_to=message)
+    update, _ = _trained(federation, order, client, context)
+    seconds = perf_counter() - started
+    content = messages.update_content(update, client=client, seconds=seconds)
+    return Message(content, reply_to=message)
+
+
+@app.query("sa_keys")
+def keys(message: Message, context: Context) -> Message:
+    """Begin a session of the secure sum: say this client's keys."""
+    return _phase(message, context)
+
+
+@app.query("sa_shares")
+def shares(message: Message, context: Context) -> Message:
+    """Share what opens this client's masks among its neighbours, encrypted for each."""
+    return _phase(message, context)
+
+
+@app.train("sa_masked")
+def masked(message: Message, context: Context) -> Message:
+    """Train on this client's shard and reply with its update under masks."""
+    federation, order, client = _read(message, context)
+    with quiet():
+        vector = _vector(federation, order, client, context)
+    return _phase(message, context, vector)
+
+
+@app.query("sa_confirm")
+def confirm(message: Message, context: Context) -> Message:
+    """Sign whose vectors are in the sum."""
+    return _phase(message, context)
+
+
+@app.query("sa_unmask")
+def unmask(message: Message, context: Context) -> Message:
+    """Hand out what opens the sum, once."""
+    return _phase(message, context)
+
+
+def _phase(message: Message, context: Context, vector: NDArray[np.uint32] | None = None) -> Message:
+    """Answer a phase of the secure sum; what is to be kept is kept before the answer leaves."""
+    federation = from_text(str(context.run_config["experiment"]))
+    client = int(context.node_config["partition-id"])
+    session = session_of(federation, context.run_config, context.node_config, client)
+    before = secure_messages.session_of(context.state)
+    asked = Asked(session, before, secure_messages.read_ask(message.content))
+    kept, content = asked.answer(vector)
+    secure_messages.set_session(context.state, kept)
+    return Message(content, reply_to=message)
+
+
+def _vector(
+    federation: Federation, order: messages.Train, client: int, context: Context
+) -> NDArray[np.uint32]:
+    """Train, and return what this client hands to the secure sum."""
+    if order.form is None or order.form.bits is None:
+        raise InvalidUpdateError("the server asks for an update outside of the secure sum")
+    update, ctx = _trained(federation, order, client, context)
+    return ring.vector(federation, update, ring.layout(federation, order.form), ctx)
+
+
+def _trained(
+    federation: Federation, order: messages.Train, client: int, context: Context
+) -> tuple[Update, ClientContext]:
+    """Return the update as it enters the sum; what is to be remembered is kept."""
     ctx = ClientContext(federation.client_seed(), order.round, client, order.lr_factor)
     task = federation.task(order.model, [federation.clients.train(client)])
     update, memo = federation.config.local.train(task, messages.memo_of(context.state), ctx)
     messages.set_memo(context.state, memo)
-    update = federation.encode(update, order.form, ctx)
-    seconds = perf_counter() - started
-    content = messages.update_content(update, client=client, seconds=seconds)
-    return Message(content, reply_to=message)
+    return federation.encode(update, order.form, ctx), ctx
 
 
 @app.evaluate()
@@ -60,6 +132,9 @@ def evaluate(message: Message, context: Context) -> Message:
     """Test the global model, or this client's own one, on its held-out examples."""
     started = perf_counter()
     federation, order, client = _read(message, context)
+    if ring.is_secure(federation.config):
+        raise LostClientError("under a secure sum no client tells how the model does on its data")
+    must_not_mask(federation.config, context.node_config)
     examples = federation.clients.held_out(client)
     model, parts = order.model, {"federated": examples}
     if federation.config.mode == "local-only":

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from fedsim import config as configuration
 from fedsim import data as datasets
-from fedsim import environment, models, privacy_check, report, spending, tiers
+from fedsim import environment, models, privacy_check, report, ring, spending, tiers
 from fedsim.behind import Behind
+from fedsim.clients._secure_sum import SECRET, simulated_directory
 from fedsim.config.schema import RunConfig
 from fedsim.core import ClientContext, RoundRecord
+from fedsim.crypto import random_key
 from fedsim.engine.blocks import Population
 from fedsim.engine.checkpoint import (
     Checkpoint,
@@ -33,10 +35,10 @@ from fedsim.events import ClientsDone, Event, RoundDone, RunDone, RunStarted, St
 from fedsim.federation import Federation, Places, build, to_text
 from fedsim.privacy.check import Finding
 from fedsim.rounds import Admit, ServerState, number_format, run_rounds, start_state
-from fedsim.store import RunStore, StoredRun, append_receipt
-
 from fedsim.run_files import RunFiles, RunLog
 from fedsim.sealing import storage_keys
+from fedsim.store import RunStore, StoredRun, append_receipt
+
 __all__ = ["Listener", "Result", "check_privacy", "plan", "resume", "run", "write_report"]
 
 _LONG_S = 1.0  # a round: its writing is then not worth hiding
@@ -81,16 +83,17 @@ def run(
     """
     tell = listener or (lambda event: None)
     config = _configuration(experiment, overrides)
+    _must_have_key(config)
     with joined(config.engine) as resources:
         store = RunStore(runs)
-    _must_have_key(config)
         places = _places(store, data_dir, experiment)
         federation = _open_federation(config, places, tell)
         with started_behind(config.engine, resources):
             if config.privacy.unit != "none":
                 tell(Stage("finding the noise that keeps the privacy budget"))
                 federation = spending.settled(federation)
-                config = replace(config, privacy=federation.config.privacy)
+                found = federation.config
+                config = replace(config, privacy=found.privacy, secure_sum=found.secure_sum)
             state = start_state(federation)
             _preflight(store, federation, state)
             tell(Stage("choosing how clients are trained"))
@@ -128,9 +131,9 @@ def resume(
     if stored.status == "finished":
         raise RunFailedError(f"run {stored.id} is finished: there is nothing to resume")
     config = _joining(configuration.from_dict(stored.config))
+    _must_have_key(config)
     code = tuple(stored.facts.get("code", ()))
     places = replace(_places(store, data_dir, None), code=code)
-    _must_have_key(config)
     with joined(config.engine) as resources:
         federation = _open_federation(config, places, tell)
         if federation.clients.meta.sha256 != stored.facts["data_sha256"]:
@@ -237,14 +240,14 @@ class _Session:
     resources: Resources
     tell: Listener
     seen_incidents: list[str] = field(default_factory=list)
-
-    def go(self, state: ServerState, memos: Mapping[int, Any]) -> Result:
     files: RunFiles = field(init=False)
     writer: RunLog = field(init=False)
 
     def __post_init__(self) -> None:
         self.files = RunFiles(self.folder, self.run_id, self.federation.keys)
         self.writer = self.files.writer()
+
+    def go(self, state: ServerState, memos: Mapping[int, Any]) -> Result:
         config = self.federation.config
         clients = self.federation.clients.clients
         self.tell(
@@ -254,7 +257,10 @@ class _Session:
         )
         text = to_text(_unresolved(self.store, self.run_id), self.places)
         at_once = self.execution.block_size or 0
-        told = {"experiment": text, "tier": self.execution.tier, "at-once": at_once}
+        told: dict[str, Any] = {"experiment": text, "tier": self.execution.tier}
+        told["at-once"] = at_once
+        if ring.is_masked(config):  # known to this run's processes alone, and stored nowhere
+            told[SECRET] = random_key().hex()
         population = Population(clients, told)
         engine = replace(config.engine, block_size=self._travelling(at_once))
         lock = _only_one(self.folder, self.run_id)
@@ -319,7 +325,10 @@ class _Session:
         nodes = grid.population.nodes
         told = Behind[RoundRecord](lambda record: self.tell(RoundDone(record)))
         with environment.settled(), told as behind:
-            rounds = run_rounds(grid, nodes, self.federation, state, self._admit())
+            directory = simulated_directory(grid.population.run_config, self.federation.config)
+            rounds = run_rounds(
+                grid, nodes, self.federation, state, self._admit(), directory=directory
+            )
             for record, state in rounds:
                 self._lost(record.clients, str(record.round))
                 self._incidents(opened)
@@ -381,6 +390,7 @@ class _Session:
 
         own = {name: tensor.contiguous().clone() for name, tensor in named.items()}
         summary = _summary(self.store.get(self.run_id))
+        self.files.save_model(save(own), summary["model_sha256"])
         summary["incidents"] = self.seen_incidents[:_MOST_INCIDENTS]
         if privacy := self._privacy():
             summary["privacy"] = privacy
@@ -389,7 +399,6 @@ class _Session:
         path = write_report(self.store, self.run_id)
         stored = self.store.get(self.run_id)
         result = Result(
-        self.files.save_model(save(own), summary["model_sha256"])
             run_id=self.run_id,
             status=status,
             metrics=stored.summary["metrics"],
@@ -459,6 +468,12 @@ def _configuration(experiment: Experiment, overrides: Sequence[str]) -> RunConfi
     return configuration.load(experiment, overrides)
 
 
+def _must_have_key(config: RunConfig) -> None:
+    """Raise `SetupError` where files are to be sealed and there is no key to do it with."""
+    if config.storage.encrypt:
+        storage_keys()
+
+
 def _joining(config: RunConfig) -> RunConfig:
     """Have a resumed run join what RAY_ADDRESS says, if set: where it began may be gone."""
     if not os.environ.get("RAY_ADDRESS"):
@@ -467,12 +482,6 @@ def _joining(config: RunConfig) -> RunConfig:
 
 
 def _places(store: RunStore, data_dir: str | Path | None, experiment: Experiment | None) -> Places:
-def _must_have_key(config: RunConfig) -> None:
-    """Raise `SetupError` where files are to be sealed and there is no key to do it with."""
-    if config.storage.encrypt:
-        storage_keys()
-
-
     """Say where data, the cache and the user's code are."""
     return Places(
         data_dir=str(Path(data_dir).resolve()) if data_dir else datasets.default_data_dir(),

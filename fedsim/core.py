@@ -32,6 +32,7 @@ __all__ = [
     "Task",
     "Transform",
     "Update",
+    "lost_record",
     "per_client",
 ]
 
@@ -264,6 +265,16 @@ class RoundRecord:
     def lost(self) -> int:
         """How many of the cohort did not count."""
         return sum(1 for client in self.clients if client.lost)
+
+
+def lost_record(
+    client: int, phase: Literal["train", "evaluate"], reason: str, *, bytes_down: int
+) -> ClientRecord:
+    """Return the record of a client that does not count; `reason` may be a whole traceback."""
+    lines = reason.strip().splitlines() or [""]
+    return ClientRecord(
+        client, phase, bytes_down=bytes_down, lost=lines[-1][:500], traceback=reason
+    )
 
 
 def per_client(parameter: Tensor, lead: int) -> Tensor:

@@ -4,13 +4,19 @@ A floating-point sum depends on the order of its terms, so it changes with the n
 and with every retry. Here every weighted update is rounded once, on its own, to a multiple of
 2^-fraction_bits and held as int64; integer addition is exact, so order and grouping cannot change
 a bit. `fixed_point` proves for a whole run that no sum can overflow.
+
+Under a secure sum the integers live modulo 2^bits (`ring_form`, which proves the same of that) and
+so few steps are left that rounding to the nearest would lose what is small in every client: there
+it is stochastic, up or down by chance, so that every sum is right in expectation.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,8 +36,12 @@ __all__ = [
     "check_sum",
     "decode",
     "encode",
+    "encode_in_ring",
     "encode_sum",
     "fixed_point",
+    "largest",
+    "ring_form",
+    "weight_of",
     "zero",
 ]
 
@@ -42,6 +52,8 @@ _WORD_BITS = 63  # an int64 without its sign
 _LEAST_FRACTION_BITS = 16
 _WEIGHT_BITS = 20  # weights are multiples of 2^-20
 _PIECE = 2**15  # numbers rounded at a time
+_LEAST_STEPS = 4  # of the largest weighted coordinate, in a ring
+_RINGS = range(8, 33, 4)  # bits
 
 
 class InvalidUpdateError(ValueError):
@@ -54,6 +66,7 @@ class FixedPoint:
 
     `max_norm`: where privacy rests on it, no update of a larger L2 norm enters a sum, nor one with
     any lane but, with `has_votes`, a single number of at most 1/2 (`fedsim.privacy.central.votes`).
+    `bits`: sums are taken modulo 2^bits, and rounding is stochastic; None: int64 (`fixed_point`).
     """
 
     fraction_bits: int
@@ -62,6 +75,7 @@ class FixedPoint:
     dimension: int
     max_norm: float | None = None
     has_votes: bool = False
+    bits: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +117,65 @@ def fixed_point(dimension: int, *, max_abs: float, max_weight: float, cohort: in
     return FixedPoint(fraction_bits, max_abs, max(max_weight, 1.0), dimension)
 
 
+def ring_form(
+    dimension: int, *, bits: int, max_abs: float, max_weight: float, cohort: int
+) -> FixedPoint:
+    """Choose the finest steps for which no sum of a whole cohort leaves half of 2^bits.
+
+    What `encode_in_ring` makes of an update within the bounds is at most `largest` steps, and
+    cohort x `largest` < 2^(bits - 1): what a sum of at most `cohort` clients is modulo 2^bits says
+    what it is. `fraction_bits` may be negative. Raises `ConfigError` where the largest weighted
+    coordinate would be fewer than four steps.
+
+    >>> ring_form(10, bits=32, max_abs=8.0, max_weight=90, cohort=20).fraction_bits
+    17
+    """
+    reach = Fraction(max_abs) * Fraction(max(max_weight, 1.0))
+    whole = cohort * reach
+    fraction_bits = bits - whole.numerator.bit_length() + whole.denominator.bit_length()
+    while cohort * _largest(reach, fraction_bits) >= 2 ** (bits - 1):
+        fraction_bits -= 1
+        if reach * Fraction(2) ** fraction_bits < _LEAST_STEPS:
+            raise _too_coarse(bits, float(reach), cohort)
+    return FixedPoint(fraction_bits, max_abs, max(max_weight, 1.0), dimension, bits=bits)
+
+
+def largest(form: FixedPoint) -> int:
+    """Return a bound of every integer that one client adds to a sum in a ring."""
+    return _largest(Fraction(form.max_abs) * Fraction(form.max_weight), form.fraction_bits)
+
+
+def _largest(reach: Fraction, fraction_bits: int) -> int:
+    # floor(y + u), u < 1, is at most ceil(y) + 1, in floating point too: see `_add_stochastic`.
+    return math.ceil(reach * Fraction(2) ** fraction_bits) + 1
+
+
+def _too_coarse(bits: int, reach: float, cohort: int) -> ConfigError:
+    """Say which ring is wide enough; where none is, how much smaller updates would have to be."""
+    needed = cohort * (2 * _LEAST_STEPS + 1)  # steps are powers of two: four may be nearly eight
+    fitting = [width for width in _RINGS if 2 ** (width - 1) > needed]
+    what = f"{cohort} clients whose weighted updates reach {reach:.6g}"
+    if fitting:
+        return ConfigError([Problem("secure_sum.bits", bits, f"at least {fitting[0]} for {what}")])
+    accepted = f"for {what}: a smaller cohort, no ring of {_RINGS[-1]} bits holds their sum"
+    return ConfigError([Problem("rounds.cohort", cohort, accepted)])
+
+
+def encode_in_ring(update: Update, form: FixedPoint, stream: np.random.Generator) -> PartialSum:
+    """Round one client's weighted update by chance to the steps of a ring: a sum of one.
+
+    The expectation is the update itself, whatever the steps; each number is off by less than one.
+    Raises what `encode` raises.
+    """
+    check(update, form)
+    total = zero(form, update.lanes)
+    scale = 2.0**form.fraction_bits
+    _add_stochastic(total.vector, update.vector, update.weight * scale, stream)
+    for name in sorted(update.lanes):
+        _add_stochastic(total.lanes[name], update.lanes[name], scale, stream)
+    return PartialSum(total.vector, weight_of(update.weight), 1, total.lanes)
+
+
 def encode(update: Update, form: FixedPoint) -> PartialSum:
     """Round one client's weighted update to the number format: a sum of one.
 
@@ -124,7 +197,7 @@ def accumulate(total: PartialSum | None, update: Update, form: FixedPoint) -> Pa
     _add_rounded(total.vector, update.vector, update.weight * 2.0**form.fraction_bits)
     for name, lane in update.lanes.items():
         _add_rounded(total.lanes[name], lane, 2.0**form.fraction_bits)
-    weight, count = total.weight + _weight(update.weight), total.count + 1
+    weight, count = total.weight + weight_of(update.weight), total.count + 1
     return PartialSum(total.vector, weight, count, total.lanes)
 
 
@@ -154,7 +227,7 @@ def check_sum(total: PartialSum, weights: Sequence[float], form: FixedPoint) -> 
         raise InvalidUpdateError("the sum is not int64")
     if not all(0 < weight <= form.max_weight for weight in weights):
         raise InvalidUpdateError(f"a weight is not above 0 and at most {form.max_weight:.6g}")
-    if (total.count, total.weight) != (len(weights), sum(_weight(weight) for weight in weights)):
+    if (total.count, total.weight) != (len(weights), sum(weight_of(weight) for weight in weights)):
         raise InvalidUpdateError("count and weight of the sum are not those of its clients")
     step, count = 2.0**-form.fraction_bits, len(weights)
     for values, most in (
@@ -191,7 +264,7 @@ def encode_sum(
     own = zero(form, lanes).lanes
     for name, lane in lanes.items():
         _add_rounded(own[name], lane, 2.0**form.fraction_bits)
-    return PartialSum(whole, sum(_weight(weight) for weight in weights), len(weights), own)
+    return PartialSum(whole, sum(weight_of(weight) for weight in weights), len(weights), own)
 
 
 def zero(form: FixedPoint, lanes: Mapping[str, Tensor] = MappingProxyType({})) -> PartialSum:
@@ -234,7 +307,12 @@ def decode(total: PartialSum, form: FixedPoint) -> Sum:
     )
 
 
-def _weight(weight: float) -> int:
+def weight_of(weight: float) -> int:
+    """Return a weight in the steps that sums of weights are kept in: 2^-20.
+
+    >>> weight_of(1.5) / 2**20
+    1.5
+    """
     whole: int = round(weight * 2**_WEIGHT_BITS)
     return whole
 
@@ -248,6 +326,21 @@ def _add_rounded(total: Tensor, values: Tensor, scale: float) -> None:
     flat, target = values.reshape(-1), total.view(-1)
     for start in range(0, len(flat), _PIECE):
         piece = flat[start : start + _PIECE].double().mul_(scale).round_()
+        target[start : start + _PIECE] += piece.to(torch.int64)
+
+
+def _add_stochastic(
+    total: Tensor, values: Tensor, scale: float, stream: np.random.Generator
+) -> None:
+    """Add floor(values x scale + u), u uniform in [0, 1), to int64 numbers in place.
+
+    Floating point is monotone: with |value| x scale at most an integer m, the sum with u is at most
+    m + 1 after rounding, and not below -m.
+    """
+    flat, target = values.reshape(-1), total.view(-1)
+    for start in range(0, len(flat), _PIECE):
+        piece = flat[start : start + _PIECE].double().mul_(scale)
+        piece.add_(torch.from_numpy(stream.random(len(piece)))).floor_()
         target[start : start + _PIECE] += piece.to(torch.int64)
 
 

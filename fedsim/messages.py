@@ -3,6 +3,9 @@
 A reply to `train` carries either one client's update (float32) or the exact sum of several
 (int64). Both carry one row per client, so a server adds up replies without caring how many clients
 stand behind each: `fold` turns a list of replies into fewer replies and changes no bit.
+
+Where the sum is a secure one without masks, a reply carries the vector of `fedsim.secagg.lanes` and
+who is in it: nothing else that tells clients apart.
 """
 
 import math
@@ -34,10 +37,13 @@ __all__ = [
     "model_content",
     "partial_sums",
     "read_instruction",
+    "read_ring",
     "read_statistics",
+    "ring_content",
     "rows",
     "set_memo",
     "sum_content",
+    "understood",
     "update_content",
     "updates",
 ]
@@ -81,6 +87,8 @@ def model_content(order: Train) -> RecordDict:
         }
         if order.form.max_norm is not None:
             config |= {"max-norm": order.form.max_norm, "has-votes": order.form.has_votes}
+        if order.form.bits is not None:
+            config["ring-bits"] = order.form.bits
     return RecordDict(
         {
             "model": ArrayRecord({"vector": Array(order.model.cpu().numpy())}),
@@ -98,7 +106,9 @@ def read_instruction(content: RecordDict) -> Train:
         bounds = float(config["max-abs"]), float(config["max-weight"])
         norm = float(config["max-norm"]) if "max-norm" in config else None
         has_votes = bool(config.get("has-votes", False))
-        form = FixedPoint(int(config["fraction-bits"]), *bounds, model.numel(), norm, has_votes)
+        bits = int(config["ring-bits"]) if "ring-bits" in config else None
+        steps, size = int(config["fraction-bits"]), model.numel()
+        form = FixedPoint(steps, *bounds, size, norm, has_votes, bits)
     return Train(model, int(config["server-round"]), float(config["lr-factor"]), form)
 
 
@@ -119,6 +129,27 @@ def sum_content(total: PartialSum, rows: Sequence[Row]) -> RecordDict:
     return RecordDict({"sum": ArrayRecord(arrays), **_table(rows), "sum-config": config})
 
 
+def ring_content(vector: np.ndarray, clients: Sequence[int]) -> RecordDict:
+    """Build the reply of clients whose vectors were added up in a ring: uint32."""
+    config = ConfigRecord({"clients": [int(client) for client in clients]})
+    return RecordDict({"ring": ArrayRecord({"vector": Array(vector)}), "ring-config": config})
+
+
+def read_ring(content: RecordDict) -> tuple[np.ndarray, list[int]]:
+    """Return what `ring_content` wrote: the sum, and whose.
+
+    Raises `fedsim.exact.InvalidUpdateError` for anything else.
+    """
+    with understood("the vector"):
+        vector = content.array_records["ring"]["vector"].numpy()
+        clients = [_whole(client) for client in content.config_records["ring-config"]["clients"]]
+        if vector.dtype != np.uint32 or vector.ndim != 1 or len(set(clients)) != len(clients):
+            raise InvalidUpdateError("the reply is no vector of numbers in a ring")
+        if not clients:
+            raise InvalidUpdateError("a reply of no client")
+        return vector, clients
+
+
 def evaluation_content(
     statistics: Mapping[str, Tensor], *, client: int, examples: int, seconds: float
 ) -> RecordDict:
@@ -133,7 +164,7 @@ def rows(content: RecordDict) -> list[Row]:
 
     Raises `fedsim.exact.InvalidUpdateError` for what `update_content` and its like do not write.
     """
-    with _understood("the table of clients"):
+    with understood("the table of clients"):
         names = [str(name) for name in content.config_records["metrics"]["names"]]
         values = content.array_records["clients"]["values"].numpy().astype(np.float64, copy=False)
         found = [
@@ -153,7 +184,7 @@ def updates(content: RecordDict) -> Update:
     Raises `fedsim.exact.InvalidUpdateError` for what `update_content` does not write.
     """
     table = rows(content)
-    with _understood("the update"):
+    with understood("the update"):
         (row,) = table
         arrays = content.array_records["update"]
         lanes = {k.removeprefix("lane/"): _tensor(v) for k, v in arrays.items() if k != "vector"}
@@ -168,10 +199,10 @@ def partial_sums(content: RecordDict, form: FixedPoint) -> PartialSum:
     """
     if "update" in content.array_records:
         update = updates(content)
-        with _understood("the update"):
+        with understood("the update"):
             return exact.encode(update, form)
     table = rows(content)
-    with _understood("the sum"):
+    with understood("the sum"):
         arrays = content.array_records["sum"]
         lanes = {k.removeprefix("lane/"): _tensor(v) for k, v in arrays.items() if k != "vector"}
         config = content.config_records["sum-config"]
@@ -186,7 +217,7 @@ def read_statistics(content: RecordDict) -> dict[str, Tensor]:
 
     Raises `fedsim.exact.InvalidUpdateError` for what `evaluation_content` does not write.
     """
-    with _understood("the statistics"):
+    with understood("the statistics"):
         found = content.array_records["statistics"].items()
         read = {k: _tensor(v) for k, v in found}
         if any(v.dtype != torch.float64 or v.dim() < 1 for v in read.values()):
@@ -203,9 +234,11 @@ def fold(instruction: RecordDict, replies: Sequence[Message]) -> list[Message]:
     lost = [reply for reply in replies if reply.has_error()]
     answered = [reply for reply in replies if not reply.has_error()]
     merge: Callable[[RecordDict, Sequence[Message]], list[Message]]
-    if answered and all("statistics" in reply.content.array_records for reply in answered):
+    if _all_have("statistics", answered):
         merge = _fold_statistics
-    elif answered and "fraction-bits" in instruction.config_records.get("config", {}):
+    elif _all_have("ring", answered):
+        merge = _fold_ring
+    elif answered and _is_folding(instruction):
         merge = _fold_updates
     else:
         return list(replies)
@@ -251,6 +284,25 @@ def _fold_updates(instruction: RecordDict, replies: Sequence[Message]) -> list[M
     return [last, *lost]
 
 
+def _all_have(record: str, answered: Sequence[Message]) -> bool:
+    return bool(answered) and all(record in reply.content.array_records for reply in answered)
+
+
+def _is_folding(instruction: RecordDict) -> bool:
+    config = instruction.config_records.get("config", {})
+    return "fraction-bits" in config and "ring-bits" not in config
+
+
+def _fold_ring(_: RecordDict, replies: Sequence[Message]) -> list[Message]:
+    parts = [read_ring(reply.content) for reply in replies]
+    total = parts[0][0].copy()
+    for vector, _ in parts[1:]:
+        total += vector
+    clients = [client for _, own in parts for client in own]
+    replies[-1].content = ring_content(total, clients)
+    return [replies[-1]]
+
+
 def _fold_statistics(_: RecordDict, replies: Sequence[Message]) -> list[Message]:
     parts = [read_statistics(reply.content) for reply in replies]
     table = [row for reply in replies for row in rows(reply.content)]
@@ -279,7 +331,7 @@ def _table(rows: Sequence[Row]) -> dict[str, ArrayRecord | ConfigRecord]:
 
 
 @contextmanager
-def _understood(what: str) -> Iterator[None]:
+def understood(what: str) -> Iterator[None]:
     """Turn whatever goes wrong while a reply is read into an invalid update: a lost client."""
     try:
         yield

@@ -6,23 +6,26 @@ keeps nothing else, so that whoever consumes it can store, checkpoint, show or s
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Message, RecordDict
+from flwr.app import RecordDict
 from torch import Tensor
 
-from fedsim import exact, messages, metrics, rng, sampling, user_level
-from fedsim.core import ClientRecord, RoundContext, RoundRecord, State, Update
+from fedsim import exact, messages, metrics, ring, rng, sampling, secure_rounds, user_level
+from fedsim.carrier import Carrier
+from fedsim.config.schema import RunConfig
+from fedsim.core import ClientRecord, RoundContext, RoundRecord, State, Update, lost_record
 from fedsim.errors import RunFailedError
 from fedsim.exact import FixedPoint, InvalidUpdateError, PartialSum
 from fedsim.federation import Federation
 from fedsim.privacy import local
+from fedsim.secagg.identities import Directory
 
 __all__ = ["Admit", "Carrier", "ServerState", "number_format", "run_rounds", "start_state"]
 
@@ -32,22 +35,6 @@ Admit = Callable[[int, Sequence[int]], Sequence[int]]
 
 _FLOAT_BYTES = 4
 _METRIC_BYTES = 8
-
-
-class Carrier(Protocol):
-    """Who carries messages: our grids, or Flower's behind `fedsim.engine.flower.FlowerCarrier`."""
-
-    def broadcast(
-        self,
-        content: RecordDict,
-        nodes: Sequence[int],
-        kind: str,
-        *,
-        ttl: float | None,
-        group_id: str,
-    ) -> Iterable[Message]:
-        """Send the same content to many nodes, wait, return the replies in any order."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +47,16 @@ class ServerState:
 
 @dataclass(slots=True)
 class _Answers:
-    """What came back of one phase: partial sums or updates, a row per client, who was lost."""
+    """What came back of one phase: partial sums or updates, a row per client, who was lost.
+
+    `means`: metrics of training where a secure sum has them already, and rows have none.
+    """
 
     sums: list[PartialSum] = field(default_factory=list)
     updates: dict[int, Update] = field(default_factory=dict)
     statistics: list[tuple[list[int], dict[str, Tensor]]] = field(default_factory=list)
     records: dict[int, ClientRecord] = field(default_factory=dict)
+    means: Mapping[str, float] | None = None
 
     @property
     def count(self) -> int:
@@ -81,13 +72,16 @@ def number_format(federation: Federation, state: State | None = None) -> FixedPo
     """Return the fixed-point format of a run's sums; proves that no cohort can overflow it.
 
     `state`: of the strategy, which has the clipping norm of a round where that adapts. Raises
-    `ConfigError` where `rounds.max_abs_update` leaves too little precision.
+    `ConfigError` where `rounds.max_abs_update`, or the ring of a secure sum, leaves too little
+    precision.
     """
     sizes, cohort = federation.clients.sizes(), federation.config.rounds.cohort
     privacy = federation.config.privacy
     if privacy.unit == "user":
         config, dimension = federation.config, federation.initial.numel()
         return user_level.number_format(config, federation.population, dimension, state)
+    if ring.is_secure(federation.config):
+        return ring.number_format(federation)
     max_abs, max_weight = federation.config.rounds.max_abs_update, float(sizes.max())
     if privacy.unit == "local":
         noise = privacy.noise_multiplier or 1.0
@@ -107,17 +101,25 @@ def run_rounds(
     federation: Federation,
     state: ServerState,
     admit: Admit = lambda number, cohort: cohort,
+    *,
+    directory: Directory = lambda client: None,
 ) -> Iterator[tuple[RoundRecord, ServerState]]:
     """Run the rounds after `state.round`; `nodes[i]` is the address of client i.
 
-    Raises what `admit` raises, and `RunFailedError` when fewer than `rounds.min_results` clients of
-    a round count. Its `records` attribute says who was lost and why.
+    `directory`: identity keys of the clients, which secure sums by masks need. Raises what `admit`
+    raises, `SecAggAborted` where a secure sum is given up, and `RunFailedError` when fewer than
+    `rounds.min_results` clients of a round count. `records` of the last two say who was lost, why.
     """
     for number in range(state.round + 1, federation.config.rounds.count + 1):
         started = perf_counter()
         seconds: dict[str, float] = {}
         ids = admit(number, _cohort(federation, number))
-        strategy, answers = _train(grid, nodes, federation, state, number, ids, seconds)
+        form = number_format(federation, state.strategy)
+        order = _order(federation, state, number, form)
+        answers = _collect(grid, nodes, federation, order, ids, seconds, directory)
+        context = RoundContext(federation.config.seed, number, len(ids))
+        step = partial(_step, federation, state.strategy, answers, form, context)
+        strategy = _timed(seconds, "aggregate", step)
         state = ServerState(number, strategy)
         model = strategy["model"].float()
         values = _training_metrics(answers)
@@ -145,32 +147,56 @@ def run_rounds(
         )
 
 
-def _train(
-    grid: Carrier,
-    nodes: Sequence[int],
-    federation: Federation,
-    state: ServerState,
-    number: int,
-    ids: Sequence[int],
-    seconds: dict[str, float],
-) -> tuple[State, _Answers]:
-    """Run the training phase of one round and step the strategy."""
-    config, form = federation.config, number_format(federation, state.strategy)
-    order = messages.Train(
+def _order(
+    federation: Federation, state: ServerState, number: int, form: FixedPoint
+) -> messages.Train:
+    """Return what the clients of a round are told to train, and the format of their sum."""
+    return messages.Train(
         model=state.strategy["model"].float(),
         round=number,
         lr_factor=federation.lr_factor(number),
-        # Without a format nobody folds: the strategy wants every update by itself.
-        form=form if config.strategy.needs == "sum" else None,
+        form=form,
     )
-    answers = _timed(
-        seconds, "train", lambda: _send(grid, nodes, ids, messages.TRAIN, order, config, form)
-    )
+
+
+def _collect(
+    grid: Carrier,
+    nodes: Sequence[int],
+    federation: Federation,
+    order: messages.Train,
+    ids: Sequence[int],
+    seconds: dict[str, float],
+    directory: Directory,
+) -> _Answers:
+    """Have the cohort of a round train, and return what the strategy and the record need of it.
+
+    Raises `RunFailedError` where too few clients count.
+    """
+    config, form = federation.config, order.form
+    assert form is not None
+    if not ring.is_secure(config):
+        if config.strategy.needs != "sum":  # without a format nobody folds
+            order = replace(order, form=None)
+        lost = _dropouts(config, order.round, ids)
+        asked = [client for client in ids if client not in lost]
+        work = partial(_send, grid, nodes, asked, messages.TRAIN, order, config, form)
+        answers: _Answers = _timed(seconds, "train", work)
+        for client, phase in lost.items():
+            _lose(answers, client, messages.TRAIN, sampling.dropped_out(phase), 0)
+    elif ids:
+        found = secure_rounds.collect(grid, nodes, federation, order, ids, seconds, directory)
+        answers = _Answers(sums=[found.total], records=found.records, means=found.metrics)
+    else:
+        answers = _Answers(means={})
     if config.privacy.unit != "user" or ids:  # nobody drawn: a step of noise alone
-        _check_results(answers, number, len(ids), config.rounds.min_results)
-    context = RoundContext(config.seed, number, len(ids))
-    step = partial(_step, federation, state.strategy, answers, form, context)
-    return _timed(seconds, "aggregate", step), answers
+        _check_results(answers, order.round, len(ids), config.rounds.min_results)
+    return answers
+
+
+def _dropouts(config: RunConfig, number: int, ids: Sequence[int]) -> dict[int, str]:
+    """Return who drops out of a plain sum; who is lost after it in a secure one is in it."""
+    drawn = sampling.dropouts(ids, config.rounds.dropout, seed=config.seed, round=number)
+    return {client: phase for client, phase in drawn.items() if phase in sampling.BEFORE_THE_SUM}
 
 
 def _step(
@@ -316,14 +342,8 @@ def _record(row: messages.Row, kind: str, size: int, payload: int) -> ClientReco
 
 
 def _lose(answers: _Answers, client: int, kind: str, reason: str, size: int) -> None:
-    lines = reason.strip().splitlines() or [""]
-    answers.records[client] = ClientRecord(
-        client=client,
-        phase="train" if kind == messages.TRAIN else "evaluate",
-        bytes_down=size,
-        lost=lines[-1][:500],
-        traceback=reason,
-    )
+    phase: Any = "train" if kind == messages.TRAIN else "evaluate"
+    answers.records[client] = lost_record(client, phase, reason, bytes_down=size)
 
 
 def _check_results(answers: _Answers, number: int, asked: int, least: int) -> None:
@@ -340,6 +360,8 @@ def _check_results(answers: _Answers, number: int, asked: int, least: int) -> No
 
 def _training_metrics(answers: _Answers) -> dict[str, float]:
     """Weighted means of what clients reported; summed exactly, in no order."""
+    if answers.means is not None:
+        return {f"train/{name}": value for name, value in answers.means.items()}
     done = [record for record in answers.records.values() if not record.lost]
     names = sorted({name for record in done for name in record.metrics} - {"examples"})
     means = {}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fedsim import exact
+from fedsim import distributed, exact
 from fedsim.config.schema import Privacy, RunConfig
 from fedsim.core import RoundContext, State, Sum
 from fedsim.errors import ConfigError, Problem
@@ -26,6 +26,7 @@ __all__ = [
     "cohort",
     "expected",
     "facts",
+    "most",
     "number_format",
     "plan",
     "release",
@@ -42,6 +43,13 @@ _LONG = 500  # rounds beyond which the optimum takes too long: Toeplitz is withi
 def expected(config: RunConfig, population: int) -> int:
     """Return how many clients a round asks, in expectation where chance decides."""
     return min(config.rounds.cohort or population, population)
+
+
+def most(config: RunConfig, population: int) -> int:
+    """Return how many clients a round asks at most."""
+    asked, kind = expected(config, population), config.privacy.sampling
+    drawn = central.sampling_of(kind, population, asked)
+    return drawn.most or (population if drawn.kind == "poisson" else asked)
 
 
 def cohort(config: RunConfig, population: int, round: int) -> Any:
@@ -64,16 +72,19 @@ def number_format(
 
     Raises `ConfigError` for noise that cannot be had.
     """
-    privacy, asked = config.privacy, expected(config, population)
-    drawn = central.sampling_of(privacy.sampling, population, asked)
-    std = _std(config, population)
+    if distributed.is_distributed(config):
+        return distributed.number_format(config, population, dimension)
+    privacy, std = config.privacy, _std(config, population)
     form = central.number_format(
         dimension,
         clipping_norm=(state or {}).get(_CLIPPING_NORM, privacy.clipping_norm),
         noise_multiplier=std if privacy.mechanism == "gaussian" else std * _spread(config),
-        most=drawn.most or (population if drawn.kind == "poisson" else asked),
+        most=most(config, population),
         has_votes=privacy.clipping == "adaptive",
     )
+    if config.secure_sum.name != "plain":
+        # The noise is added to the sum when it is open: the ring needs no room for it.
+        form = central.in_ring(form, config.secure_sum.bits, most(config, population))
     if privacy.mechanism == "gaussian" or not std:
         return form
     # Correlated noise is computed in doubles, whose last bits must stay below a step.
@@ -93,6 +104,8 @@ def released(
 
     `total` is None where nobody was asked, or nobody answered: then there is noise alone.
     """
+    if distributed.is_distributed(config):
+        return distributed.decode(config, population, form.dimension, total, context), {}
     privacy, asked = config.privacy, expected(config, population)
     is_secret = privacy.noise == "secret"
     stream = (
@@ -111,9 +124,9 @@ def released(
     return noisy, {_CLIPPING_NORM: norm["clipping_norm"]}
 
 
-def plan(config: RunConfig, population: int) -> Release:
+def plan(config: RunConfig, population: int, dimension: int) -> Release:
     """Return everything that a run of all its rounds releases of the client most often in it."""
-    own = release(config, population)
+    own = release(config, population, dimension)
     if config.privacy.mechanism == "matrix":
         return own
     asked, rounds = expected(config, population), config.rounds.count
@@ -121,10 +134,12 @@ def plan(config: RunConfig, population: int) -> Release:
     return replace(own, count=central.participations(sampling, population, asked, rounds))
 
 
-def release(config: RunConfig, population: int) -> Release:
+def release(config: RunConfig, population: int, dimension: int) -> Release:
     """Return what a round releases; of correlated noise, what all rounds together do."""
     privacy, asked = config.privacy, expected(config, population)
     assert privacy.noise_multiplier is not None
+    if distributed.is_distributed(config):
+        return distributed.release(config, population, dimension)
     if privacy.mechanism == "matrix":
         return Release("matrix", privacy.noise_multiplier)
     return central.release(privacy.sampling, population, asked, privacy.noise_multiplier)
@@ -140,9 +155,11 @@ def repeated(config: RunConfig, population: int) -> Release:
     return Release("gaussian", _std(config, population))
 
 
-def facts(config: RunConfig, population: int) -> dict[str, Any]:
+def facts(config: RunConfig, population: int, dimension: int) -> dict[str, Any]:
     """Return what a run's record says of its mechanism; plain data."""
     privacy = config.privacy
+    if distributed.is_distributed(config):
+        return distributed.facts(config, population, dimension)
     if privacy.mechanism != "matrix":
         return {"mechanism": privacy.mechanism}
     return {

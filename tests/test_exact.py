@@ -1,11 +1,12 @@
 """Exact sums against big-integer and float oracles."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim import exact
@@ -116,3 +117,93 @@ def test_different_lanes_cannot_be_added():
     ]
     with pytest.raises(exact.InvalidUpdateError, match="lanes"):
         exact.add(parts)
+
+
+RINGS = st.sampled_from([8, 12, 16, 20, 24, 28, 32])
+
+
+def ring(bits, max_abs, max_weight, cohort, dimension=1):
+    try:
+        return exact.ring_form(
+            dimension, bits=bits, max_abs=max_abs, max_weight=max_weight, cohort=cohort
+        )
+    except ConfigError:
+        return None
+
+
+class Extreme:
+    """A stream whose every draw is the largest there is, or the least."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def random(self, count):
+        return np.full(count, self.value)
+
+
+@settings(deadline=None)
+@given(RINGS, st.floats(2.0**-20, 2.0**20, width=32), st.floats(1e-3, 1e6), st.integers(1, 10**6))
+def test_no_cohort_can_leave_half_of_its_ring(bits, max_abs, max_weight, cohort):
+    """The worst there is: every client at the bounds, every number rounded away from zero."""
+    form = ring(bits, max_abs, max_weight, cohort)
+    if form is None:
+        return
+    for sign, draw in ((1, 1 - 2.0**-53), (-1, 0.0)):
+        update = Update(torch.tensor([sign * max_abs], dtype=torch.float32), float(max_weight))
+        part = exact.encode_in_ring(update, form, Extreme(draw))
+        assert abs(int(part.vector)) <= exact.largest(form)
+    assert cohort * exact.largest(form) < 2 ** (bits - 1)
+
+
+@settings(deadline=None)
+@given(RINGS, st.floats(1e-6, 1e6), st.floats(1, 1e6), st.integers(1, 10**6))
+def test_a_ring_has_the_finest_steps_there_are(bits, max_abs, max_weight, cohort):
+    form = ring(bits, max_abs, max_weight, cohort)
+    reach = Fraction(max_abs) * Fraction(max_weight)
+    if form is None:
+        assert cohort * (8 + 1) >= 2 ** (bits - 1)  # four steps, and there may be nearly eight
+        return
+    finer = math.ceil(reach * Fraction(2) ** (form.fraction_bits + 1)) + 1
+    assert cohort * finer >= 2 ** (bits - 1)
+    assert reach * Fraction(2) ** form.fraction_bits >= 4
+
+
+def test_a_ring_that_is_too_small_is_refused_with_one_that_is_not():
+    with pytest.raises(ConfigError, match=r"secure_sum.bits = 8: at least 12 for 40 clients"):
+        exact.ring_form(3, bits=8, max_abs=8.0, max_weight=10.0, cohort=40)
+    assert ring(12, 8.0, 10.0, 40) is not None
+    with pytest.raises(ConfigError, match=r"rounds.cohort = 1000000000: .* a smaller cohort"):
+        exact.ring_form(3, bits=32, max_abs=8.0, max_weight=10.0, cohort=10**9)
+
+
+def test_rounding_in_a_ring_is_unbiased():
+    """Over many draws the mean is the number itself, between steps too: 4 standard errors."""
+    form = exact.ring_form(5, bits=16, max_abs=1.0, max_weight=10.0, cohort=50)
+    update = Update(torch.tensor([0.3, -0.3, 1e-4, -0.99, 0.5]), 7.0)
+    draws = 4000
+    total = sum(
+        exact.encode_in_ring(update, form, np.random.default_rng(seed)).vector.double()
+        for seed in range(draws)
+    )
+    wanted = update.vector.double() * update.weight * 2.0**form.fraction_bits
+    below = wanted.floor()
+    error = ((wanted - below) * (below + 1 - wanted)).sqrt() / draws**0.5
+    assert ((total / draws - wanted).abs() <= 4 * error).all()
+    assert error.max() > 0  # there is something to round
+
+
+@settings(deadline=None)
+@given(st.lists(updates, min_size=1, max_size=50), st.integers(0, 10**6))
+def test_a_weighted_mean_is_off_by_less_than_a_step(many, seed):
+    """A step of the mean: one of the sum for every client, over the weight of all."""
+    form = exact.ring_form(DIMENSION, bits=32, max_abs=64.0, max_weight=100.0, cohort=50)
+    parts = [
+        exact.encode_in_ring(u, form, np.random.default_rng([seed, i])) for i, u in enumerate(many)
+    ]
+    total = exact.decode(exact.add(parts), form)
+    weight = sum(Fraction(u.weight) for u in many)
+    step = Fraction(2) ** -form.fraction_bits * len(many) / weight
+    for i in range(DIMENSION):
+        oracle = sum(Fraction(u.vector[i].item()) * Fraction(u.weight) for u in many) / weight
+        assert abs(Fraction(total.mean()[i].item()) - oracle) <= step * (1 + Fraction(1, 10**6))
+    assert total.weight == weight

@@ -59,6 +59,7 @@ LEVELS = [
     ("fedsim.tiers", 6),
     ("fedsim.spending", 6),
     ("fedsim.user_level", 5),
+    ("fedsim.distributed", 5),
     ("fedsim.engine", 8),
     ("fedsim.run_files", 8),
     ("fedsim.store", 9),

@@ -5,11 +5,13 @@ from collections.abc import Callable
 
 from fedsim import losses, metrics
 from fedsim.clients.local_only import LocalOnly
+from fedsim.config import _distributed, _secure_sum
 from fedsim.config.schema import Engine, Privacy, RunConfig
 from fedsim.data import Meta
 from fedsim.data._types import BornFederated
 from fedsim.errors import ConfigError, Problem
 from fedsim.models import UserModel
+from fedsim.privacy.events import DISCRETE
 from fedsim.registry import suggest
 from fedsim.transforms.unchanged import Unchanged
 
@@ -54,6 +56,10 @@ def illegal(config: RunConfig, source: Source) -> list[Problem]:
         refuse("strategy.name", name, f"a strategy that needs 'sum' or 'updates', not {needs!r}")
     _check_engine(config.engine, refuse)
     _check_privacy(config, refuse)
+    _secure_sum.check(config, refuse)
+    _distributed.check(config, refuse)
+    if clients := _known_clients(config):
+        _secure_sum.check_population(config, clients, refuse)
     return problems
 
 
@@ -83,7 +89,7 @@ def _check_privacy(config: RunConfig, refuse: Callable[..., None]) -> None:
 def _check_fields(privacy: Privacy, refuse: Callable[..., None]) -> None:
     """Refuse settings of another unit than the one that is set."""
     defaults = Privacy()
-    unit = "user" if privacy.mechanism == "matrix" else "local"
+    unit = "user" if privacy.mechanism in ("matrix", *DISCRETE) else "local"
     if privacy.mechanism != defaults.mechanism and privacy.unit != unit:
         accepted = f"'gaussian': {privacy.mechanism!r} is of unit {unit!r}"
         refuse("privacy.mechanism", privacy.mechanism, accepted)
@@ -168,6 +174,7 @@ def check_data(config: RunConfig, meta: Meta, clients: int) -> None:
     """Refuse what does not fit the data; raises `ConfigError` with all problems."""
     problems: list[Problem] = []
     _check_cohort(config, clients, lambda *given: problems.append(Problem(*given)))
+    _secure_sum.check_population(config, clients, lambda *given: problems.append(Problem(*given)))
     if config.loss != "auto" and losses.KINDS[config.loss] != meta.kind:
         fitting = [name for name, kind in losses.KINDS.items() if kind == meta.kind]
         accepted = f"{' or '.join(fitting)} for {meta.kind} data ({meta.name})"

@@ -43,6 +43,9 @@ class Rounds:
     `cohort`: clients asked per round, drawn uniformly without replacement; unset asks all.
     `min_results`: a round with fewer results ends the run (it can be resumed).
     `timeout_s`: a client that takes longer in a round is lost for it; unset waits.
+    `dropout`: simulated: each client of a cohort is lost with this probability, in a phase of the
+    secure sum drawn evenly among the five (keys, shares, masked, confirm, unmask); who is lost in
+    the last two has sent its update already. A plain sum loses the same clients.
     """
 
     count: Annotated[int, Ge(1)] = 30
@@ -50,6 +53,7 @@ class Rounds:
     min_results: Annotated[int, Ge(1)] = 1
     timeout_s: Annotated[float, Gt(0)] | None = None
     max_abs_update: Annotated[float, Gt(0)] = 1024.0
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,8 @@ class Privacy:
     "cyclic" asks all in turn, without amplification. `mechanism`: of unit "user" is "gaussian", or,
     with "cyclic", "matrix": the noise of a round takes back some of that before it (DP-FTRL by
     banded matrix factorization, in `bands` bands; unset: as many as rounds between two of one
-    client). `weight_cap`: clients count by their examples up to so many; unset: all alike.
+    client), or, under a secure sum, "skellam" or "discrete-gaussian": each client adds a part of
+    the noise itself, and the server sees none without it. `weight_cap`: clients count by their examples up to so many; unset: all alike.
     `clipping`: "adaptive" lets the norm follow, from `clipping_norm` on, the `target_quantile` of
     the updates' norms, at the rate `clipping_lr`, with noise of standard deviation `bit_noise` on
     the count (unset: a twentieth of the cohort); both noises together are `noise_multiplier`.
@@ -106,7 +111,9 @@ class Privacy:
     """
 
     unit: Literal["none", "user", "example", "local"] = "none"
-    mechanism: Literal["gaussian", "matrix", "laplace", "privunit"] = "gaussian"
+    mechanism: Literal[
+        "gaussian", "matrix", "skellam", "discrete-gaussian", "laplace", "privunit"
+    ] = "gaussian"
     bands: Annotated[int, Ge(1)] | None = None
     epsilon: Annotated[float, Gt(0)] | None = None
     delta: Annotated[float, Gt(0), Lt(1)] | None = None
@@ -119,6 +126,36 @@ class Privacy:
     sampling: Literal["truncated", "poisson", "fixed", "cyclic"] = "truncated"
     weight_cap: Annotated[float, Gt(0)] | None = None
     noise: Literal["secret", "seeded"] = "secret"
+
+
+@dataclass(frozen=True, slots=True)
+class SecureSum:
+    """Secure sums: what the server sees of updates, weights and training metrics of single clients.
+
+    `name`: "plain": everything. "secagg": their sum alone, by pairwise masks between all clients of
+    a cohort (Bonawitz et al., CCS 2017, with signed keys and survivors); "secagg+": the same with
+    masks between neighbours in a sparse graph (Bell et al., CCS 2020), for cohorts of hundreds.
+    "ideal" comes to the same sums, bit by bit, without masks: quick, simulated, protecting nothing.
+    The other settings are of secure sums alone. `bits`: numbers are sent modulo 2^bits; fewer are
+    cheaper and coarser. `max_abs`: bounds every coordinate of an update; a client beyond it is lost
+    for the round; unset: 8, or what `privacy` clips to. `threshold`: the part of a cohort (of a
+    client's neighbours, in a sparse graph) that has to stay to the end, or else the round is given
+    up and the run ends (it can be resumed). `min_cohort`: the fewest clients ever summed.
+    `adversaries`, `dropouts`: the parts of a cohort that may collude with the server, and be lost,
+    for which "secagg+" chooses how many neighbours and shares there are; `semi_malicious`: even if
+    the server lies to clients after their keys are fixed. `profile`: "fips" takes P-256 and ECDSA
+    instead of X25519 and Ed25519.
+    """
+
+    name: Literal["plain", "ideal", "secagg", "secagg+"] = "plain"
+    bits: Literal[8, 12, 16, 20, 24, 28, 32] = 32
+    max_abs: Annotated[float, Gt(0)] | None = None
+    threshold: Annotated[float, Gt(0.5), Lt(1)] = 2 / 3
+    min_cohort: Annotated[int, Ge(2)] = 3
+    adversaries: Annotated[float, Ge(0), Lt(0.5)] = 0.1
+    dropouts: Annotated[float, Ge(0), Lt(0.5)] = 0.1
+    semi_malicious: bool = True
+    profile: Literal["standard", "fips"] = "standard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +181,19 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
+class Storage:
+    """What is kept on disk, and whether whoever has the disk can read it.
+
+    `encrypt`: checkpoints, the model, clients' memos, the log and the cache of prepared data are
+    sealed by AES-256-GCM under the key that FEDSIM_STORAGE_KEY_FILE or FEDSIM_STORAGE_KEY gives,
+    which every machine of the run needs. What stays readable (metrics, settings, the report) is in
+    docs/encryption.md.
+    """
+
+    encrypt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """One experiment. `mode` reruns the same file as a baseline: all data pooled, or each alone.
 
@@ -166,20 +216,8 @@ class RunConfig:
     transform: Any = None
     strategy: Any = None
     privacy: Privacy = field(default_factory=Privacy)
+    secure_sum: SecureSum = field(default_factory=SecureSum)
     rounds: Rounds = field(default_factory=Rounds)
     evaluation: Evaluation = field(default_factory=Evaluation)
     engine: Engine = field(default_factory=Engine)
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """What is kept on disk, and whether whoever has the disk can read it.
-
-    `encrypt`: checkpoints, the model, clients' memos, the log and the cache of prepared data are
-    sealed by AES-256-GCM under the key that FEDSIM_STORAGE_KEY_FILE or FEDSIM_STORAGE_KEY gives,
-    which every machine of the run needs. What stays readable (metrics, settings, the report) is in
-    docs/encryption.md.
-    """
-
-    encrypt: bool = False
-
-
     storage: Storage = field(default_factory=Storage)

@@ -9,9 +9,9 @@ import importlib
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from operator import attrgetter
 from time import time
@@ -44,11 +44,13 @@ Fold = Callable[[RecordDict, Sequence[Message]], list[Message]]
 ClientApp = Callable[[Message, Context], Message]
 #: limit(clients): a context that ends with `ClientTimeoutError` when they take too long.
 Limit = Callable[[int], AbstractContextManager[None]]
-#: Answers a whole block: (content, metadata of the message at a place, partition ids, states, run
-#: config, limit) -> (replies, new states by place), or None where each client is to be asked.
+#: Answers a whole block: (content, records that the client at a place alone is sent, metadata of
+#: its message, partition ids, states, run config, limit) -> (replies, new states by place), or None
+#: where each client is to be asked.
 BlockApp = Callable[
     [
         RecordDict,
+        Callable[[int], Mapping[str, Any]],
         Callable[[int], dict[str, Any]],
         Sequence[int],
         Sequence[RecordDict | None],
@@ -133,15 +135,17 @@ class Population:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Clients that answer the same content; their messages differ in addressee and id alone.
+    """Clients that answer one content; each may be sent records of its own besides: `own`, by id.
 
-    `common` is the metadata they share, `states` what those clients keep that keep anything.
+    `common` is the metadata their messages share, `states` what those clients keep that keep
+    anything.
     """
 
     common: dict[str, Any]
     nodes: tuple[int, ...]
     ids: tuple[str, ...]
     states: dict[int, RecordDict]
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of clients."""
@@ -161,7 +165,12 @@ class Block:
         """Return the block of some of the clients."""
         nodes, ids = self.nodes[start:stop], self.ids[start:stop]
         states = {node: self.states[node] for node in nodes if node in self.states}
-        return Block(self.common, nodes, ids, states)
+        own = {identity: self.own[identity] for identity in ids if identity in self.own}
+        return Block(self.common, nodes, ids, states, own)
+
+    def own_records(self, place: int) -> Mapping[str, Any]:
+        """Return the records that one client alone is sent, by name."""
+        return self.own.get(self.ids[place], {})
 
 
 def tapered(clients: int, workers: int) -> list[int]:
@@ -194,9 +203,15 @@ def taper(block: Block, workers: int) -> list[Block]:
     return [block.part(start, stop) for start, stop in pairwise([0, *stops])]
 
 
-def own_copy(content: RecordDict) -> RecordDict:
-    """Copy a content but for the bytes of its arrays, which nobody can change."""
-    return RecordDict({name: _copy(record) for name, record in content.items()})
+def own_copy(content: RecordDict, known: dict[int, Any] | None = None) -> RecordDict:
+    """Copy a content but for the bytes of its arrays, which nobody can change.
+
+    `known` has copies of records by identity, and gets the new ones: what is shared stays so.
+    """
+    known = {} if known is None else known
+    return RecordDict(
+        {name: known.setdefault(id(record), _copy(record)) for name, record in content.items()}
+    )
 
 
 def _copy(record: Any) -> Any:
@@ -270,6 +285,7 @@ def _at_once(
 ) -> tuple[list[Message], dict[int, RecordDict]] | None:
     answered = answer(
         content,
+        block.own_records,
         block.metadata,
         [population.client(node) for node in block.nodes],
         [block.states.get(node) for node in block.nodes],
@@ -290,7 +306,8 @@ def _one_by_one(
         # Clients take turns here but would run side by side: time counts from a client's start.
         metadata = Metadata(**block.metadata(place))
         # A client may change what it is given, and may fail half way.
-        message = Message(content=own_copy(content), metadata=metadata)
+        sent = RecordDict({**content, **block.own_records(place)})
+        message = Message(content=own_copy(sent), metadata=metadata)
         state = block.states.get(node)
         context = population.context(metadata.run_id, node, own_copy(state or RecordDict()))
         try:

@@ -161,7 +161,20 @@ class FlowerCarrier:
         group_id: str,
     ) -> Iterable[Message]:
         """Send the same content to many nodes, wait, return the replies in any order."""
-        sent = [Message(content, node, kind, ttl=ttl, group_id=group_id) for node in nodes]
+        return self.scatter([(node, content) for node in nodes], kind, ttl=ttl, group_id=group_id)
+
+    def scatter(
+        self,
+        contents: Sequence[tuple[int, RecordDict]],
+        kind: str,
+        *,
+        ttl: float | None,
+        group_id: str,
+    ) -> Iterable[Message]:
+        """Send each node a content of its own, wait, return the replies in any order."""
+        sent = [
+            Message(content, node, kind, ttl=ttl, group_id=group_id) for node, content in contents
+        ]
         replies: Iterable[Message] = self.grid.send_and_receive(sent)
         return replies
 

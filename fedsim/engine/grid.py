@@ -1,6 +1,6 @@
 """What both simulated grids share: Flower's `Grid` interface over blocks of clients."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from threading import Lock
@@ -14,6 +14,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsim.engine.blocks import Block, Population, own_copy, split, taper
+from fedsim.engine.sharing import grouped
 
 __all__ = ["BlockGrid", "RunBlocks"]
 
@@ -138,20 +139,47 @@ class BlockGrid(Grid):  # type: ignore[misc]
 
         A thousand Message objects take longer to make than a thousand small clients to train.
         """
-        block = Block(
-            {
-                "run_id": self._run.run_id,
-                "src_node_id": _SERVER_NODE,
-                "reply_to_message_id": "",
-                "group_id": group_id,
-                "ttl": DEFAULT_TTL if ttl is None else ttl,
-                "message_type": kind,
-            },
-            tuple(nodes),
-            tuple(self._identity() for _ in nodes),
-            {node: self.states[node] for node in nodes if node in self.states},
-        )
+        block = self._block_of(self._common(kind, ttl, group_id), [(node, {}) for node in nodes])
         return list(self._carry([(content, block)], None))
+
+    def scatter(
+        self,
+        contents: Sequence[tuple[int, RecordDict]],
+        kind: str,
+        *,
+        ttl: float | None,
+        group_id: str,
+    ) -> Iterator[Message]:
+        """Send each node a content of its own, without a message for each; replies as they come.
+
+        Records that several contents hold, the same objects, cross to each worker once.
+        """
+        common = self._common(kind, ttl, group_id)
+        sent = [
+            (shared, self._block_of(common, [(contents[i][0], own) for i, own in members]))
+            for shared, members in grouped([content for _, content in contents])
+        ]
+        return self._carry(sent, None)
+
+    def _common(self, kind: str, ttl: float | None, group_id: str) -> dict[str, Any]:
+        return {
+            "run_id": self._run.run_id,
+            "src_node_id": _SERVER_NODE,
+            "reply_to_message_id": "",
+            "group_id": group_id,
+            "ttl": DEFAULT_TTL if ttl is None else ttl,
+            "message_type": kind,
+        }
+
+    def _block_of(
+        self, common: dict[str, Any], members: Sequence[tuple[int, Mapping[str, Any]]]
+    ) -> Block:
+        """Return the block of nodes, each with the records that it alone is sent."""
+        ids = tuple(self._identity() for _ in members)
+        nodes = tuple(node for node, _ in members)
+        own = {id: records for id, (_, records) in zip(ids, members, strict=True) if records}
+        states = {node: self.states[node] for node in nodes if node in self.states}
+        return Block(common, nodes, ids, states, own)
 
     def _identity(self) -> str:
         return f"{self._run.run_id}-{next(self._ids)}"
@@ -190,22 +218,26 @@ class BlockGrid(Grid):  # type: ignore[misc]
                     yield reply
 
     def _by_content(self, sent: Sequence[Message]) -> list[tuple[RecordDict, Block]]:
-        """Group messages that carry the same object: it crosses to each worker once."""
-        groups: dict[tuple[Any, ...], tuple[RecordDict, list[Message]]] = {}
+        """Group messages that share what they carry: that crosses to each worker once."""
+        alike: dict[tuple[Any, ...], list[Message]] = {}
         for message in sent:
             common = tuple(getattr(message.metadata, name) for name in _COMMON)
-            key = (id(message.content), *common)
-            groups.setdefault(key, (message.content, []))[1].append(message)
-        return [(content, self._block(group)) for content, group in groups.values()]
+            alike.setdefault(common, []).append(message)
+        return [
+            (shared, self._block([(group[i], own) for i, own in members]))
+            for group in alike.values()
+            for shared, members in grouped([message.content for message in group])
+        ]
 
-    def _block(self, group: Sequence[Message]) -> Block:
-        metadata = [message.metadata for message in group]
+    def _block(self, group: Sequence[tuple[Message, Mapping[str, Any]]]) -> Block:
+        metadata = [message.metadata for message, _ in group]
         nodes = tuple(own.dst_node_id for own in metadata)
         return Block(
             {name: getattr(metadata[0], name) for name in _COMMON},
             nodes,
             tuple(own.message_id for own in metadata),
             {node: self.states[node] for node in nodes if node in self.states},
+            {message.metadata.message_id: own for message, own in group if own},
         )
 
 
@@ -220,8 +252,10 @@ def _unknown(identity: str, run: int) -> Message:
 
 def _as_they_are(messages: Iterable[Message]) -> list[Message]:
     """Copy messages, so that their sender may change the contents; what they share stays shared."""
-    copies: dict[int, RecordDict] = {}
     sent = list(messages)
+    records: dict[int, Any] = {}
+    contents: dict[int, RecordDict] = {}
     for message in sent:
-        copies.setdefault(id(message.content), own_copy(message.content))
-    return [Message(copies[id(m.content)], metadata=m.metadata) for m in sent]
+        if id(message.content) not in contents:
+            contents[id(message.content)] = own_copy(message.content, records)
+    return [Message(contents[id(m.content)], metadata=m.metadata) for m in sent]

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from fedsim import rng
 from fedsim.core import Sum
-from fedsim.exact import VOTE, FixedPoint, PartialSum, decode, fixed_point
+from fedsim.errors import ConfigError, Problem
+from fedsim.exact import VOTE, FixedPoint, PartialSum, decode, fixed_point, ring_form
 from fedsim.privacy import noise
 from fedsim.privacy.adaptive import AdaptiveClipping
 from fedsim.privacy.events import Release, Sampling
@@ -29,6 +30,7 @@ from fedsim.transforms.clip import Clip
 __all__ = [
     "clip",
     "draw",
+    "in_ring",
     "noised",
     "number_format",
     "participations",
@@ -142,6 +144,21 @@ def number_format(
     return replace(form, max_norm=clipping_norm, has_votes=has_votes)
 
 
+def in_ring(form: FixedPoint, bits: int, most: int) -> FixedPoint:
+    """Return the format of sums of at most `most` clipped updates modulo 2^bits.
+
+    Raises `ConfigError` where the ring is too small for them, or for votes, which are halves.
+    """
+    assert form.max_norm is not None
+    room = max(form.max_norm, 0.5) if form.has_votes else form.max_norm
+    ring = ring_form(form.dimension, bits=bits, max_abs=room, max_weight=1.0, cohort=most)
+    steps = min(ring.fraction_bits, form.fraction_bits)
+    if form.has_votes and steps < 1:
+        accepted = f"more: {most} clients' votes on the clipping norm are halves"
+        raise ConfigError([Problem("secure_sum.bits", bits, accepted)])
+    return replace(ring, fraction_bits=steps, max_norm=form.max_norm, has_votes=form.has_votes)
+
+
 def noised(
     total: PartialSum, form: FixedPoint, noise_multiplier: float, cohort: int, stream: Stream
 ) -> Sum:
@@ -158,9 +175,12 @@ def steps_of(noise_multiplier: float, form: FixedPoint) -> float:
     """Return the standard deviation of noise in steps of the format."""
     assert form.max_norm is not None
     bits, dimension = form.fraction_bits, form.dimension
-    return noise.integer_scale(
-        noise_multiplier, form.max_norm, dimension=dimension, fraction_bits=bits
+    # Rounded by chance, a number is off by up to a whole step, not half of one.
+    finer = 1 if form.bits is not None else 0
+    scale = noise.integer_scale(
+        noise_multiplier, form.max_norm, dimension=dimension, fraction_bits=bits - finer
     )
+    return scale * 2.0**finer
 
 
 def with_noise(total: PartialSum, drawn: Tensor, form: FixedPoint, cohort: int) -> Sum:

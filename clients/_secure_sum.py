@@ -1,0 +1,117 @@
+"""A client's half of the secure sum: who it is, what it accepts, and its answer to a phase.
+
+In a simulation all identities follow from a secret of the run that every process has; a deployed
+node has a key of its own and a list of everybody's, both named in its node config.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from flwr.app import RecordDict
+from numpy.typing import NDArray
+
+from fedsim import ring, secure_messages
+from fedsim.clients._quiet import LostClientError
+from fedsim.config.schema import RunConfig
+from fedsim.federation import Federation
+from fedsim.secagg.client import ClientSession
+from fedsim.secagg.identities import Directory, Simulated, simulated
+from fedsim.secagg.parameters import Policy
+
+__all__ = [
+    "SECRET",
+    "Asked",
+    "deployed",
+    "must_not_mask",
+    "policy",
+    "session_of",
+    "simulated_directory",
+]
+
+#: Key of the run config under which simulated clients find the secret of their identities, in hex.
+SECRET = "simulated-identities"
+_IDENTITY, _IDENTITIES = "identity-key", "identities"  # in a node's config
+_SESSIONS_PER_ROUND = 4  # a round that failed may be tried again
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A client, what it has kept so far, and what it is asked."""
+
+    session: ClientSession
+    kept: bytes
+    message: bytes
+
+    def answer(self, vector: NDArray[np.uint32] | None = None) -> tuple[bytes, RecordDict]:
+        """Return what to keep from now on, and the content of the reply."""
+        kept, reply = self.session.step(self.kept, self.message, vector, now=time.time())
+        return kept, secure_messages.reply_content(reply.message, reply.vector)
+
+
+def session_of(
+    federation: Federation,
+    run_config: Mapping[str, Any],
+    node_config: Mapping[str, Any],
+    client: int,
+) -> ClientSession:
+    """Return a client's half of the protocol, with its identity and its policy.
+
+    Raises `LostClientError` for a node that has no identity.
+    """
+    config, secret = federation.config, run_config.get(SECRET)
+    # A node with an identity uses no other: the run config is the server's to write.
+    if secret and _IDENTITY not in node_config:
+        seed, public = _simulated(str(secret), config.secure_sum.profile)
+        return ClientSession(client, seed(client), public, policy(config))
+    return deployed(node_config, config, client)
+
+
+def simulated_directory(run_config: Mapping[str, Any], config: RunConfig) -> Directory:
+    """Return the identity keys of simulated clients; nobody's where none are simulated."""
+    secret = run_config.get(SECRET)
+    return _simulated(str(secret), config.secure_sum.profile)[1] if secret else lambda client: None
+
+
+def must_not_mask(config: RunConfig, node_config: Mapping[str, Any]) -> None:
+    """Raise `LostClientError` where a client must not answer in the clear.
+
+    That is so where the experiment has masks, and on every node with an identity of its own: what
+    the experiment says comes from the server.
+    """
+    if ring.is_masked(config) or _IDENTITY in node_config:
+        raise LostClientError("this client answers under masks only, not in the clear")
+
+
+def policy(config: RunConfig) -> Policy:
+    """Return what clients of an experiment accept: what it says, and nothing weaker."""
+    secure = config.secure_sum
+    return Policy(
+        min_cohort=secure.min_cohort,
+        min_threshold=secure.threshold,
+        max_sessions=_SESSIONS_PER_ROUND * config.rounds.count,
+        min_adversaries=secure.adversaries,
+        semi_malicious=secure.semi_malicious,
+        profiles=(secure.profile,),
+    )
+
+
+def deployed(node_config: Mapping[str, Any], config: RunConfig, client: int) -> ClientSession:
+    """Return the session of a node with an identity of its own.
+
+    Its node config names two files: `identity-key`, its secret, and `identities`, the list of
+    everybody's public keys. Raises `LostClientError` where they are missing.
+    """
+    missing = [key for key in (_IDENTITY, _IDENTITIES) if key not in node_config]
+    raise LostClientError(
+        f"client {client} has no identity for secure_sum.name = {config.secure_sum.name!r}: its "
+        f"node config does not name {' and '.join(missing) or 'files that can be read yet'}"
+    )
+
+
+@lru_cache(maxsize=2)
+def _simulated(secret: str, profile: Any) -> Simulated:
+    return simulated(bytes.fromhex(secret), profile)

@@ -1,0 +1,38 @@
+"""Who carries the messages of a round: what rounds ask of any grid."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from flwr.app import Message, RecordDict
+
+__all__ = ["Carrier"]
+
+
+class Carrier(Protocol):
+    """Who carries messages: our grids, or Flower's behind `fedsim.engine.flower.FlowerCarrier`."""
+
+    def broadcast(
+        self,
+        content: RecordDict,
+        nodes: Sequence[int],
+        kind: str,
+        *,
+        ttl: float | None,
+        group_id: str,
+    ) -> Iterable[Message]:
+        """Send the same content to many nodes, wait, return the replies in any order."""
+        ...
+
+    def scatter(
+        self,
+        contents: Sequence[tuple[int, RecordDict]],
+        kind: str,
+        *,
+        ttl: float | None,
+        group_id: str,
+    ) -> Iterable[Message]:
+        """Send each node a content of its own, wait, return the replies in any order.
+
+        Records that several contents hold (the same objects, as a model) travel once.
+        """
+        ...

@@ -1,0 +1,259 @@
+"""A round's secure sum on the server: phase after phase, until the sum of a cohort is open.
+
+`ideal` goes through the same phases without masks: who is lost, and when a sum is given up, is the
+same, and so is every bit of what comes out. No number of a single client is in what is recorded.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+from flwr.app import Message, RecordDict
+from numpy.typing import NDArray
+
+from fedsim import config as configuration
+from fedsim import messages, ring, sampling, secure_messages
+from fedsim.carrier import Carrier
+from fedsim.config.schema import RunConfig
+from fedsim.core import ClientRecord, lost_record
+from fedsim.crypto import random_key
+from fedsim.errors import SecAggAborted
+from fedsim.exact import InvalidUpdateError, PartialSum
+from fedsim.federation import Federation
+from fedsim.secagg import lanes
+from fedsim.secagg.identities import Directory
+from fedsim.secagg.parameters import Parameters, Phase, required
+from fedsim.secagg.server import ServerSession
+
+__all__ = ["Collected", "collect", "parameters"]
+
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The sum of a cohort, the means of its metrics, and a row for each client: who was lost."""
+
+    total: PartialSum
+    metrics: Mapping[str, float]
+    records: dict[int, ClientRecord]
+
+
+@dataclass(slots=True)
+class _Round:
+    """A round in work: who is asked, who was lost why, what each has got and sent."""
+
+    grid: Carrier
+    nodes: Sequence[int]
+    federation: Federation
+    order: messages.Train
+    layout: lanes.Layout
+    gone: Mapping[int, Phase]
+    lost: dict[int, str] = field(default_factory=dict)
+    down: dict[int, int] = field(default_factory=dict)
+    up: dict[int, int] = field(default_factory=dict)
+
+    def present(self, clients: Collection[int], phase: Phase) -> list[int]:
+        """Return who does not drop out in a phase; write down who does."""
+        here = [client for client in clients if self.gone.get(client) != phase]
+        for client in clients:
+            if self.gone.get(client) == phase:
+                self.lost[client] = sampling.dropped_out(phase)
+        return here
+
+    def answered(
+        self, replies: Iterable[Message], asked: Collection[int]
+    ) -> Iterator[tuple[int, RecordDict]]:
+        """Return who answered what, of those asked; write down whose reply is an error."""
+        owners = {self.nodes[client]: client for client in asked}
+        for reply in replies:
+            client = owners.get(reply.metadata.src_node_id)
+            if client is None:
+                continue
+            if reply.has_error():
+                self.lost[client] = reply.error.reason or "no reason given"
+            else:
+                yield client, reply.content
+
+    def records(self, counted: Collection[int], ids: Sequence[int]) -> dict[int, ClientRecord]:
+        """Return a row for each client, without a number that tells clients apart."""
+        found = {}
+        for client in ids:
+            down = self.down.get(client, 0)
+            if client in counted:
+                found[client] = ClientRecord(
+                    client, bytes_down=down, bytes_up=self.up.get(client, 0)
+                )
+            else:
+                reason = self.lost.get(client, "no answer within the time allowed")
+                found[client] = lost_record(client, "train", reason, bytes_down=down)
+        return found
+
+
+def collect(
+    grid: Carrier,
+    nodes: Sequence[int],
+    federation: Federation,
+    order: messages.Train,
+    ids: Sequence[int],
+    seconds: dict[str, float],
+    directory: Directory,
+) -> Collected:
+    """Have clients train and add their updates up by the secure sum of the configuration.
+
+    `directory` has the clients' identity keys (`ideal` needs none). `seconds` gets the time of each
+    phase. Raises `SecAggAborted` where too few clients are left, or where the sum is none that
+    updates can have; its `records` say who was lost.
+    """
+    config = federation.config
+    assert order.form is not None
+    gone = sampling.dropouts(ids, config.rounds.dropout, seed=config.seed, round=order.round)
+    layout = ring.layout(federation, order.form)
+    own = _Round(grid, nodes, federation, order, layout, gone)
+    try:
+        if config.secure_sum.name == "ideal":
+            total, members = _ideal(own, ids, seconds)
+        else:
+            total, members = _masked(own, ids, seconds, directory)
+        decoded = lanes.decode(total, layout, len(members))
+    except lanes.GarbledSumError as error:
+        least = config.secure_sum.min_cohort
+        aborted = SecAggAborted(f"{error.reason}: {error}", len(members), least)
+        aborted.records = _lost(own, ids)
+        raise aborted from error
+    except SecAggAborted as error:
+        error.records = _lost(own, ids)
+        raise
+    return Collected(decoded.total, decoded.metrics, own.records(members, ids))
+
+
+def parameters(config: RunConfig, number: int, length: int) -> Parameters:
+    """Return the parameters of a round's session."""
+    secure = config.secure_sum
+    return Parameters(
+        run=f"{config.name[:100]}/{_name(config)}",
+        round=number,
+        length=length,
+        bits=secure.bits,
+        graph="sparse" if secure.name == "secagg+" else "full",
+        threshold=secure.threshold,
+        adversaries=secure.adversaries,
+        dropouts=secure.dropouts,
+        semi_malicious=secure.semi_malicious,
+        min_cohort=secure.min_cohort,
+        profile=secure.profile,
+        nonce=random_key(),
+    )
+
+
+def _name(config: RunConfig) -> str:
+    """Name an experiment by its settings: sums of one round of it must not be subtracted."""
+    text = json.dumps(configuration.to_dict(config), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _lost(own: _Round, ids: Sequence[int]) -> tuple[ClientRecord, ...]:
+    return tuple(record for client, record in own.records((), ids).items() if client in own.lost)
+
+
+Total = tuple[NDArray[np.uint32], Sequence[int]]
+
+
+def _ideal(own: _Round, ids: Sequence[int], seconds: dict[str, float]) -> Total:
+    """Add up vectors as they are; abort where masked ones would."""
+    told = parameters(own.federation.config, own.order.round, own.layout.length)
+    advertised = own.present(ids, "keys")
+
+    def need(clients: Sequence[int], phase: Phase) -> None:
+        least = required(told, len(advertised), phase)
+        if len(clients) < least:
+            raise SecAggAborted(f"in phase {phase}", len(clients), least)
+
+    need(advertised, "keys")
+    sharing = own.present(advertised, "shares")
+    need(sharing, "shares")
+    started = perf_counter()
+    total, members = _added(own, own.present(sharing, "masked"))
+    seconds["train"] = seconds.get("train", 0.0) + perf_counter() - started
+    need(members, "masked")
+    confirming = [client for client in members if own.gone.get(client) != "confirm"]
+    need(confirming, "confirm")
+    need([client for client in confirming if own.gone.get(client) != "unmask"], "unmask")
+    return lanes.modulo(total, own.layout.bits), members
+
+
+def _added(own: _Round, clients: Sequence[int]) -> Total:
+    """Ask clients for their vectors and add them up; workers may have added some already."""
+    content, size = messages.model_content(own.order), own.order.model.numel() * _FLOAT_BYTES
+    replies = own.grid.broadcast(
+        content,
+        [own.nodes[client] for client in clients],
+        messages.TRAIN,
+        ttl=own.federation.config.rounds.timeout_s,
+        group_id=str(own.order.round),
+    )
+    own.down.update(dict.fromkeys(clients, size))
+    total = np.zeros(own.layout.length, dtype=np.uint32)
+    members: list[int] = []
+    for client, answer in own.answered(replies, clients):
+        try:
+            vector, named = messages.read_ring(answer)
+            if client not in named or not set(named) <= set(clients) - set(members):
+                raise InvalidUpdateError(f"client {client} answers for others")
+            if len(vector) != own.layout.length:
+                raise InvalidUpdateError(f"a vector of {len(vector)} numbers")
+        except InvalidUpdateError as error:
+            own.lost[client] = str(error)
+        else:
+            total += vector
+            members += named
+    own.up.update(dict.fromkeys(members, -(-own.layout.length * own.layout.bits // 8)))
+    return total, sorted(members)
+
+
+def _masked(
+    own: _Round, ids: Sequence[int], seconds: dict[str, float], directory: Directory
+) -> Total:
+    """Run the protocol: five exchanges, each with who is left."""
+    told = parameters(own.federation.config, own.order.round, own.layout.length)
+    session = ServerSession.begin(told, ids, directory)
+    while session.phase != "done":
+        phase, started = session.phase, perf_counter()
+        present = own.present([c for c in ids if c in session.messages], phase)
+        asked = {client: session.messages[client] for client in present}
+        session = session.step(_replies(own, phase, asked))
+        for client, reason in session.lost.items():
+            own.lost.setdefault(client, reason)
+        name = "train" if phase == "masked" else phase
+        seconds[name] = seconds.get(name, 0.0) + perf_counter() - started
+    return session.total, session.survivors
+
+
+def _replies(
+    own: _Round, phase: Phase, asked: Mapping[int, bytes]
+) -> Iterator[tuple[int, bytes, NDArray[np.uint8] | None]]:
+    """Send clients what a phase asks of each; return the answers as they come."""
+    order, size = None, 0
+    if phase == "masked":
+        order = messages.model_content(own.order)
+        size = own.order.model.numel() * _FLOAT_BYTES
+    replies = own.grid.scatter(
+        [(own.nodes[c], secure_messages.ask_content(text, order)) for c, text in asked.items()],
+        secure_messages.KINDS[phase],
+        ttl=own.federation.config.rounds.timeout_s,
+        group_id=str(own.order.round),
+    )
+    for client, text in asked.items():
+        own.down[client] = own.down.get(client, 0) + len(text) + size
+    for client, content in own.answered(replies, asked):
+        try:
+            message, vector = secure_messages.read_answer(content)
+        except InvalidUpdateError as error:
+            own.lost[client] = str(error)
+            continue
+        sent = len(message) + (vector.nbytes if vector is not None else 0)
+        own.up[client] = own.up.get(client, 0) + sent
+        yield client, message, vector
