@@ -23,13 +23,14 @@ class Private:
     inner: Any
     clipping_norm: float
     noise_multiplier: float | None
+    at_once: int | None = None
 
     @property
     def recipe(self) -> Recipe:
         """Return the inner algorithm's steps, clipped; raises `ValueError` without noise."""
         if self.noise_multiplier is None:
             raise ValueError("the noise multiplier has not been found yet")
-        clipping = Clipping(self.clipping_norm, self.noise_multiplier, "chacha20")
+        clipping = Clipping(self.clipping_norm, self.noise_multiplier, "chacha20", self.at_once)
         recipe: Recipe = replace(self.inner.recipe, clipping=clipping)
         return recipe
 

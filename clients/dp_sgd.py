@@ -23,7 +23,7 @@ from fedsim import dropout, rng, training
 from fedsim.core import ClientContext, Clipping, Memo, Recipe, Task, Update
 from fedsim.models import get_change
 from fedsim.privacy import example
-from fedsim.privacy.clipping import Clipper, mixes_examples
+from fedsim.privacy.clipping import Clipped, Clipper, mixes_examples
 from fedsim.privacy.sampling import poisson_batch
 
 __all__ = ["DpSgd", "draw_noise", "mean_maker", "noise_stream", "norm_of", "train_clipped"]
@@ -42,6 +42,7 @@ class DpSgd:
     Each example is in a batch with probability q = `batch_size` / examples (0: always), whatever
     else is; `epochs` is 1 / q batches, rounded up, so often; `steps` sets their number instead.
     The noise is seeded, hence simulated: not private, and no epsilon is accounted for it.
+    `examples_at_once`: a batch is computed in pieces of so many examples, where memory is short.
     """
 
     clipping_norm: Annotated[float, Gt(0)] = 1.0
@@ -50,6 +51,7 @@ class DpSgd:
     steps: Annotated[int, Ge(1)] | None = None
     batch_size: Annotated[int, Ge(0)] = 32
     keep_optimizer: bool = False
+    examples_at_once: Annotated[int, Ge(1)] | None = None
 
     #: Said wherever a run with this algorithm is shown.
     notice: ClassVar[str] = (
@@ -59,7 +61,9 @@ class DpSgd:
     @property
     def recipe(self) -> Recipe:
         """Return the steps of local training: the engine may take those of many clients at once."""
-        clipping = Clipping(self.clipping_norm, self.noise_multiplier)
+        clipping = Clipping(
+            self.clipping_norm, self.noise_multiplier, at_once=self.examples_at_once
+        )
         steps = self.epochs, self.steps, self.batch_size, self.keep_optimizer
         return Recipe(*steps, clipping=clipping)
 
@@ -107,7 +111,7 @@ def _descend(
     for number in range(steps):
         chosen = draw(number).to(task.x.device)
         with dropout.keyed(keys[0], number):
-            clipped = clip(task.x[chosen], task.y[chosen], norm_of(clipping))
+            clipped = _clipped(clip, task, chosen, clipping)
         groups = [(parameters, clipped.sums)]
         if not state and not recipe.adjust and clipping.source == "torch":
             groups = list(_pieces(parameters, clipped.sums))
@@ -116,6 +120,25 @@ def _descend(
         total += float(clipped.losses.double().sum())
         seen += len(chosen)
     return total / seen if seen else None
+
+
+def _clipped(clip: Clipper, task: Task, chosen: Tensor, clipping: Clipping) -> Clipped:
+    """Return the clipped sums of a batch, computed in pieces where that is asked for.
+
+    A step sees the sum over the whole batch, however large Poisson sampling made it: what Opacus
+    calls a virtual step.
+    """
+    norm = norm_of(clipping)
+    pieces = chosen.split(clipping.at_once) if clipping.at_once else (chosen,)
+    whole = clip(task.x[pieces[0]], task.y[pieces[0]], norm)
+    for piece in pieces[1:]:
+        part = clip(task.x[piece], task.y[piece], norm)
+        torch._foreach_add_(whole.sums, part.sums)
+        norms, losses = (
+            torch.cat([getattr(whole, name), getattr(part, name)]) for name in ("norms", "losses")
+        )
+        whole = Clipped(whole.sums, norms, losses)
+    return whole
 
 
 def norm_of(clipping: Clipping) -> float:

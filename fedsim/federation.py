@@ -232,7 +232,7 @@ def _as_private(config: RunConfig) -> RunConfig:
     if privacy.unit != "example":
         return config
     inner = local.inner if isinstance(local, Private) else local
-    made = Private(inner, privacy.clipping_norm, privacy.noise_multiplier)
+    made = Private(inner, privacy.clipping_norm, privacy.noise_multiplier, privacy.examples_at_once)
     return replace(config, local=made)
 
 

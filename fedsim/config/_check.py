@@ -67,7 +67,7 @@ def _check_privacy(config: RunConfig, refuse: Callable[..., None]) -> None:
     """Refuse what no privacy is accounted for, and say the nearest thing that it is."""
     privacy = config.privacy
     if privacy.unit == "none":
-        for name in ("epsilon", "noise_multiplier", "weight_cap"):
+        for name in ("epsilon", "noise_multiplier", "weight_cap", "examples_at_once"):
             if (value := getattr(privacy, name)) is not None:
                 refuse(f"privacy.{name}", value, "unset without a unit", "Set privacy.unit.")
         return
@@ -95,6 +95,10 @@ def _check_fields(privacy: Privacy, refuse: Callable[..., None]) -> None:
         refuse("privacy.mechanism", privacy.mechanism, accepted)
     if privacy.bands is not None and privacy.mechanism != "matrix":
         refuse("privacy.bands", privacy.bands, "unset without privacy.mechanism = 'matrix'")
+    if privacy.examples_at_once is not None and privacy.unit != "example":
+        refuse(
+            "privacy.examples_at_once", privacy.examples_at_once, "unset: it is of unit 'example'"
+        )
     for key in ("sampling", "weight_cap", "clipping"):
         value, usual = getattr(privacy, key), getattr(defaults, key)
         if privacy.unit != "user" and value != usual:

@@ -106,6 +106,8 @@ class Privacy:
     `clipping`: "adaptive" lets the norm follow, from `clipping_norm` on, the `target_quantile` of
     the updates' norms, at the rate `clipping_lr`, with noise of standard deviation `bit_noise` on
     the count (unset: a twentieth of the cohort); both noises together are `noise_multiplier`.
+    `examples_at_once`: of unit "example": a batch is computed in pieces of so many examples, where
+    memory is short; a step still sees the whole batch, however large its draw made it.
     `noise`: "secret" comes from a cryptographic generator that nobody can repeat, and neither can
     the run; "seeded" can be repeated and is not private.
     """
@@ -125,6 +127,7 @@ class Privacy:
     bit_noise: Annotated[float, Gt(0)] | None = None
     sampling: Literal["truncated", "poisson", "fixed", "cyclic"] = "truncated"
     weight_cap: Annotated[float, Gt(0)] | None = None
+    examples_at_once: Annotated[int, Ge(1)] | None = None
     noise: Literal["secret", "seeded"] = "secret"
 
 

@@ -12,8 +12,8 @@ from torch import nn
 import fedsim
 from fedsim import counter, losses, training
 from fedsim.clients._local import train_locally
-from fedsim.clients.dp_sgd import _PIECE, DpSgd, _noised, _pieces, noise_stream
-from fedsim.core import ClientContext, Task
+from fedsim.clients.dp_sgd import _PIECE, DpSgd, _noised, _pieces, noise_stream, train_clipped
+from fedsim.core import ClientContext, Clipping, Recipe, Task
 from fedsim.errors import ConfigError
 from fedsim.models import get_vector, set_vector
 from fedsim.optimizers.adam import Adam
@@ -72,6 +72,25 @@ def test_without_noise_it_is_opacus_on_the_same_batches(momentum, ctx):
             optimizer.step()
     expected = get_vector(module) - made.model
     torch.testing.assert_close(update.vector, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 7, SIZE])
+@pytest.mark.parametrize("source", ["torch", "chacha20"])
+def test_a_batch_in_pieces_is_the_same_step(at_once, source, ctx):
+    recipe = Recipe(epochs=2, batch_size=10, clipping=Clipping(0.5, 0.3, source))
+    pieces = replace(recipe, clipping=replace(recipe.clipping, at_once=at_once))
+    found = []
+    for own in (recipe, pieces):
+        counted = []
+        module = network()
+        module.register_forward_hook(lambda _, given, __, to=counted: to.append(len(given[0])))
+        update, _ = train_clipped(task_of(module, Sgd(lr=0.1, momentum=0.5)), {}, ctx(), own)
+        found.append((update, counted))
+    (whole, batches), (parts, sizes) = found
+    torch.testing.assert_close(parts.vector, whole.vector, rtol=1e-5, atol=1e-6)
+    assert parts.metrics == pytest.approx(whole.metrics)
+    assert sum(sizes) == sum(batches)
+    assert max(sizes) <= at_once
 
 
 def test_the_noise_has_the_stated_size(ctx):

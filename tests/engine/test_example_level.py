@@ -84,6 +84,9 @@ def test_seeded_runs_repeat_on_any_path_and_secret_ones_do_not(reference, tmp_pa
     blocks = fedsim.run(private(engine={"tier": "vectorized", "block_size": 4}), runs=tmp_path)
     for name in ("train/loss", "test/loss"):
         assert blocks.metrics[name] == pytest.approx(first.metrics[name], rel=1e-5)
+    pieces = fedsim.run(private(privacy={"examples_at_once": 7}), runs=tmp_path)
+    assert pieces.stored.facts["execution"]["tier"] == "resident"
+    assert pieces.metrics["test/loss"] == pytest.approx(first.metrics["test/loss"], rel=1e-5)
     secret = private(privacy={"noise": "secret"})
     hashes = [fedsim.run(secret, runs=tmp_path).model_sha256]
     secret["engine"] = {"grid": "inprocess", "tier": "messages"}

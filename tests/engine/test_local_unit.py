@@ -106,6 +106,7 @@ def test_secret_noise_is_new_in_every_block(tmp_path):
         ("privacy.sampling=fixed", "privacy.sampling"),
         ("privacy.weight_cap=10", "privacy.weight_cap"),
         ("privacy.clipping=adaptive", "privacy.clipping"),
+        ("privacy.examples_at_once=5", "privacy.examples_at_once"),
         ("transform.name=topk", "transform.name"),
         ("local.name=dp-sgd", "local.name"),
         ("mode=pooled", "mode"),

@@ -210,6 +210,8 @@ def test_low_rank_is_for_sgd_alone():
         legal, reason = tiers._legal(federation(*MLP, other))
         assert legal[-1] == "vectorized"
         assert reason
+    pieces = federation(*MLP, 'local={name="dp-sgd", examples_at_once=4}')
+    assert tiers._legal(pieces) == (["messages", "resident"], "batches are computed in pieces")
 
 
 def test_a_measurement_that_cannot_be_kept_is_made_again(tmp_path):
