@@ -286,7 +286,7 @@ class Bar:
     def cells(self) -> list[str]:
         """The row of a table."""
         sign = "at most" if self.is_ceiling else "at least"
-        found = f"{self.found:.3g} {self.unit}"
+        found = f"{self.found:.4g} {self.unit}"
         bound = f"{sign} {self.bound:g} {self.unit}"
         return [*self.case.cells, self.name, found, bound, "PASS" if self.holds else "FAIL"]
 

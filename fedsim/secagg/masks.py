@@ -121,7 +121,8 @@ def add_packed(target: NDArray[np.uint32], packed: NDArray[np.uint8], bits: int)
                 second[piece] += (column[piece] >> np.uint8(4)).astype(np.uint32) << np.uint32(low)
         else:
             for piece in _pieces(target.size):
-                target[piece] += column[piece].astype(np.uint32) << np.uint32(low)
+                digits = column[piece].astype(np.uint32, copy=False)
+                target[piece] += digits << np.uint32(low) if low else digits
 
 
 def _columns(

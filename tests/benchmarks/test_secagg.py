@@ -30,7 +30,7 @@ def test_bars_are_of_the_case_and_bite(module):
     ours, theirs = module.Cost(0.2, 1.4, 4.07), module.Cost(2.2, 41.0, 8.0)
     found = list(module.bars(case, ours, theirs))
     assert [bar.holds for bar in found] == [True, True, True, True, False]
-    assert found[-1].cells[-3:] == ["29.3 x", "at least 30 x", "FAIL"]
+    assert found[-1].cells[-3:] == ["29.29 x", "at least 30 x", "FAIL"]
     assert found[1].cells[-3:] == ["1.4 s", "at most 1.5 s", "PASS"]
     slow = list(module.bars(case, module.Cost(0.3, 1.6, 4.09), None))
     assert [bar.holds for bar in slow] == [False, False, False]
