@@ -20,13 +20,14 @@ from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim import losses, metrics, models
 from fedsim.clients._private import Private
-from fedsim.config.schema import Privacy, RunConfig
+from fedsim.config.schema import Privacy, RunConfig, SecureSum
 from fedsim.core import ClientContext, Task, Update
 from fedsim.crypto import random_key
 from fedsim.data import ClientData, Examples, Meta
 from fedsim.errors import ConfigError, Problem
 from fedsim.exact import FixedPoint
 from fedsim.privacy import central, example, local
+from fedsim.privacy.events import DISCRETE
 from fedsim.sealing import StorageKeys, storage_keys
 
 __all__ = ["Federation", "Places", "build", "examples_of", "from_text", "to_text"]
@@ -125,12 +126,17 @@ class Federation:
         Whoever trains takes one for a block of clients, and keeps it nowhere.
         """
         privacy = self.config.privacy
-        is_secret = privacy.unit in ("example", "local") and privacy.noise == "secret"
+        adds_noise = privacy.unit in ("example", "local") or privacy.mechanism in DISCRETE
+        is_secret = adds_noise and privacy.noise == "secret"
         return int.from_bytes(random_key()) if is_secret else self.config.seed
 
     def with_privacy(self, privacy: Privacy) -> "Federation":
         """Return the same federation with other settings of privacy: what was open is found."""
         return replace(self, config=_as_private(replace(self.config, privacy=privacy)))
+
+    def with_secure_sum(self, secure_sum: SecureSum) -> "Federation":
+        """Return the same federation with other settings of the secure sum."""
+        return replace(self, config=replace(self.config, secure_sum=secure_sum))
 
     def _set(self, model: Tensor) -> None:
         models.set_vector(self.module, model)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedsim import user_level
+from fedsim import distributed, user_level
 from fedsim.clients._private import Private
 from fedsim.config.schema import Privacy, RunConfig
 from fedsim.errors import ConfigError, Problem
@@ -47,7 +47,12 @@ def settled(federation: Federation) -> Federation:
         assert privacy.epsilon is not None  # the configuration check has seen to it
         found = _least_noise(federation, privacy.epsilon, delta)
         privacy = replace(privacy, noise_multiplier=found)
-    return federation.with_privacy(privacy)
+    federation = federation.with_privacy(privacy)
+    if distributed.is_distributed(federation.config):
+        config, size = federation.config, federation.initial.numel()
+        found_config = distributed.with_least_cohort(config, federation.population, size)
+        return federation.with_secure_sum(found_config.secure_sum)
+    return federation
 
 
 def _members(federation: Federation) -> tuple[int, int, str]:
@@ -72,20 +77,31 @@ def _least_noise(federation: Federation, budget: float, delta: float) -> float:
     planned = plan_of(federation.with_privacy(replace(privacy, noise_multiplier=noise)))
     hardest = _hardest(spend.release for spend in planned)
     while True:
-        histories = [[replace(release, noise_multiplier=noise)] for release in hardest]
+        histories = [[_at_noise(federation, release, noise)] for release in hardest]
         place, spent = _worst(histories, delta, adjacency) if len(hardest) > 1 else (0, 0.0)
         if place == worst or (worst >= 0 and spent <= budget):
             return noise
         is_first, worst = worst < 0, place
 
         def with_noise(noise: float, release: Release = hardest[place]) -> list[Release]:
-            return [replace(release, noise_multiplier=noise)]
+            return [_at_noise(federation, release, noise)]
 
         try:
             found = calibrate_noise(with_noise, budget, delta, adjacency)
         except ValueError as error:
             raise ConfigError([Problem("privacy.epsilon", budget, str(error))]) from error
         noise = found if is_first else max(noise, found)
+
+
+def _at_noise(federation: Federation, release: Release, noise: float) -> Release:
+    """Return a release with another noise; how fine a lattice is depends on the noise on it."""
+    if release.lattice is None:
+        return replace(release, noise_multiplier=noise)
+    privacy = replace(federation.config.privacy, noise_multiplier=noise)
+    try:
+        return plan_of(federation.with_privacy(privacy))[0].release
+    except ConfigError:  # so much noise that the ring holds nothing else, and hides nothing
+        return replace(release, noise_multiplier=0.0)
 
 
 def _hardest(releases: Iterable[Release]) -> list[Release]:
@@ -151,7 +167,9 @@ def notice(config: RunConfig) -> str:
 def facts(federation: Federation) -> dict[str, Any]:
     """Return what a run's record says of the mechanism, where the configuration does not."""
     config = federation.config
-    return user_level.facts(config, federation.population) if config.privacy.unit == "user" else {}
+    if config.privacy.unit != "user":
+        return {}
+    return user_level.facts(config, federation.population, federation.initial.numel())
 
 
 def plan_of(federation: Federation) -> tuple[Spend, ...]:
@@ -170,7 +188,7 @@ def plan_of(federation: Federation) -> tuple[Spend, ...]:
         )
     if config.privacy.unit == "local":
         return (Spend(replace(_local(federation), count=config.rounds.count)),)
-    return (Spend(user_level.plan(config, population)),)
+    return (Spend(user_level.plan(config, population, federation.initial.numel())),)
 
 
 def _local(federation: Federation) -> Release:
@@ -254,7 +272,7 @@ class Spending:
         config = federation.config
         if privacy.mechanism == "matrix":
             return self._of_correlated_noise(round)
-        spend = Spend(user_level.release(config, population))
+        spend = Spend(user_level.release(config, population, federation.initial.numel()))
         if privacy.sampling == "cyclic" and len(cohort) < population:
             spend = replace(spend, clients=tuple(sorted(cohort)))
         return (spend,)
@@ -263,7 +281,8 @@ class Spending:
         """Return all rounds at the first one, then only what is released a second time."""
         config, population = self.federation.config, self.federation.population
         if self.run not in self.ledger.spent().runs:
-            return (Spend(user_level.release(config, population)),)
+            dimension = self.federation.initial.numel()
+            return (Spend(user_level.release(config, population, dimension)),)
         if self._latest is None:
             self._latest = max(e.round for e in self.ledger.entries() if e.run == self.run)
         is_repeated, self._latest = round <= self._latest, max(round, self._latest)

@@ -102,7 +102,8 @@ class Privacy:
     with "cyclic", "matrix": the noise of a round takes back some of that before it (DP-FTRL by
     banded matrix factorization, in `bands` bands; unset: as many as rounds between two of one
     client), or, under a secure sum, "skellam" or "discrete-gaussian": each client adds a part of
-    the noise itself, and the server sees none without it. `weight_cap`: clients count by their examples up to so many; unset: all alike.
+    the noise itself, and the server sees nothing without it. `weight_cap`: clients count by their
+    examples up to so many; unset: all alike.
     `clipping`: "adaptive" lets the norm follow, from `clipping_norm` on, the `target_quantile` of
     the updates' norms, at the rate `clipping_lr`, with noise of standard deviation `bit_noise` on
     the count (unset: a twentieth of the cohort); both noises together are `noise_multiplier`.

@@ -75,7 +75,8 @@ def centred(total: Tensor, bits: int) -> Tensor:
     [-1, -128, 127, -1, 44]
     """
     half = 2 ** (bits - 1)
-    return torch.remainder(total.to(torch.int64) + half, 2**bits) - half
+    shifted: Tensor = (total.to(torch.int64) + half).remainder(2**bits)
+    return shifted.sub(half)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +192,11 @@ class Distributed:
         """Return the noisy sum of the clipped updates of `survivors` clients: float64 [model].
 
         `total`: integers modulo 2^bits. `stream`: of the server's own noise, where it completes
-        what is missing. Raises `TooFewSurvivorsError` where there are fewer than were counted on,
-        and `ValueError` for more than there can be.
+        what is missing; the sum of nobody is that noise alone. Raises `TooFewSurvivorsError` where
+        there are fewer than were counted on, and `ValueError` for more than there can be.
         """
-        self.need(survivors)
+        if survivors or not self.is_completed:
+            self.need(survivors)
         if survivors > self.most:
             raise ValueError(f"{survivors} clients are in a sum of at most {self.most}")
         whole = centred(total, self.bits)
