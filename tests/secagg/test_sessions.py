@@ -103,6 +103,12 @@ def test_random_losses_in_every_phase_are_exact(party, bits):
     assert sample(found, found.begin(), found.states.copy(), rng, (2, 2, 2, 1, 2)) > 0
 
 
+def test_random_losses_of_thirty_clients_are_exact(party, profile):
+    found = party(30, bits=24, length=50, profile=profile)
+    rng = np.random.default_rng(30)
+    assert sample(found, found.begin(), found.states.copy(), rng, (1, 2, 2, 1, 2)) > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", range(4))
 @pytest.mark.parametrize("n", [30, 100])
@@ -127,10 +133,11 @@ def test_a_sparse_graph_is_exact(party, n):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", range(4))
-def test_fifty_random_losses_in_a_sparse_graph_are_exact(party, draw):
-    found = party(200, graph="sparse", length=20, dropouts=0.3, adversaries=0.1)
+def test_random_losses_in_a_sparse_graph_are_exact(party, draw):
+    found = party(100, graph="sparse", length=20, dropouts=0.2, adversaries=0.1)
+    assert shape(found.parameters, 100).degree < 60
     rng = np.random.default_rng(draw)
-    assert sample(found, found.begin(), found.states.copy(), rng, (1, 2, 5, 1, 5)) >= 10
+    assert sample(found, found.begin(), found.states.copy(), rng, (1, 2, 4, 1, 3)) > 0
 
 
 def test_ids_may_be_any_64_bit_integers_in_any_order(party, profile):
