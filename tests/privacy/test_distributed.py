@@ -246,8 +246,11 @@ def test_the_scale_is_the_one_of_the_paper():
     found = scale_for(noise_multiplier=z, dimension=d, bits=bits, most=n, shares=t)
     assert found / c == pytest.approx(expected)
     assert DEVIATIONS == 6
-    fine = scale_for(noise_multiplier=z, dimension=d, bits=32, most=n, shares=t)
-    assert fine * z / math.sqrt(t) == pytest.approx(2**14)
+    assert scale_for(noise_multiplier=z, dimension=d, bits=32, most=n, shares=t) == 10_000
+    wide = scale_for(noise_multiplier=z, dimension=2**20, bits=32, most=n, shares=t)
+    assert wide**2 * 1e-4 == pytest.approx(2**18)
+    loud = scale_for(noise_multiplier=90.0, dimension=2**20, bits=32, most=n, shares=t)
+    assert loud * 90 / math.sqrt(t) == pytest.approx(2**14)
 
 
 # A canary
