@@ -1,7 +1,8 @@
 """The exception tree: every error a user can meet, and the exit code it ends a command with.
 
 0 ok, 1 run failed, 2 usage, configuration, data contents or a refused combination, 3 environment
-(missing file, full disk, no GPU), 4 privacy budget exhausted, 5 network, 130 interrupted.
+(missing file, full disk, no GPU), 4 privacy budget exhausted, 5 network or authentication,
+130 interrupted.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "FedsimError",
+    "IdentityError",
     "Interrupted",
     "LedgerError",
     "MissingDataError",
@@ -96,6 +98,12 @@ class SealingError(FedsimError):
 
 class NetworkError(FedsimError):
     """A download failed."""
+
+    exit_code = 5
+
+
+class IdentityError(FedsimError):
+    """Who somebody is cannot be established: a list that is not signed, not the newest, or broken."""
 
     exit_code = 5
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from fedsim.errors import SetupError
 
-__all__ = ["make_private_folder", "read_secret", "replacing", "write_secret"]
+__all__ = ["make_private_folder", "read_public", "read_secret", "replacing", "write_secret"]
 
 _OTHERS = 0o077  # any permission of group or others
 
@@ -60,6 +60,14 @@ def read_secret(path: Path) -> bytes:
                     f"owner can use it. Make it 0600: chmod 600 {path}"
                 )
             return file.read()
+    except OSError as error:
+        raise SetupError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_public(path: Path) -> bytes:
+    """Return the content of a file that is no secret; raise `SetupError` where it is missing."""
+    try:
+        return path.read_bytes()
     except OSError as error:
         raise SetupError(f"cannot read {path}: {error.strerror or error}") from error
 

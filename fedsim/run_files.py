@@ -4,7 +4,9 @@ Sealed files have names that end in `.sealed`, and a run only ever reads its own
 file put beside a sealed one is not taken for it.
 """
 
-from collections.abc import Mapping
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,13 @@ from fedsim.sealing import (
     open_log,
     read_log,
     read_sealed,
+    rewrap_file,
     seal_chunks,
+    sealed_files,
     storage_keys,
 )
 
-__all__ = ["RunFiles", "RunLog", "files_of"]
+__all__ = ["Rewrapped", "RunFiles", "RunLog", "files_of", "rewrap_all", "unsealed"]
 
 CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "run.log"
 
@@ -144,6 +148,77 @@ class RunLog:
         except SealingError as error:
             hint = "Keep the file as evidence under another name; the run then begins a new log"
             raise SealingError(f"{error}. {hint}") from error
+
+
+def unsealed(folder: Path, run: str, config: Mapping[str, Any], target: Path) -> list[Path]:
+    """Write a run's model and log, as far as they are there, into a folder; return their paths.
+
+    Everything is opened before anything is written. Raises as `RunFiles.model` and `.log` do.
+    """
+    files = files_of(folder, run, config)
+    found: dict[str, bytes] = {}
+    if files.path(MODEL).exists():
+        found[MODEL] = files.model()
+    if files.path(LOG).exists():
+        log = files.log()
+        torn = f"({log.torn_bytes} bytes of a last line that a crash cut short are left out)\n"
+        found[LOG] = (log.text + (torn if log.torn_bytes else "")).encode()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"cannot write to {target}: {error.strerror or error}") from error
+    for name, content in found.items():
+        write_atomically(target / name, content)
+    return [target / name for name in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrapped:
+    """What `rewrap_all` did: files under the new key, files that were, runs that are going on."""
+
+    done: int
+    unchanged: int
+    running: tuple[str, ...]
+
+
+def rewrap_all(root: Path, keys: StorageKeys) -> Rewrapped:
+    """Wrap the data keys of everything sealed under a folder of runs with the current storage key.
+
+    Runs that are going on in another process are left as they are. Raises `SetupError` for files
+    whose storage key is not among the keys, `SealingError` for changed ones; what was rewrapped
+    before stays so.
+    """
+    done, unchanged, running = 0, 0, []
+    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    for folder in folders:
+        with _unless_running(folder) as is_free:
+            if not is_free:
+                running.append(folder.name)
+                continue
+            for path in sealed_files(folder):
+                try:
+                    is_due = rewrap_file(path, keys)
+                except OSError as error:
+                    raise SetupError(f"cannot write {path}: {error.strerror or error}") from error
+                done, unchanged = done + is_due, unchanged + (not is_due)
+    return Rewrapped(done, unchanged, tuple(running))
+
+
+@contextmanager
+def _unless_running(folder: Path) -> Iterator[bool]:
+    """Hold a run's lock, if it has one; give False where another process does."""
+    try:
+        file = (folder / "lock").open("r")
+    except OSError:  # no run: the cache
+        yield True
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def files_of(folder: Path, run: str, config: Mapping[str, Any]) -> RunFiles:

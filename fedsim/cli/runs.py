@@ -121,6 +121,25 @@ def export(
 
 
 @app.command()
+def unseal(
+    run: Run,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write the files.")],
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Write the model and the log of a sealed run (storage.encrypt) as readable files."""
+    from fedsim.run_files import unsealed
+    from fedsim.store import RunStore
+
+    stored = RunStore(runs).get(run)
+    paths = unsealed(stored.folder, stored.id, stored.config, folder)
+    if as_json:
+        print_json({"status": "ok", "exit_code": 0, "files": [str(path) for path in paths]})
+    else:
+        print("\n".join(map(str, paths)))
+
+
+@app.command()
 def delete(
     run: Run,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
