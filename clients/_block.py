@@ -92,7 +92,7 @@ class _Block:
         vector = ring.vector(self.federation, update, layout, self.context(place))
         if self.asked is not None:
             own = self.asked(place)
-            kept, content = own.answer(vector)
+            kept, content = own.answer(vector, self.order)
             self.sessions[place] = kept
             self.replies.append(Message(content, reply_to=self.instruction(place)))
             return

@@ -14,13 +14,13 @@ import numpy as np
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
-from fedsim import ring, secure_messages
+from fedsim import messages, ring, secure_messages
 from fedsim.clients._quiet import LostClientError
 from fedsim.config.schema import RunConfig
 from fedsim.federation import Federation
 from fedsim.secagg.client import ClientSession
 from fedsim.secagg.identities import Directory, Simulated, simulated
-from fedsim.secagg.parameters import Policy
+from fedsim.secagg.parameters import CONTENT_BYTES, Policy
 
 __all__ = [
     "SECRET",
@@ -46,9 +46,17 @@ class Asked:
     kept: bytes
     message: bytes
 
-    def answer(self, vector: NDArray[np.uint32] | None = None) -> tuple[bytes, RecordDict]:
-        """Return what to keep from now on, and the content of the reply."""
-        kept, reply = self.session.step(self.kept, self.message, vector, now=time.time())
+    def answer(
+        self, vector: NDArray[np.uint32] | None = None, order: messages.Train | None = None
+    ) -> tuple[bytes, RecordDict]:
+        """Return what to keep from now on, and the content of the reply.
+
+        `vector` is what is to be masked, `order` what it was made by.
+        """
+        content = bytes(CONTENT_BYTES) if order is None else messages.hash_of(order)
+        kept, reply = self.session.step(
+            self.kept, self.message, vector, now=time.time(), content=content
+        )
         return kept, secure_messages.reply_content(reply.message, reply.vector)
 
 

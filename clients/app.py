@@ -79,7 +79,7 @@ def masked(message: Message, context: Context) -> Message:
     federation, order, client = _read(message, context)
     with quiet():
         vector = _vector(federation, order, client, context)
-    return _phase(message, context, vector)
+    return _phase(message, context, vector, order)
 
 
 @app.query("sa_confirm")
@@ -94,14 +94,19 @@ def unmask(message: Message, context: Context) -> Message:
     return _phase(message, context)
 
 
-def _phase(message: Message, context: Context, vector: NDArray[np.uint32] | None = None) -> Message:
+def _phase(
+    message: Message,
+    context: Context,
+    vector: NDArray[np.uint32] | None = None,
+    order: messages.Train | None = None,
+) -> Message:
     """Answer a phase of the secure sum; what is to be kept is kept before the answer leaves."""
     federation = from_text(str(context.run_config["experiment"]))
     client = int(context.node_config["partition-id"])
     session = session_of(federation, context.run_config, context.node_config, client)
     before = secure_messages.session_of(context.state)
     asked = Asked(session, before, secure_messages.read_ask(message.content))
-    kept, content = asked.answer(vector)
+    kept, content = asked.answer(vector, order)
     secure_messages.set_session(context.state, kept)
     return Message(content, reply_to=message)
 

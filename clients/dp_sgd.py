@@ -129,7 +129,7 @@ def _clipped(clip: Clipper, task: Task, chosen: Tensor, clipping: Clipping) -> C
     calls a virtual step.
     """
     norm = norm_of(clipping)
-    pieces = chosen.split(clipping.at_once) if clipping.at_once else (chosen,)
+    pieces = torch.split(chosen, clipping.at_once) if clipping.at_once else (chosen,)
     whole = clip(task.x[pieces[0]], task.y[pieces[0]], norm)
     for piece in pieces[1:]:
         part = clip(task.x[piece], task.y[piece], norm)

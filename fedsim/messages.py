@@ -8,6 +8,7 @@ Where the sum is a secure one without masks, a reply carries the vector of `feds
 who is in it: nothing else that tells clients apart.
 """
 
+import hashlib
 import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ __all__ = [
     "error_reply",
     "evaluation_content",
     "fold",
+    "hash_of",
     "memo_of",
     "model_content",
     "partial_sums",
@@ -78,23 +80,28 @@ def model_content(order: Train) -> RecordDict:
 
     With `form` set, whoever carries the replies may fold them into exact sums in that format.
     """
-    config: dict[str, Any] = {"server-round": order.round, "lr-factor": order.lr_factor}
-    if order.form is not None:
-        config |= {
-            "fraction-bits": order.form.fraction_bits,
-            "max-abs": order.form.max_abs,
-            "max-weight": order.form.max_weight,
-        }
-        if order.form.max_norm is not None:
-            config |= {"max-norm": order.form.max_norm, "has-votes": order.form.has_votes}
-        if order.form.bits is not None:
-            config["ring-bits"] = order.form.bits
     return RecordDict(
         {
             "model": ArrayRecord({"vector": Array(order.model.cpu().numpy())}),
-            "config": ConfigRecord(config),
+            "config": ConfigRecord(_settings(order)),
         }
     )
+
+
+def _settings(order: Train) -> dict[str, Any]:
+    """Return what an order says besides the model."""
+    config: dict[str, Any] = {"server-round": order.round, "lr-factor": float(order.lr_factor)}
+    if (form := order.form) is not None:
+        config |= {
+            "fraction-bits": form.fraction_bits,
+            "max-abs": float(form.max_abs),
+            "max-weight": float(form.max_weight),
+        }
+        if form.max_norm is not None:
+            config |= {"max-norm": float(form.max_norm), "has-votes": form.has_votes}
+        if form.bits is not None:
+            config["ring-bits"] = form.bits
+    return config
 
 
 def read_instruction(content: RecordDict) -> Train:
@@ -110,6 +117,13 @@ def read_instruction(content: RecordDict) -> Train:
         steps, size = int(config["fraction-bits"]), model.numel()
         form = FixedPoint(steps, *bounds, size, norm, has_votes, bits)
     return Train(model, int(config["server-round"]), float(config["lr-factor"]), form)
+
+
+def hash_of(order: Train) -> bytes:
+    """Return the SHA-256 of everything that an order says: clients with the same got the same."""
+    model = order.model.cpu().numpy().astype("<f4", copy=False).tobytes()
+    said = repr(sorted(_settings(order).items())).encode()
+    return hashlib.sha256(hashlib.sha256(model).digest() + said).digest()
 
 
 def update_content(update: Update, *, client: int, seconds: float) -> RecordDict:

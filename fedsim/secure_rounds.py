@@ -130,12 +130,12 @@ def collect(
     return Collected(decoded.total, decoded.metrics, own.records(members, ids))
 
 
-def parameters(config: RunConfig, number: int, length: int) -> Parameters:
+def parameters(config: RunConfig, order: messages.Train, length: int) -> Parameters:
     """Return the parameters of a round's session."""
     secure = config.secure_sum
     return Parameters(
         run=f"{config.name[:100]}/{_name(config)}",
-        round=number,
+        round=order.round,
         length=length,
         bits=secure.bits,
         graph="sparse" if secure.name == "secagg+" else "full",
@@ -146,6 +146,7 @@ def parameters(config: RunConfig, number: int, length: int) -> Parameters:
         min_cohort=secure.min_cohort,
         profile=secure.profile,
         nonce=random_key(),
+        content=messages.hash_of(order),
     )
 
 
@@ -164,7 +165,7 @@ Total = tuple[NDArray[np.uint32], Sequence[int]]
 
 def _ideal(own: _Round, ids: Sequence[int], seconds: dict[str, float]) -> Total:
     """Add up vectors as they are; abort where masked ones would."""
-    told = parameters(own.federation.config, own.order.round, own.layout.length)
+    told = parameters(own.federation.config, own.order, own.layout.length)
     advertised = own.present(ids, "keys")
 
     def need(clients: Sequence[int], phase: Phase) -> None:
@@ -218,7 +219,7 @@ def _masked(
     own: _Round, ids: Sequence[int], seconds: dict[str, float], directory: Directory
 ) -> Total:
     """Run the protocol: five exchanges, each with who is left."""
-    told = parameters(own.federation.config, own.order.round, own.layout.length)
+    told = parameters(own.federation.config, own.order, own.layout.length)
     session = ServerSession.begin(told, ids, directory)
     while session.phase != "done":
         phase, started = session.phase, perf_counter()

@@ -1,5 +1,7 @@
 """The vocabulary of rounds: what is written is what is read, and folding changes no bit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from flwr.app import Message, RecordDict
@@ -127,3 +129,18 @@ def test_rows_of_different_metrics_leave_gaps():
     rows = messages.rows(merged.content)
     assert "b" not in rows[0].metrics
     assert rows[1].metrics["b"] == pytest.approx(2.0)
+
+
+def test_the_hash_of_an_order_is_that_of_what_arrives():
+    form = exact.FixedPoint(20, 8, 3, 4, max_norm=1, has_votes=True, bits=32)
+    order = messages.Train(torch.arange(4.0), 3, 0.5, form)
+    seen = messages.read_instruction(messages.model_content(order))
+    assert messages.hash_of(seen) == messages.hash_of(order)
+    others = (
+        replace(order, model=order.model + torch.tensor([0, 0, 0, 2**-20])),
+        replace(order, round=4),
+        replace(order, lr_factor=0.25),
+        replace(order, form=replace(form, max_norm=2.0)),
+        replace(order, form=None),
+    )
+    assert len({messages.hash_of(each) for each in (order, *others)}) == 6

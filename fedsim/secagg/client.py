@@ -37,7 +37,13 @@ from fedsim.secagg._state import (
     State,
     read_state,
 )
-from fedsim.secagg.parameters import Parameters, Policy, least_survivors, shape
+from fedsim.secagg.parameters import (
+    CONTENT_BYTES,
+    Parameters,
+    Policy,
+    least_survivors,
+    shape,
+)
 from fedsim.secagg.session import Directory, Roster
 from fedsim.secagg.shamir import SHARE_BYTES
 from fedsim.secagg.wire import (
@@ -54,6 +60,7 @@ __all__ = ["ClientSession", "Reply"]
 
 _REMEMBERED = 8  # released sums, against differencing
 Answer = tuple[State, object, NDArray[np.uint8] | None]
+Made = tuple[NDArray[np.uint32], bytes]  # a vector, and the hash of what it was made from
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this file
@@ -92,10 +99,12 @@ class ClientSession:
         vector: NDArray[np.uint32] | None = None,
         *,
         now: float,
+        content: bytes = bytes(CONTENT_BYTES),
     ) -> tuple[bytes, Reply]:
         """Answer a message; return the state to keep (`b""` at first) and the reply.
 
-        `vector` is what phase `masked` adds to the sum, modulo 2^bits; it is left as it is. Store
+        `vector` is what phase `masked` adds to the sum, modulo 2^bits; it is left as it is;
+        `content` is the hash of what it was made from: see `Parameters`. Store
         the state before the reply leaves: whoever could make a client answer twice from one state
         could ask it for both kinds of shares. `now` are seconds on any clock that goes on.
 
@@ -106,16 +115,15 @@ class ClientSession:
             raise ValueError(f"vector is {vector.ndim}-d {vector.dtype}: a flat uint32 array")
         held = read_state(state, self.client)
         try:
-            held, answer, packed = self._answer(held, common.read_asked(message), vector, now)
+            made = None if vector is None else (vector, content)
+            held, answer, packed = self._answer(held, common.read_asked(message), made, now)
         except (_Refused, WireError, CryptoError) as error:
             stopped = wire.aborted(str(error))
             held = replace(held, session=b"")
             return wire.encode(held), Reply(wire.encode(stopped), reason=stopped.reason)
         return wire.encode(held), Reply(wire.encode(answer), packed)
 
-    def _answer(
-        self, held: State, asked: common.Asked, vector: NDArray[np.uint32] | None, now: float
-    ) -> Answer:
+    def _answer(self, held: State, asked: common.Asked, made: Made | None, now: float) -> Answer:
         if isinstance(asked, AskKeys):
             return self._keys(held, asked, now)
         session = held.open_session()
@@ -125,7 +133,7 @@ class ClientSession:
             case Advertised(), Roster():
                 return self._shares(held, session, asked)
             case Shared(), AskMasked():
-                return self._masked(held, session, asked, vector)
+                return self._masked(held, session, asked, made)
             case MaskedIn(), AskConfirm():
                 return self._confirm(held, session, asked)
             case Confirmed(), AskUnmask():
@@ -199,13 +207,14 @@ class ClientSession:
         )
         return held.go_on(following), wire.Shares(sealed), None
 
-    def _masked(
-        self, held: State, session: Shared, asked: AskMasked, vector: NDArray[np.uint32] | None
-    ) -> Answer:
+    def _masked(self, held: State, session: Shared, asked: AskMasked, made: Made | None) -> Answer:
         parameters = Parameters.decode(session.parameters)
-        if vector is None or len(vector) != parameters.length:
-            got = "no vector" if vector is None else f"a vector of {len(vector)}"
+        if made is None or len(made[0]) != parameters.length:
+            got = "no vector" if made is None else f"a vector of {len(made[0])}"
             raise _Refused(f"length = {parameters.length}: {got} is to be masked here")
+        vector, content = made
+        if content != parameters.content:
+            raise _Refused("content: this client works on another model than the session is about")
         neighbours = {peer.client: peer for peer in session.neighbours}
         strangers = [row.client for row in asked.shares if row.client not in neighbours]
         if strangers:

@@ -18,6 +18,7 @@ from fedsim.secagg.wire import WireError
 
 __all__ = [
     "BITS",
+    "CONTENT_BYTES",
     "PHASES",
     "Graph",
     "Neighbourhood",
@@ -33,6 +34,7 @@ Graph = Literal["full", "sparse"]
 Phase = Literal["keys", "shares", "masked", "confirm", "unmask"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 BITS = masks.WIDTHS
+CONTENT_BYTES = 32  # SHA-256
 _MOST_ROUND = 2**53
 _MOST_LENGTH = 2**40
 
@@ -57,6 +59,10 @@ class Parameters:
     sparse graph degree and threshold follow from `adversaries` (fraction of clients that collude
     with the server), `dropouts` (fraction that may be lost) and `semi_malicious` (whether the
     server may show clients different survivors). `nonce` makes sessions of equal parameters differ.
+    `content` is the hash of what clients work on, the model above all: one who is given something
+    else stops, so that no client's vector can be told from the others' by a model of its own
+    (Pasquini, Francati and Ateniese, "Eluding Secure Aggregation in Federated Learning via Model
+    Inconsistency", CCS 2022).
     Raises `ValueError` naming the field that is out of range.
     """
 
@@ -72,6 +78,7 @@ class Parameters:
     min_cohort: Annotated[int, wire.integer(2, wire.MOST_CLIENTS)]
     profile: Annotated[Profile, wire.text(8)]
     nonce: Annotated[bytes, wire.blob(KEY_BYTES)]
+    content: Annotated[bytes, wire.blob(CONTENT_BYTES)] = bytes(CONTENT_BYTES)
 
     def __post_init__(self) -> None:
         for name, check in wire.checks(Parameters).items():

@@ -60,9 +60,14 @@ class Party:
     def ask(self, client, message, phase=""):
         """Let a client answer and keep its new state."""
         vector = self.vectors[client] if phase == "masked" else None
-        state = self.states[client]
-        self.states[client], reply = self.clients[client].step(state, message, vector, now=self.now)
+        self.states[client], reply = self.clients[client].step(
+            self.states[client], message, vector, now=self.now, content=self.content(client)
+        )
         return reply
+
+    def content(self, client):
+        """The hash of the model that a client was given: the one that the session is about."""
+        return self.parameters.content
 
     def replies(self, server, lost=(), tamper=None):
         """Yield what all but some clients reply; `tamper` is an evil server: it sends the rest."""

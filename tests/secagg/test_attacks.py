@@ -387,3 +387,29 @@ def test_ciphertexts_of_other_senders_or_for_other_receivers(party):
         wire.Row(row.client, row.content) for row in reflected.shares if row.client != 3
     )
     found.refuses(3, wire.encode(wire.AskMasked(for_other)), "shares of client", "masked")
+
+
+# Beyond the eleven: a model for one client alone, whose sum then tells its update (Pasquini 2022).
+
+
+def test_a_client_that_is_given_a_model_of_its_own_stops(party, profile, monkeypatch):
+    found, server = at(party, "masked", profile=profile, content=bytes([7]) * 32)
+    others = found.content(0)
+    monkeypatch.setattr(found, "content", lambda i: bytes([8]) * 32 if i == VICTIM else others)
+    server = server.step(found.replies(server))
+    assert "another model" in server.lost[VICTIM]
+    assert VICTIM not in server.survivors
+    assert not read_state(found.states[VICTIM], VICTIM).session
+
+
+def test_what_is_worked_on_is_part_of_the_session(party):
+    """Told one hash and the others another, a client is in a session with nobody."""
+    found, server = at(party, "keys")
+    own = replace(found.parameters, content=bytes([9]) * 32)
+
+    def tamper(client, message):
+        return wire.encode(wire.AskKeys(own.encode())) if client == VICTIM else message
+
+    server = server.step(found.replies(server, tamper=tamper))
+    assert VICTIM in server.lost
+    assert VICTIM not in server.messages
