@@ -19,7 +19,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from fedsim import exact, models, spending, user_level
+from fedsim import distributed, exact, models, spending, user_level
 from fedsim.config.schema import Privacy, RunConfig
 from fedsim.core import ClientContext, Update
 from fedsim.data import Meta
@@ -440,10 +440,29 @@ def _preprocessing(case: _Case) -> Finding:
 
 def _drop_outs(case: _Case) -> list[Finding]:
     least, name = case.federation.config.rounds.min_results, "drop-outs"
+    if distributed.is_distributed(case.federation.config):
+        return _drop_outs_of_noise(case)
     if least > 1:
         found = f"a round of fewer than {least} results ends the run, which may tell of clients"
         return [Finding(name, "note", found, "rounds.min_results=1")]
     return [Finding(name, "pass", "neither noise nor denominator depend on who answers")]
+
+
+def _drop_outs_of_noise(case: _Case) -> list[Finding]:
+    """Noise that clients add is lost with them."""
+    federation, name = case.federation, "drop-outs"
+    config, size = federation.config, federation.initial.numel()
+    own = distributed.parts(config, federation.population, size)
+    assumed = f"{own.colluders} of a cohort are assumed to tell the server their noise"
+    found = [Finding("colluding clients", "note", assumed, "secure_sum.adversaries says how many")]
+    if config.secure_sum.name == "ideal":
+        said = "secure_sum.name = 'ideal' has no masks: the server could see every update"
+        found.append(Finding("secure sum", "note", said, "secure_sum.name=secagg"))
+    if own.is_completed:
+        said = f"the server adds the noise of those missing from {own.most}: it is always the same"
+        return [*found, Finding(name, "pass", said)]
+    said = f"noise is calibrated to {own.least} survivors; with fewer no sum is opened"
+    return [*found, Finding(name, "pass", said)]
 
 
 def _restarts(case: _Case) -> list[Finding]:

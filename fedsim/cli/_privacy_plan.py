@@ -47,6 +47,21 @@ def plan(
             "--sampling", metavar="S", help="Of clients: truncated, poisson, fixed, all, cyclic."
         ),
     ] = "truncated",
+    mechanism: Annotated[
+        str,
+        typer.Option(
+            "--mechanism",
+            metavar="M",
+            help="Of unit user: gaussian, or noise by clients: skellam, discrete-gaussian.",
+        ),
+    ] = "gaussian",
+    dimension: Annotated[
+        int | None,
+        typer.Option("--dimension", metavar="N", help="Noise by clients: the model's parameters."),
+    ] = None,
+    bits: Annotated[
+        int, typer.Option("--bits", metavar="N", help="Noise by clients: of a number sent.")
+    ] = 20,
     examples: Annotated[
         int | None, typer.Option("--examples", metavar="N", help="Unit example: of one client.")
     ] = None,
@@ -70,6 +85,9 @@ def plan(
         "--epsilon": epsilon,
         "--noise-multiplier": noise_multiplier,
         "--sampling": sampling,
+        "--mechanism": mechanism,
+        "--dimension": dimension,
+        "--bits": bits,
         "--examples": examples,
         "--batch-size": batch_size,
         "--local-steps": local_steps,
@@ -88,9 +106,10 @@ def plan(
 
 def _plan(given: dict[str, Any]) -> "Plan":
     """Return what is asked for. Raises `ConfigError` with everything that is wrong."""
-    from fedsim.privacy.plan import Batches, Plan
+    from fedsim.privacy.plan import Batches, ByClients, Plan
 
     problems = [*_wrong_names(given), *_wrong_numbers(given), *_wrong_batches(given)]
+    problems += _wrong_noise(given)
     if not problems:
         problems = _wrong_together(given)
     if problems:
@@ -109,14 +128,21 @@ def _plan(given: dict[str, Any]) -> "Plan":
         given["--noise-multiplier"],
         given["--rounds"],
         given["--cohort"],
+        None
+        if given["--mechanism"] == "gaussian"
+        else ByClients(given["--mechanism"], given["--dimension"], given["--bits"]),
     )
 
 
 def _wrong_names(given: dict[str, Any]) -> list[Problem]:
-    from fedsim.privacy.events import Unit
+    from fedsim.privacy.events import DISCRETE, Unit
     from fedsim.privacy.plan import ClientSampling
 
-    accepted = {"--unit": get_args(Unit), "--sampling": get_args(ClientSampling)}
+    accepted = {
+        "--unit": get_args(Unit),
+        "--sampling": get_args(ClientSampling),
+        "--mechanism": ("gaussian", *DISCRETE),
+    }
     return [
         Problem(name, given[name], f"one of {', '.join(names)}")
         for name, names in accepted.items()
@@ -125,7 +151,10 @@ def _wrong_names(given: dict[str, Any]) -> list[Problem]:
 
 
 def _wrong_numbers(given: dict[str, Any]) -> list[Problem]:
-    whole = ("--clients", "--cohort", "--rounds", "--examples", "--batch-size", "--local-steps")
+    whole = (
+        *("--clients", "--cohort", "--rounds"),
+        *("--examples", "--batch-size", "--local-steps", "--dimension"),
+    )
     found = [
         Problem(name, given[name], "a whole number of 1 or more")
         for name in whole
@@ -138,6 +167,27 @@ def _wrong_numbers(given: dict[str, Any]) -> list[Problem]:
     delta = given["--delta"]
     if delta is not None and not 0 < delta < 1:
         found.append(Problem("--delta", delta, "a number between 0 and 1"))
+    return found
+
+
+def _wrong_noise(given: dict[str, Any]) -> list[Problem]:
+    """Return what is wrong with noise that clients add."""
+    if given["--mechanism"] == "gaussian":
+        if given["--dimension"] is None:
+            return []
+        return [Problem("--dimension", given["--dimension"], "of noise by clients only")]
+    found = []
+    if given["--unit"] != "user":
+        accepted = "'gaussian' in units other than user"
+        found.append(Problem("--mechanism", given["--mechanism"], accepted))
+    if given["--sampling"] == "poisson":
+        accepted = "truncated, fixed, all or cyclic with noise by clients"
+        found.append(Problem("--sampling", "poisson", accepted))
+    if given["--dimension"] is None:
+        hint = "Wider models need more bits."
+        found.append(Problem("--dimension", None, "the number of the model's parameters", hint))
+    if given["--bits"] not in range(8, 33, 4):
+        found.append(Problem("--bits", given["--bits"], "one of 8, 12, ... 32"))
     return found
 
 
@@ -223,8 +273,15 @@ _HIDES = {
 
 def _more(found: "Outcome") -> list[list[str]]:
     """Return what is said of one client where each client has an epsilon of its own."""
-    batches = found.plan.batches
+    from fedsim.privacy.plan import noise_of_clients
+
+    batches, by_clients = found.plan.batches, found.plan.by_clients
     rows = []
+    if by_clients is not None:
+        own = noise_of_clients(found.plan, by_clients)
+        text = f"{own.mechanism}, by clients, {own.bits} bits: that of {own.shares:,} counts"
+        text += f", {own.colluders:,} may collude; epsilon by Rényi divergences"
+        rows.append(["noise", text])
     if found.plan.unit != "user":
         text = f"{found.participations:,} rounds of one client, at most (99% sure of all clients)"
         rows.append(["counted for", text])

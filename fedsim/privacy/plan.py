@@ -22,16 +22,19 @@ from fedsim.privacy.accounting import (
     mu,
     true_positive_rate,
 )
-from fedsim.privacy.events import Adjacency, Release, Sampling, Unit
+from fedsim.privacy.distributed import Distributed
+from fedsim.privacy.events import Adjacency, Discrete, Release, Sampling, Unit
 
 __all__ = [
     "UNKNOWNS",
     "Alternative",
     "Batches",
+    "ByClients",
     "Outcome",
     "Plan",
     "alternatives",
     "calibrate_noise",
+    "noise_of_clients",
     "outcome",
     "participations",
     "releases",
@@ -63,11 +66,27 @@ class Batches:
 
 
 @dataclass(frozen=True, slots=True)
+class ByClients:
+    """Noise that clients of unit "user" add before a secure sum: see `distributed.py`.
+
+    `dimension`: of the model. `threshold`, `colluders`: parts of a cohort: more than the first
+    survive, the second may tell the server their noise.
+    """
+
+    mechanism: Discrete
+    dimension: int
+    bits: int = 20
+    threshold: float = 2 / 3
+    colluders: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A run as far as privacy is concerned; one of the last four is None, to be found.
 
     `noise_multiplier`: standard deviation of the noise per sensitivity, which is the clipping norm,
-    and twice that in unit "local". `batches`: in unit "example", and only there.
+    and twice that in unit "local". `batches`: in unit "example", and only there. `by_clients`: in
+    unit "user", where the server does not add the noise.
     """
 
     unit: Unit
@@ -79,6 +98,7 @@ class Plan:
     noise_multiplier: float | None = None
     rounds: int | None = None
     cohort: int | None = None
+    by_clients: ByClients | None = None
 
     @property
     def unknown(self) -> Unknown:
@@ -137,11 +157,40 @@ def releases(plan: Plan) -> list[Release]:
     sampling = Sampling()
     if plan.unit == "user":
         sampling = central.sampling_of(plan.sampling, plan.clients, cohort)
+        if plan.by_clients is not None:
+            return [noise_of_clients(plan, plan.by_clients).release(sampling, count)]
     elif plan.batches is not None:
         count *= plan.batches.local_steps
         if plan.batches.batch_size < plan.batches.examples:
             sampling = Sampling("poisson", plan.batches.batch_size / plan.batches.examples)
     return [Release("gaussian", noise, sampling, count)]
+
+
+def noise_of_clients(plan: Plan, own: ByClients) -> Distributed:
+    """Return who adds how much. Raises `ValueError` for a ring that is too small."""
+    from fedsim.privacy import central
+
+    noise, cohort = _given(plan.noise_multiplier), _given(plan.cohort)
+    drawn = central.sampling_of(plan.sampling, plan.clients, cohort)
+    if drawn.kind == "poisson":
+        raise ValueError(
+            "sampling 'poisson' has no largest cohort to complete noise to; 'truncated' has"
+        )
+    cohort = min(cohort, plan.clients)
+    is_completed, most = drawn.kind == "truncated", drawn.most or cohort
+    least = 1 if is_completed else min(cohort, math.floor(own.threshold * cohort) + 1)
+    colluders = math.ceil(own.colluders * (most if is_completed else cohort))
+    return Distributed(
+        mechanism=own.mechanism,
+        noise_multiplier=noise,
+        clipping_norm=1.0,
+        dimension=own.dimension,
+        bits=own.bits,
+        most=most,
+        least=least,
+        colluders=min(colluders, (most if is_completed else least) - 1),  # of tiny cohorts
+        is_completed=is_completed,
+    )
 
 
 def participations(plan: Plan) -> int:

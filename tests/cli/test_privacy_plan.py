@@ -98,3 +98,30 @@ def test_what_is_wrong_is_named(cli, arguments, parts):
     assert out == ""
     for part in parts:
         assert part in err
+
+
+def test_noise_by_clients(cli):
+    noisy = [*SMALL, "--noise-multiplier", "1", "--mechanism", "skellam", "--dimension", "5000"]
+    code, out, err = cli(*noisy)
+    assert (code, err) == (0, "")
+    assert "skellam, by clients, 20 bits: that of 135 counts" in out
+    assert "Rényi" in out
+    code, out, _ = cli(*noisy, "--bits", "16", "--json")
+    assert (code, json.loads(out)["by_clients"]["bits"]) == (0, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--mechanism", "skellam"], "--dimension"),
+        (["--dimension", "10"], "--dimension"),
+        (["--mechanism", "skellam", "--dimension", "10", "--bits", "13"], "--bits"),
+        (["--mechanism", "skellam", "--dimension", "10", "--sampling", "poisson"], "--sampling"),
+        (["--mechanism", "skellam", "--dimension", "10", "--unit", "local"], "--mechanism"),
+        (["--mechanism", "laplace"], "--mechanism"),
+    ],
+)
+def test_noise_by_clients_that_cannot_be(cli, arguments, part):
+    code, _, err = cli(*SMALL, "--noise-multiplier", "1", *arguments)
+    assert code == 2
+    assert part in err

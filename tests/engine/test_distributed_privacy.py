@@ -1,7 +1,10 @@
 """Noise that clients add themselves, through whole runs: every secure sum, the ledger, refusals."""
 
+import json
 from dataclasses import replace
+from importlib import resources
 
+import jsonschema
 import pytest
 import torch
 
@@ -15,6 +18,7 @@ from fedsim.exact import InvalidUpdateError, PartialSum
 from fedsim.federation import build
 from fedsim.privacy.accounting import epsilon
 from fedsim.privacy.ledger import Ledger
+from fedsim.report import privacy as report
 from fedsim.store import RunStore
 
 SETTINGS = {
@@ -36,6 +40,7 @@ SETTINGS = {
         "noise": "seeded",
     },
 }
+SCHEMA = json.loads((resources.files("fedsim") / "report" / "privacy.schema.json").read_text())
 MECHANISMS = ["skellam", "discrete-gaussian"]
 
 
@@ -236,3 +241,71 @@ def test_a_round_that_asked_nobody_is_noise_alone():
     found = distributed.decode(config, 60, 650, None, RoundContext(config.seed, 1, 0))
     std = 0.8 * 0.5 * (60 / 54) ** 0.5
     assert float(found.vector.std()) == pytest.approx(std, rel=0.1)
+
+
+# The report
+
+
+def content_of(references, mechanism="skellam"):
+    result, folder = references[mechanism]
+    return report.build(report.gather(RunStore(folder), result.run_id))
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_the_report_tells_what_it_costs_and_who_is_trusted(references, mechanism):
+    content = content_of(references, mechanism)
+    jsonschema.validate(content, SCHEMA)
+    found = content["distributed"]
+    assert (found["bits"], found["noises_counted_on"], found["least_survivors"]) == (16, 6, 7)
+    assert found["survivors"] == {"least": 9, "most": 9}
+    assert found["noise_std_of_one_client"] == pytest.approx(0.8 * 0.5 / 6**0.5)
+    assert content["mechanism"]["noise_std_of_sum"] == pytest.approx(0.8 * 0.5)
+    cost = found["inflation"]
+    assert cost["epsilon"] == content["guarantee"]["run"]["epsilon"]
+    assert content["guarantee"]["run"]["method"] == "rdp"
+    assert 0 <= cost["percent"] < 10
+    assert cost["gaussian"] < cost["gaussian_by_renyi"] <= cost["epsilon"]
+    assert found["counted"]["epsilon"] < cost["epsilon"]  # eight noises, not six
+    assert found["against_server"] is None  # an ideal sum hides nothing from it
+    assert content["setting"]["model"] == "distributed"
+    assert "without masks" in content["setting"]["trusted"]
+    text = report.as_markdown(content)
+    assert "secure aggregation alone gives no epsilon" in text
+    assert "Noise by clients" in text
+    assert "integers modulo 2^16" in text
+    assert "seeded: not private" in text
+
+
+def test_under_masks_the_report_states_what_holds_against_the_server(references):
+    result, folder = references["skellam"]
+    evidence = report.gather(RunStore(folder), result.run_id)
+    config = evidence.run.config | {
+        "secure_sum": evidence.run.config["secure_sum"] | {"name": "secagg"}
+    }
+    content = report.build(replace(evidence, run=replace(evidence.run, config=config)))
+    jsonschema.validate(content, SCHEMA)
+    seen = content["distributed"]["against_server"]
+    own = distributed.parts(from_dict(result.stored.config), 60, 650)
+    assert seen["one_round"] == epsilon([own.against_server(9)], 1e-3, "zero-out")
+    assert seen["one_round"] < seen["every_round"]
+    assert "at most 1 of a cohort tell" in content["setting"]["trusted"]
+    assert "against the server itself" in report.as_markdown(content)
+
+
+def test_the_report_states_no_epsilon_where_too_few_survived(references):
+    """As no run of ours lets it be: rows that say 6 survivors where 7 were counted on."""
+    result, folder = references["skellam"]
+    evidence = report.gather(RunStore(folder), result.run_id)
+    rows = [row | {"results": 6} for row in evidence.run.rounds]
+    content = report.build(replace(evidence, run=replace(evidence.run, rounds=rows)))
+    jsonschema.validate(content, SCHEMA)
+    assert content["distributed"]["short_of_noise"] == [1, 2]
+    assert not content["guarantee"]["holds"]
+    assert content["guarantee"]["run"]["epsilon"] == "infinity"
+    assert content["distributed"]["counted"] is content["distributed"]["against_server"] is None
+    first = report.as_markdown(content).split("## ")[0]
+    assert "None: in 2 round(s)" in first
+    assert content["accounting"]["epsilons"][0]["epsilon"] == "infinity"
+    assert content["budget"]["spent_by_run"] == "infinity"
+    promised = f"{result.stored.summary['privacy']['epsilon']:.2f}"
+    assert promised not in report.as_markdown(content)

@@ -10,6 +10,7 @@ from fedsim.privacy.events import Release, Sampling
 from fedsim.privacy.plan import (
     UNKNOWNS,
     Batches,
+    ByClients,
     Plan,
     alternatives,
     calibrate_noise,
@@ -174,3 +175,42 @@ def test_searches_stop_at_their_ends():
     assert planning._largest(lambda n: True, 0, 100) == 100
     assert planning._largest(lambda n: False, 0, 100) == 0
     assert planning._largest(lambda n: n <= 37, 37, 37) == 37
+
+
+class TestNoiseByClients:
+    FIXED = replace(
+        USERS, sampling="cyclic", by_clients=ByClients("skellam", dimension=5000), rounds=20
+    )
+
+    @pytest.mark.parametrize("mechanism", ["skellam", "discrete-gaussian"])
+    def test_costs_what_central_noise_does_by_renyi(self, mechanism):
+        plan = replace(self.FIXED, by_clients=ByClients(mechanism, dimension=5000))
+        (release,) = releases(plan)
+        assert release.mechanism == mechanism
+        assert release.lattice.dimension == 8192
+        assert release.lattice.terms == 67 - 10
+        central = account(releases(replace(plan, by_clients=None)), "zero-out").renyi.epsilon(1e-5)
+        assert central * 0.999 < solve(plan).epsilon < 1.01 * central
+
+    def test_noise_of_drawn_cohorts_is_completed(self):
+        plan = replace(self.FIXED, sampling="truncated")
+        (release,) = releases(plan)
+        assert release.sampling.most == 150
+        assert release.lattice.terms == 150 - 15
+        with pytest.raises(ValueError, match="poisson"):
+            releases(replace(plan, sampling="poisson"))
+
+    @pytest.mark.parametrize("unknown", ["noise_multiplier", "rounds", "cohort"])
+    def test_each_unknown_is_found(self, unknown):
+        given = {"noise_multiplier": 1.2, "rounds": 10, "cohort": 100, "epsilon": 6.0}
+        plan = replace(self.FIXED, **{**given, unknown: None})
+        found = solve(plan)
+        assert outcome(plan).spent <= 6.0
+        value = getattr(found, unknown)
+        less = {"noise_multiplier": value * 0.99, "rounds": value + 1, "cohort": value + 200}
+        worse = replace(found, epsilon=None, **{unknown: less[unknown]})
+        assert solve(worse).epsilon > 6.0
+
+    def test_narrow_rings_cost_epsilon(self):
+        few = replace(self.FIXED, by_clients=ByClients("skellam", dimension=5000, bits=12))
+        assert solve(few).epsilon > 1.01 * solve(self.FIXED).epsilon

@@ -3,7 +3,7 @@
 from typing import Any
 
 import fedsim
-from fedsim.report.privacy import conduct, numbers, setting
+from fedsim.report.privacy import conduct, distributed, numbers, setting
 from fedsim.report.privacy.evidence import Evidence
 from fedsim.report.privacy.hazards import hazards
 from fedsim.report.privacy.registry import record
@@ -20,6 +20,7 @@ def build(evidence: Evidence) -> dict[str, Any]:
 
     Raises `ValueError` for releases that no accountant has an analysis of.
     """
+    recorded, evidence = evidence, distributed.as_released(evidence)
     own, total = numbers.accounts(evidence)
     drawn = setting.sampling(evidence, own.worst.releases)
     seeded = evidence.privacy.get("noise") == "seeded"
@@ -27,8 +28,10 @@ def build(evidence: Evidence) -> dict[str, Any]:
         "notice": f"{SEEDED}. The noise follows from the seed." if seeded else None,
         "schema_version": SCHEMA_VERSION,
         "run": _run(evidence),
-        "guarantee": numbers.guarantee(evidence, own, total),
-        "checks": conduct.checks(evidence, drawn, total),
+        "guarantee": numbers.guarantee(
+            evidence, own, total, distributed.rounds_short_of_noise(evidence)
+        ),
+        "checks": conduct.checks(recorded, drawn, total),
         "unprotected": unprotected(evidence),
         "budget": conduct.budget(evidence, own, total),
         "rounds": conduct.rounds(evidence),
@@ -36,6 +39,7 @@ def build(evidence: Evidence) -> dict[str, Any]:
         "clients": conduct.clients(evidence, total),
         "setting": setting.setting(evidence),
         "mechanism": setting.mechanism(evidence),
+        "distributed": distributed.distributed(evidence, own.worst.releases),
         "sampling": drawn,
         "accounting": numbers.accounting_of(evidence, own),
         "tuning": setting.tuning(evidence),

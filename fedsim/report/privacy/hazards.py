@@ -120,12 +120,10 @@ def _queries(evidence: Evidence, content: Mapping[str, Any]) -> Hazard:
 
 def _trust(evidence: Evidence, content: Mapping[str, Any]) -> Hazard:
     found = ("deployment", "Somebody is trusted who should not be")
-    local = evidence.privacy["unit"] != "user"
-    return (
-        *found,
-        "partly" if local else "open",
-        (f"trusted: {content['setting']['trusted']} No secure aggregation"),
-    )
+    is_shared = evidence.privacy["unit"] != "user" or content["distributed"] is not None
+    setting = content["setting"]
+    why = f"trusted: {setting['trusted']} Secure aggregation: {setting['secure_aggregation']}"
+    return *found, "partly" if is_shared else "open", why
 
 
 def _randomness(evidence: Evidence, content: Mapping[str, Any]) -> Hazard:

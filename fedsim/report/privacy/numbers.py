@@ -51,21 +51,26 @@ def accounts(evidence: Evidence) -> tuple[Spends, Spends]:
     return own, spends(evidence.every, delta, adjacency, evidence.population)
 
 
-def guarantee(evidence: Evidence, own: Spends, total: Spends) -> dict[str, Any]:
-    """Return the promise: of this run alone, and of the data set."""
+def guarantee(
+    evidence: Evidence, own: Spends, total: Spends, short: Sequence[int] = ()
+) -> dict[str, Any]:
+    """Return the promise: of this run alone, and of the data set.
+
+    `short`: rounds that had less noise than is accounted. No epsilon is stated then.
+    """
     unit: Unit = evidence.privacy["unit"]
     noise = str(evidence.privacy.get("noise") or "secret")
-    adjacency = adjacency_of(evidence)
+    adjacency, delta = adjacency_of(evidence), delta_of(evidence)
     return {
-        "holds": noise == "secret" and not rounds_without_entry(evidence),
+        "holds": noise == "secret" and not rounds_without_entry(evidence) and not short,
         "flavour": "(epsilon, delta)-differential privacy",
         "unit": unit,
         "unit_means": UNITS[unit],
         "adjacency": adjacency,
         "adjacency_means": neighbours(unit, adjacency),
-        "delta": delta_of(evidence),
-        "run": _promise(own, delta_of(evidence)),
-        "data_set": _promise(total, delta_of(evidence))
+        "delta": delta,
+        "run": _no_promise(short) if short else _promise(own, delta),
+        "data_set": (_no_promise(short) if short else _promise(total, delta))
         | {
             "runs": len(evidence.noise),
             "holds": all(noise == "secret" for noise in evidence.noise.values()),
@@ -77,6 +82,16 @@ def rounds_without_entry(evidence: Evidence) -> list[int]:
     """Return the rounds that took place without being in the ledger: there must be none."""
     written = {entry.round for entry in evidence.own}
     return [row["round"] for row in evidence.run.rounds if row["round"] not in written]
+
+
+def _no_promise(short: Sequence[int]) -> dict[str, Any]:
+    """Return what is promised where there was less noise than is accounted: nothing."""
+    rates = [{"false_positive_rate": rate, "at_most": 1.0} for rate in _RATES]
+    note = (
+        f"in {len(short)} round(s), the first of them {short[0]}, fewer clients survived than the "
+        "noise was calibrated to"
+    )
+    return {"epsilon": "infinity", "method": "rdp", "note": note, "true_positive_rate": rates}
 
 
 def _promise(found: Spends, delta: float) -> dict[str, Any]:

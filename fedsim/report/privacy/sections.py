@@ -24,6 +24,7 @@ def sections(content: Mapping[str, Any], pictures: Sequence[Picture] = ()) -> li
         Section("budget", "Budget", None, tables=_budget(content)),
         Section("rounds", "Rounds", None, tables=[_rounds(content)]),
         Section("how", "How it is done", None, tables=_how(content)),
+        *_distributed(content),
         Section("accounting", "Accounting", None, tables=_accounting(content)),
         Section("tried", "What was measured", None, tables=[_measured(content)]),
         Section(
@@ -194,6 +195,68 @@ def _p(value: Any) -> str:
 def _sampled(sampling: Mapping[str, Any]) -> str:
     parts = [f"{key} {number(value)}" for key, value in sampling.items() if key != "kind"]
     return f"{sampling['kind']} ({', '.join(parts)})"
+
+
+def _distributed(content: Mapping[str, Any]) -> list[Section]:
+    """Return the section about noise that clients add; none where they do not."""
+    found = content["distributed"]
+    if found is None:
+        return []
+    survivors, cost = found["survivors"], found["inflation"]
+    seen, counted = found["against_server"], found["counted"]
+    least = "completed by the server, to the noise of the largest cohort"
+    if not found["completed_by_server"]:
+        least = f"calibrated to {found['least_survivors']} survivors: with fewer no sum is opened"
+    rows = [
+        ["secure sum", found["secure_sum"]],
+        ["secure sum alone", found["alone"]],
+        ["bits of a number", found["bits"]],
+        ["steps to a clipping norm", number(found["steps_per_clipping_norm"])],
+        ["numbers sent by a client, rotated", number(found["rotated_dimension"])],
+        ["noise", least],
+        ["noises that are counted on", number(found["noises_counted_on"])],
+        ["assumed to tell the server theirs, in a cohort", number(found["assumed_colluders"])],
+        ["noise of one client: standard deviation", number(found["noise_std_of_one_client"])],
+        [
+            "survivors of a round",
+            f"{survivors['least']} to {survivors['most']}" if survivors else NOT_RECORDED,
+        ],
+        ["rounds short of noise", ", ".join(map(str, found["short_of_noise"][:20])) or "none"],
+    ]
+    return [
+        Section(
+            "distributed",
+            "Noise by clients",
+            None,
+            tables=[
+                Table("What each adds, and who counts on it", ["", ""], rows),
+                Table("What that comes to", ["", "epsilon"], _costs(cost, counted, seen)),
+            ],
+        )
+    ]
+
+
+def _costs(cost: Any, counted: Any, seen: Any) -> list[list[Any]]:
+    rows = []
+    if cost:
+        more = "" if cost["percent"] is None else f", {max(0.0, cost['percent']):.2g} % more"
+        rows = [
+            [f"this run, by Rényi divergences{more}", bound(cost["epsilon"])],
+            [
+                "Gaussian noise by the server, by Rényi divergences",
+                bound(cost["gaussian_by_renyi"]),
+            ],
+            ["Gaussian noise by the server, by loss distributions", bound(cost["gaussian"])],
+        ]
+    if counted:
+        rows.append(["this run, with the survivors there were", bound(counted["epsilon"])])
+    if seen is None:
+        return [*rows, ["against the server itself", "none is stated: see who is trusted"]]
+    return [
+        *rows,
+        ["against the server itself, a client that was in one round", bound(seen["one_round"])],
+        ["against the server itself, in every round", bound(seen["every_round"])],
+    ]
 
 
 def _accounting(content: Mapping[str, Any]) -> list[Table]:

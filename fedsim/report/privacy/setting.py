@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedsim.privacy.events import Release
+from fedsim.privacy.events import DISCRETE, Release
+from fedsim.report.privacy import distributed
 from fedsim.report.privacy.evidence import Evidence
 from fedsim.report.privacy.words import NOT_MEASURED, NOT_RECORDED, SEEDED
 
@@ -21,11 +22,13 @@ _RANDOM = ("poisson", "truncated")
 
 def setting(evidence: Evidence) -> dict[str, Any]:
     """Return who is trusted and what is released."""
-    unit = evidence.privacy["unit"]
+    unit, name = evidence.privacy["unit"], distributed.secure_sum(evidence)
+    by_clients = distributed.is_distributed(evidence)
+    model = {"user": "central", "example": "local to each client", "local": "local"}[unit]
     return {
-        "model": {"user": "central", "example": "local to each client", "local": "local"}[unit],
-        "trusted": _TRUST[unit],
-        "secure_aggregation": "none",
+        "model": "distributed" if by_clients else model,
+        "trusted": distributed.trusted(evidence) if by_clients else _TRUST[unit],
+        "secure_aggregation": "none" if name == "plain" else f"{name}; {distributed.ALONE}",
         "simulation": "One machine simulated server and clients: whoever has it has all the data.",
         "released": _RELEASED,
         "domain": f"updates of {evidence.run.facts.get('dimension', NOT_RECORDED)} parameters, "
@@ -41,14 +44,13 @@ def _dataset(evidence: Evidence) -> str:
 
 def mechanism(evidence: Evidence) -> dict[str, Any]:
     """Return what was done to updates, as configured: none of it is measured."""
-    privacy, facts = evidence.privacy, evidence.run.facts
+    privacy = evidence.privacy
     seeded = privacy.get("noise") == "seeded"
     unit, multiplier = privacy["unit"], privacy.get("noise_multiplier")
     norm, cohort = privacy.get("clipping_norm"), _expected(evidence)
     name, clipping = privacy.get("mechanism", "gaussian"), privacy.get("clipping", "fixed")
-    is_plain = unit != "local" and name == "gaussian" and clipping == "fixed"
+    is_plain = unit != "local" and name in ("gaussian", *DISCRETE) and clipping == "fixed"
     std = multiplier * norm if is_plain and multiplier and norm else None
-    bits = facts.get("fraction_bits")
     return {
         "name": name,
         "clipping": clipping,
@@ -60,13 +62,24 @@ def mechanism(evidence: Evidence) -> dict[str, Any]:
         "denominator": cohort if unit == "user" and cohort else NOT_RECORDED,
         "weight_cap": privacy.get("weight_cap") or "none: clients count alike",
         "participations": _participations(evidence),
-        "arithmetic": f"64-bit fixed point, {bits} fraction bits: sum and noise are integers"
-        if unit == "user" and bits is not None
-        else NOT_RECORDED,
+        "arithmetic": _arithmetic(evidence),
         "random_numbers": f"{SEEDED}: they follow from the experiment's seed"
         if seeded
         else "ChaCha20, its key from the operating system and kept nowhere",
     }
+
+
+def _arithmetic(evidence: Evidence) -> str:
+    """Return what kind of numbers sums and noise are."""
+    if evidence.privacy["unit"] != "user":
+        return NOT_RECORDED
+    if distributed.is_distributed(evidence):
+        bits = (evidence.run.facts.get("privacy") or {}).get("bits", NOT_RECORDED)
+        return f"integers modulo 2^{bits}, noise included, from the client to the opened sum"
+    bits = evidence.run.facts.get("fraction_bits")
+    if bits is None:
+        return NOT_RECORDED
+    return f"64-bit fixed point, {bits} fraction bits: sum and noise are integers"
 
 
 def _expected(evidence: Evidence) -> int | None:

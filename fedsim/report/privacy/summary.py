@@ -51,6 +51,8 @@ def _epsilon(content: Mapping[str, Any]) -> str:
     if promise["data_set"]["runs"] > 1:
         text += f"; epsilon {bound(total)} for all {promise['data_set']['runs']} runs on these data"
     text += f"; the cap is {cap['epsilon']:g}" if cap else "; there is no cap"
+    if (content["distributed"] or {}).get("short_of_noise"):
+        return f"None: {promise['run']['note']}."
     if not promise["holds"]:
         return f"None. It would be {text}, had all noise been secret and in the ledger."
     if not promise["data_set"]["holds"]:

@@ -1,5 +1,6 @@
 """What the guarantee does not cover: said before anybody asks."""
 
+from fedsim.report.privacy import distributed
 from fedsim.report.privacy.evidence import Evidence
 from fedsim.report.privacy.words import NOT_ACCOUNTED
 
@@ -45,9 +46,12 @@ def _stored(evidence: Evidence) -> list[Item]:
         )
         found.append(("Training and evaluation metrics", "unprotected", detail))
     if evidence.run.rounds:
+        each = ", each client's loss and number of examples"
+        if distributed.secure_sum(evidence) != "plain":
+            each = " and who was lost"  # their numbers are in sums alone
         detail = (
-            "who took part in which round, each client's loss and number of examples, in the run "
-            "store. Sampling amplifies privacy only while nobody sees who was drawn"
+            f"who took part in which round{each}, in the run store. Sampling amplifies privacy "
+            "only while nobody sees who was drawn"
         )
         found.append(("Rows of single clients", "unprotected", detail))
         detail = "clients asked, answering and lost in each round; times and bytes"
