@@ -14,6 +14,8 @@ import os
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
+import numpy as np
+
 from fedsim.crypto import CryptoError
 
 __all__ = ["PRIME", "SECRET_BYTES", "SHARE_BYTES", "combine", "split", "weights"]
@@ -22,6 +24,7 @@ PRIME = 2**256 + 297
 SECRET_BYTES = 32
 SHARE_BYTES = 33
 _WIDE_BYTES = 48  # reduced modulo PRIME, 384 random bits are uniform up to 2^-127
+_MOST_POINT = 2**31
 _STEPS = 32  # of Horner's rule between two reductions: small points let numbers grow slowly
 
 
@@ -54,10 +57,7 @@ def weights(points: Sequence[int]) -> list[int]:
     section 10.3.1).
     """
     _check_points(points)
-    below = [
-        math.prod(other - point for other in points if other != point) * point % PRIME
-        for point in points
-    ]
+    below = _below(points)
     products = list(accumulate(below, lambda left, right: left * right % PRIME, initial=1))
     inverse = pow(products[-1], -1, PRIME)
     numerator = math.prod(points) % PRIME
@@ -83,6 +83,20 @@ def combine(weights: Sequence[int], shares: Sequence[bytes]) -> bytes:
     return secret.to_bytes(SECRET_BYTES, "big")
 
 
+def _below(points: Sequence[int]) -> list[int]:
+    """Return what is below the line of each weight: the point times its distances to the others.
+
+    As many small numbers as 63 bits hold are multiplied at once; the long products are few then.
+    """
+    column = np.array(points, np.int64)
+    factors = column - column[:, None]
+    np.fill_diagonal(factors, column)
+    together = 63 // max(points).bit_length()
+    ones = np.ones((len(points), -len(points) % together), np.int64)
+    short = np.hstack([factors, ones]).reshape(len(points), -1, together).prod(axis=2)
+    return [math.prod(row) % PRIME for row in short.tolist()]
+
+
 def _value(coefficients: Iterable[int], point: int, prime: int) -> int:
     """Evaluate a polynomial, highest coefficient first."""
     value = 0
@@ -103,3 +117,5 @@ def _number(share: bytes) -> int:
 def _check_points(points: Sequence[int]) -> None:
     if not points or min(points) < 1 or len(set(points)) != len(points):
         raise ValueError("points: one or more, different, and all above 0, where the secret is")
+    if max(points) > _MOST_POINT:
+        raise ValueError(f"points: {max(points)} is above {_MOST_POINT}")

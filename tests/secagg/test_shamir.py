@@ -115,6 +115,14 @@ def test_points_that_are_none_are_refused(points):
             call()
 
 
+def test_points_have_a_bound():
+    most = [2**31 - i for i in range(7)]
+    assert combine(weights(most), split(bytes(32), most, 7)) == bytes(32)
+    for call in (lambda: weights([1, 2**31 + 1]), lambda: split(bytes(32), [2**31 + 1], 1)):
+        with pytest.raises(ValueError, match="points: 2147483649 is above 2147483648"):
+            call()
+
+
 def test_misuse_is_refused_with_what_is_accepted():
     for threshold in (0, 3):
         with pytest.raises(ValueError, match=f"threshold = {threshold}: 1 to .* points, 2"):
