@@ -103,7 +103,7 @@ class NetworkError(FedsimError):
 
 
 class IdentityError(FedsimError):
-    """Who somebody is cannot be established: a list that is not signed, not the newest, or broken."""
+    """Who somebody is cannot be established: a list that is unsigned, broken or not the newest."""
 
     exit_code = 5
 

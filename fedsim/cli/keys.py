@@ -62,7 +62,8 @@ def init(
     print(f"{made.authority / 'ca.crt'}  the authority's certificate: for everybody")
     print(f"{made.authority / 'ca.key'}  its key: keep it off the server")
     print(f"{made.server}  TLS of the server, for {', '.join(host or keys.HOSTS)}")
-    print(f"{made.storage}  key for sealed storage: export FEDSIM_STORAGE_KEY_FILE={made.storage}")
+    print(f"{made.storage}  key for sealed storage, for all machines of a run:")
+    print(f"    export FEDSIM_STORAGE_KEY_FILE={made.storage.absolute()}")
     print(f"next: fedsim keys add NODE{_option(folder)}")
 
 

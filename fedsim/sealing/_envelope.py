@@ -237,10 +237,8 @@ def _chunks(pieces: Iterable[Piece], size: int) -> Iterator[tuple[bytes, bool]]:
         view = memoryview(piece)
         while len(held) + len(view) > size:  # so at least a byte comes after this chunk
             taken = size - len(held)
-            held += view[:taken]
-            view = view[taken:]
-            yield bytes(held), False
-            held = bytearray()
+            yield bytes(held) + view[:taken], False
+            view, held = view[taken:], bytearray()
         held += view
     yield bytes(held), True
 

@@ -48,7 +48,7 @@ def test_a_folder_of_keys_from_beginning_to_end(fedsim_, profile):
     code, out, _ = fedsim_("keys", "init", "--host", "fed.example.org", "--profile", profile)
     assert code == 0
     assert "TLS of the server, for fed.example.org" in out
-    assert "FEDSIM_STORAGE_KEY_FILE=keys/storage.key" in out
+    assert f"FEDSIM_STORAGE_KEY_FILE={Path('keys/storage.key').absolute()}" in out
     for name in ("hospital-a", "hospital-b"):
         code, out, _ = fedsim_("keys", "add", name)
         assert code == 0
