@@ -32,14 +32,26 @@ __all__ = [
     "number_format",
     "parts",
     "release",
+    "ring_bits",
     "sampling_of",
     "with_least_cohort",
 ]
 
 
+_FEW_BITS, _MANY_BITS = 20, 32
+
+
 def is_distributed(config: RunConfig) -> bool:
     """Say whether clients add the noise that hides them, each a part."""
     return config.privacy.unit == "user" and config.privacy.mechanism in DISCRETE
+
+
+def ring_bits(config: RunConfig) -> int:
+    """Return how many bits a number of a secure sum has.
+
+    Unset: 32, or 20 where clients add noise, at which epsilon is that of central noise already.
+    """
+    return config.secure_sum.bits or (_FEW_BITS if is_distributed(config) else _MANY_BITS)
 
 
 def parts(config: RunConfig, population: int, dimension: int) -> Distributed:
@@ -60,7 +72,7 @@ def parts(config: RunConfig, population: int, dimension: int) -> Distributed:
             noise_multiplier=privacy.noise_multiplier,
             clipping_norm=privacy.clipping_norm,
             dimension=dimension,
-            bits=secure.bits,
+            bits=ring_bits(config),
             most=most,
             least=min(secure.min_cohort, most) if is_completed else least,
             colluders=math.ceil(secure.adversaries * counted),
@@ -73,7 +85,7 @@ def parts(config: RunConfig, population: int, dimension: int) -> Distributed:
 def _problem(config: RunConfig, reason: str) -> Problem:
     secure = config.secure_sum
     if "bits" in reason:
-        return Problem("secure_sum.bits", secure.bits, f"more: {reason}")
+        return Problem("secure_sum.bits", ring_bits(config), f"more: {reason}")
     if "colluders" in reason:
         return Problem("secure_sum.adversaries", secure.adversaries, f"fewer: {reason}")
     return Problem("secure_sum.min_cohort", secure.min_cohort, f"another: {reason}")

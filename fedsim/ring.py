@@ -48,7 +48,7 @@ def number_format(federation: Federation) -> exact.FixedPoint:
         max_abs, max_weight = local.reach(privacy.mechanism, privacy.clipping_norm, noise), 1.0
     return exact.ring_form(
         federation.initial.numel(),
-        bits=config.secure_sum.bits,
+        bits=distributed.ring_bits(config),
         max_abs=max_abs,
         max_weight=max_weight,
         cohort=_most(federation),

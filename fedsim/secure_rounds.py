@@ -8,14 +8,16 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
 from fedsim import config as configuration
-from fedsim import messages, ring, sampling, secure_messages
+from fedsim import distributed, exact, messages, ring, sampling, secure_messages
 from fedsim.carrier import Carrier
 from fedsim.config.schema import RunConfig
 from fedsim.core import ClientRecord, lost_record
@@ -25,12 +27,17 @@ from fedsim.exact import InvalidUpdateError, PartialSum
 from fedsim.federation import Federation
 from fedsim.secagg import lanes
 from fedsim.secagg.identities import Directory
-from fedsim.secagg.parameters import Parameters, Phase, required
+from fedsim.secagg.parameters import Parameters, Phase, least_survivors, required, shape
 from fedsim.secagg.server import ServerSession
 
-__all__ = ["Collected", "collect", "parameters"]
+__all__ = ["Collected", "collect", "facts", "parameters", "payload_bytes"]
 
 _FLOAT_BYTES = 4
+# Bytes of the protocol's messages, to and from a client, apart from the vector: what encryption,
+# signatures and ids take for itself, for every client of the cohort and for every neighbour.
+_DOWN = {"itself": 410, "client": 213, "neighbour": 143}
+_UP = {"itself": 426, "client": 0, "neighbour": 135}
+_LONGER_KEYS = 66  # of an advert with points on P-256
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +144,7 @@ def parameters(config: RunConfig, order: messages.Train, length: int) -> Paramet
         run=f"{config.name[:100]}/{_name(config)}",
         round=order.round,
         length=length,
-        bits=secure.bits,
+        bits=distributed.ring_bits(config),
         graph="sparse" if secure.name == "secagg+" else "full",
         threshold=secure.threshold,
         adversaries=secure.adversaries,
@@ -148,6 +155,54 @@ def parameters(config: RunConfig, order: messages.Train, length: int) -> Paramet
         nonce=random_key(),
         content=messages.hash_of(order),
     )
+
+
+def facts(federation: Federation, form: exact.FixedPoint) -> dict[str, Any]:
+    """Return what a run's record says of its secure sum; plain data, nothing for a plain sum."""
+    config, secure = federation.config, federation.config.secure_sum
+    if not ring.is_secure(config):
+        return {}
+    layout = ring.layout(federation, form)
+    told = parameters(config, messages.Train(federation.initial, 0), layout.length)
+    cohort = min(config.rounds.cohort or federation.population, federation.population)
+    size = shape(told, cohort)
+    versions = {name: metadata.version(name) for name in ("cryptography", "msgpack")}
+    return {
+        "name": secure.name,
+        "graph": "none" if secure.name == "ideal" else _graph(size.degree, cohort),
+        "neighbours": 0 if secure.name == "ideal" else size.degree,
+        "threshold": size.threshold,
+        "least_survivors": least_survivors(told, cohort),
+        "cohort": cohort,
+        "bits": layout.bits,
+        "fraction_bits": form.fraction_bits,
+        "max_abs": form.max_abs,
+        "length": layout.length,
+        "metrics": list(layout.metrics),
+        "profile": secure.profile,
+        "identities": "none" if secure.name == "ideal" else "simulated",
+        "versions": versions,
+    }
+
+
+def _graph(degree: int, cohort: int) -> str:
+    return "full" if degree >= cohort - 1 else "sparse"
+
+
+def payload_bytes(federation: Federation, form: exact.FixedPoint) -> tuple[int, int]:
+    """Estimate the bytes that a client gets and sends in a round of a secure sum.
+
+    The vector's are exact, those of keys and shares right to a few percent.
+    """
+    found = facts(federation, form)
+    down = form.dimension * _FLOAT_BYTES
+    up = -(-found["length"] * found["bits"] // 8)
+    if not ring.is_masked(federation.config):
+        return down, up
+    counts = {"itself": 1, "client": found["cohort"], "neighbour": found["neighbours"]}
+    more = [sum(size[k] * n for k, n in counts.items()) for size in (_DOWN, _UP)]
+    longer = _LONGER_KEYS if found["profile"] == "fips" else 0
+    return down + more[0] + longer * found["cohort"], up + more[1] + longer
 
 
 def _name(config: RunConfig) -> str:

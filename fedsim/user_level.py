@@ -84,7 +84,7 @@ def number_format(
     )
     if config.secure_sum.name != "plain":
         # The noise is added to the sum when it is open: the ring needs no room for it.
-        form = central.in_ring(form, config.secure_sum.bits, most(config, population))
+        form = central.in_ring(form, distributed.ring_bits(config), most(config, population))
     if privacy.mechanism == "gaussian" or not std:
         return form
     # Correlated noise is computed in doubles, whose last bits must stay below a step.

@@ -141,8 +141,9 @@ class SecureSum:
     masks between neighbours in a sparse graph (Bell et al., CCS 2020), for cohorts of hundreds.
     "ideal" comes to the same sums, bit by bit, without masks: quick, simulated, protecting nothing.
     The other settings are of secure sums alone. `bits`: numbers are sent modulo 2^bits; fewer are
-    cheaper and coarser. `max_abs`: bounds every coordinate of an update; a client beyond it is lost
-    for the round; unset: 8, or what `privacy` clips to. `threshold`: the part of a cohort (of a
+    cheaper and coarser; unset: 32, or 20 where clients add the noise of `privacy`. `max_abs`:
+    bounds every coordinate of an update; a client beyond it is lost for the round; unset: 8, or
+    what `privacy` clips to. `threshold`: the part of a cohort (of a
     client's neighbours, in a sparse graph) that has to stay to the end, or else the round is given
     up and the run ends (it can be resumed). `min_cohort`: the fewest clients ever summed.
     `adversaries`, `dropouts`: the parts of a cohort that may collude with the server, and be lost,
@@ -152,7 +153,7 @@ class SecureSum:
     """
 
     name: Literal["plain", "ideal", "secagg", "secagg+"] = "plain"
-    bits: Literal[8, 12, 16, 20, 24, 28, 32] = 32
+    bits: Literal[8, 12, 16, 20, 24, 28, 32] | None = None
     max_abs: Annotated[float, Gt(0)] | None = None
     threshold: Annotated[float, Gt(0.5), Lt(1)] = 2 / 3
     min_cohort: Annotated[int, Ge(2)] = 3

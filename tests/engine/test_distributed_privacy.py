@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fedsim
-from fedsim import distributed, spending
+from fedsim import api, distributed, spending
 from fedsim.config import from_dict, load
 from fedsim.core import ClientContext, RoundContext
 from fedsim.engine.checkpoint import load_checkpoint
@@ -309,3 +309,25 @@ def test_the_report_states_no_epsilon_where_too_few_survived(references):
     assert content["budget"]["spent_by_run"] == "infinity"
     promised = f"{result.stored.summary['privacy']['epsilon']:.2f}"
     assert promised not in report.as_markdown(content)
+
+
+def test_twenty_bits_unless_set():
+    assert distributed.ring_bits(from_dict(settings())) == 16
+    for own, bits in ((SETTINGS["privacy"], 20), ({"unit": "none"}, 32)):
+        unset = settings(secure_sum={"name": "secagg"}) | {"privacy": own}
+        del unset["secure_sum"]["bits"]
+        assert distributed.ring_bits(from_dict(unset)) == bits
+
+
+@pytest.mark.parametrize(
+    ("sampling", "said"),
+    [("fixed", "calibrated to 27 survivors"), ("truncated", "the noise of those missing from 60")],
+)
+def test_the_check_says_what_noise_rests_on(sampling, said, tmp_path):
+    own = settings(privacy={"sampling": sampling}, rounds={"cohort": 40})
+    found = api.check_privacy(own, runs=tmp_path)
+    texts = {finding.name: finding for finding in found}
+    assert said in texts["drop-outs"].found
+    assert texts["secure sum"].status == "note"
+    assert texts["sampler"].status in ("pass", "note")
+    assert texts["sensitivity"].status == "pass"

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedsim.privacy.budget import Budget, coarse
+from fedsim.privacy.events import DISCRETE
 from fedsim.privacy.ledger import Entry
 from fedsim.report.privacy.evidence import Evidence
 from fedsim.report.privacy.numbers import adjacency_of, delta_of, rounds_without_entry
@@ -190,7 +191,8 @@ def _configured(evidence: Evidence) -> Check | None:
     """Compare the ledger with the run's settings, where those say the same thing."""
     privacy, what = evidence.privacy, "The ledger has the noise that was configured"
     wanted = privacy.get("noise_multiplier")
-    is_plain = privacy["unit"] != "local" and privacy.get("mechanism", "gaussian") == "gaussian"
+    names = ("gaussian", *DISCRETE)
+    is_plain = privacy["unit"] != "local" and privacy.get("mechanism", "gaussian") in names
     if not is_plain or wanted is None or not evidence.own:
         return None
     found = {s.release.noise_multiplier for entry in evidence.own for s in entry.spends}

@@ -116,7 +116,7 @@ def _loss(evidence: Evidence, content: Mapping[str, Any]) -> dict[str, Any]:
 def _model(evidence: Evidence, content: Mapping[str, Any]) -> dict[str, Any]:
     setting, planned = content["setting"], content["rounds"]["planned"]
     return {
-        "model_name": "Central" if evidence.privacy["unit"] == "user" else "Local",
+        "model_name": setting["model"].split()[0].capitalize(),
         "model_name_details": setting["simulation"],
         "trust_assumptions": setting["trusted"],
         "actors": "clients, who hold data; a server, which adds up; whoever sees the models",
@@ -132,12 +132,14 @@ def _model(evidence: Evidence, content: Mapping[str, Any]) -> dict[str, Any]:
 def _implementation(content: Mapping[str, Any]) -> dict[str, Any]:
     how, accounting = content["mechanism"], content["accounting"]
     kinds = sorted({release["mechanism"] for release in accounting["releases"]})
+    by_renyi = content["guarantee"]["run"]["method"] == "rdp"
+    method = "Rényi divergences" if by_renyi else "privacy loss distributions"
     return {
         "preprocessing_and_hyperparameter_tuning": NOT_ACCOUNTED,
         "mechanisms": f"{', '.join(kinds) or 'none'}; clipping norm {how['clipping_norm']}, noise "
         f"multiplier {how['noise_multiplier']}; {how['arithmetic']}; {how['random_numbers']}",
-        "composition": f"{accounting['library']} {accounting['version']}, privacy loss "
-        "distributions; all runs on the data set are composed",
+        "composition": f"{accounting['library']} {accounting['version']}, {method}; all runs on "
+        "the data set are composed",
         "post_processing": "the server's optimizer, and evaluation on the server's own test set",
         "justification": NOT_STATED,
         "utility": "; ".join(f"{k} {v:.4g}" for k, v in content["utility"]["metrics"].items() if v)

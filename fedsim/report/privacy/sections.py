@@ -282,7 +282,7 @@ def _accounting(content: Mapping[str, Any]) -> list[Table]:
     ]
     other = [
         ["library", f"{found['library']} {found['version']}"],
-        ["method", f"privacy loss distributions on a grid of {found['interval']:g}, rounded up"],
+        ["method", _method(content)],
         ["accounted for", found["of"]],
         ["Gaussian privacy: mu", f"{bound(found['mu']['mu'])}, loose by {found['mu']['gap']:.2g}"],
         *(
@@ -300,6 +300,14 @@ def _accounting(content: Mapping[str, Any]) -> list[Table]:
             releases,
         ),
     ]
+
+
+def _method(content: Mapping[str, Any]) -> str:
+    """Say by which of two methods epsilon was found."""
+    if content["guarantee"]["run"]["method"] == "rdp":
+        return "Rényi divergences, converted at the best order (Canonne et al. 2020)"
+    interval = content["accounting"]["interval"]
+    return f"privacy loss distributions on a grid of {interval:g}, rounded up"
 
 
 def _measured(content: Mapping[str, Any]) -> Table:
