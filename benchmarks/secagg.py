@@ -313,11 +313,11 @@ def measure(cases: tuple[Case, ...], length: int) -> tuple[list[list[str]], list
     for case in cases:
         ours, theirs = run(case, length), None
         rows.append(cells(case, "fedsim", ours))
+        print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
         if case.graph == "full" and case.bits == 32:
             theirs = flower(case, length, ours.threshold)
             rows.append(cells(case, "Flower SecAgg, composed", theirs))
             rows.append(cells(case, "plain, float32", plain(case, length)))
-        print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
         found += bars(case, ours, theirs)
     return rows, found
 
