@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedsim import config as configuration
 from fedsim import data as datasets
-from fedsim import environment, models, privacy_check, report, ring, spending, tiers
+from fedsim import environment, models, privacy_check, report, ring, secure_rounds, spending, tiers
 from fedsim.behind import Behind
 from fedsim.clients._secure_sum import SECRET, simulated_directory
 from fedsim.config.schema import RunConfig
@@ -181,6 +181,9 @@ def plan(
     state = start_state(federation)
     seconds, memory = _probe(federation, state)
     model_bytes = 4 * form.dimension
+    down, up = model_bytes, config.transform.size_bytes(form.dimension) + 64
+    if ring.is_secure(config):
+        down, up = secure_rounds.payload_bytes(federation, form)
     return {
         "name": config.name,
         "clients": len(sizes),
@@ -191,8 +194,9 @@ def plan(
         "largest": int(sizes.max()),
         "parameters": form.dimension,
         "model_bytes": model_bytes,
-        "bytes_down": model_bytes * cohort * rounds.count,
-        "bytes_up": (config.transform.size_bytes(form.dimension) + 64) * cohort * rounds.count,
+        "bytes_down": down * cohort * rounds.count,
+        "bytes_up": up * cohort * rounds.count,
+        "secure_sum": secure_rounds.facts(federation, form),
         "grid": config.engine.grid,
         "device": str(federation.device),
         "workers": workers,
@@ -547,6 +551,7 @@ def _facts(
         "execution": asdict(execution),
         "notice": spending.notice(config),
         "privacy": spending.facts(federation),
+        "secure_sum": secure_rounds.facts(federation, form),
         "dimension": form.dimension,
         "fraction_bits": form.fraction_bits,
         "max_abs_update": form.max_abs,

@@ -1,6 +1,7 @@
 """`fedsim plan`: what an experiment would do and cost, without training."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -28,6 +29,7 @@ def plan(
     if as_json:
         print_json({"status": "ok", "exit_code": 0, **found})
         return
+    secure = found["secure_sum"]
     rows = [
         [
             "clients",
@@ -40,6 +42,7 @@ def plan(
         ["model", f"{found['parameters']:,} numbers, {bytes_text(found['model_bytes'])}"],
         ["sent down", f"{bytes_text(found['bytes_down'])} in all"],
         ["sent up", f"{bytes_text(found['bytes_up'])} in all"],
+        *([["secure sum", _secure_sum(secure)]] if secure else []),
         ["workers", f"{found['workers']} ({found['grid']}, {found['device']})"],
         ["memory", f"about {bytes_text(found['memory_bytes'])} on this machine"],
         ["checkpoints", bytes_text(found["checkpoint_bytes"])],
@@ -47,3 +50,14 @@ def plan(
         ["estimated time", f"{seconds_text(found['estimated_seconds'])} (from one client's probe)"],
     ]
     print_table([f"{found['name']}: nothing was trained", ""], rows)
+
+
+def _secure_sum(facts: Mapping[str, Any]) -> str:
+    """Say in a line which secure sum there would be."""
+    masks = "no masks: simulated"
+    if facts["graph"] != "none":
+        masks = f"{facts['graph']} graph, {facts['neighbours']} neighbours each"
+    return (
+        f"{facts['name']} ({masks}), {facts['bits']} bits a number, at least "
+        f"{facts['least_survivors']} of {facts['cohort']} clients in a sum"
+    )

@@ -12,7 +12,17 @@ from fedsim.report.section import Section, metric_of, number
 
 __all__ = ["ORDER", "build", "fragment", "write"]
 
-ORDER = ("checks", "headline", "learning", "spread", "partition", "cost", "lost", "environment")
+ORDER = (
+    "checks",
+    "headline",
+    "learning",
+    "spread",
+    "partition",
+    "cost",
+    "secure_sum",
+    "lost",
+    "environment",
+)
 SCHEMA_VERSION = 1
 
 

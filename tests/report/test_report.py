@@ -227,3 +227,49 @@ def test_in_a_notebook(finished):
     text = report.fragment(finished[0])
     assert "<svg" in text
     assert "test/accuracy" in text
+
+
+SECURE = [
+    "engine.grid=inprocess",
+    "engine.tier=resident",
+    "rounds.count=2",
+    "rounds.dropout=0.1",
+    "evaluation.federated_every=0",
+]
+
+
+@pytest.mark.parametrize("name", ["ideal", "secagg", "secagg+"])
+def test_a_secure_sum_is_said_with_what_it_protects_and_what_not(name, tmp_path):
+    result = fedsim.run("digits", [*SECURE, f"secure_sum.name={name}"], runs=tmp_path)
+    content = json.loads((result.folder / "report.json").read_text())
+    jsonschema.validate(content, SCHEMA)
+    found = content["sections"]["secure_sum"]
+    counts = [entry["results"] for entry in result.history]
+    assert found["survivors"] == {"least": min(counts), "most": max(counts)}
+    assert found["graph"] == ("none" if name == "ideal" else "full")  # twenty clients are few
+    assert (found["threshold"], found["least_survivors"], found["bits"]) == (14, 14, 32)
+    assert found["step"] == 2.0 ** -found["fraction_bits"]
+    html = (result.folder / "report.html").read_text()
+    assert "Secure aggregation alone gives no epsilon" in html
+    assert ("no masks, simulated" in html) == (name == "ideal")
+    assert bool(found["protects"]) == (name != "ideal")
+    (check,) = [c for c in content["sections"]["checks"] if c["check"] == "Privacy protection"]
+    assert check["status"] == "warn"
+    assert ("simulated without masks" if name == "ideal" else "sums alone") in check["reason"]
+
+
+def test_a_plain_sum_has_no_such_section(tmp_path):
+    result = fedsim.run("digits", SECURE, runs=tmp_path)
+    content = json.loads((result.folder / "report.json").read_text())
+    assert "secure_sum" not in content["sections"]
+    assert result.stored.facts["secure_sum"] == {}
+
+
+@pytest.mark.parametrize("name", ["ideal", "secagg", "secagg+"])
+def test_the_plan_knows_what_a_secure_sum_costs(name, tmp_path):
+    settings = [*SECURE[:3], *SECURE[4:], f"secure_sum.name={name}", "secure_sum.bits=20"]
+    planned = fedsim.plan("digits", settings)
+    result = fedsim.run("digits", settings, runs=tmp_path)
+    for key in ("bytes_up", "bytes_down"):
+        assert planned[key] == pytest.approx(result.stored.summary[key], rel=0.02)
+    assert planned["secure_sum"] == result.stored.facts["secure_sum"]

@@ -95,27 +95,39 @@ def _spread(run: Any) -> Check | None:
 
 def _exact(run: Any) -> Check:
     facts = run.facts
+    secure = facts.get("secure_sum") or {}
+    what = f"modulo 2^{secure['bits']}" if secure else "64-bit fixed point"
     why = (
-        f"64-bit fixed point with {facts['fraction_bits']} fraction bits: no sum can overflow, and "
+        f"{what} with {facts['fraction_bits']} fraction bits: no sum can overflow, and "
         "neither order nor the number of workers can change a bit"
     )
-    if (facts.get("execution") or {}).get("tier") in ("vectorized", "low-rank"):
+    tier = (facts.get("execution") or {}).get("tier")
+    if tier in ("vectorized", "low-rank") and not secure:
         why += "; within a block of clients trained at once, sums are floating point"
     return "pass", "Aggregation is exact", why
 
 
+_SERVER_SAW = {
+    "plain": "the server saw every update and metric in the clear",
+    "ideal": "its secure sum is simulated without masks, which hides nothing",
+    "secagg": "under its secure sum the server saw of updates and metrics their sums alone",
+}
+
+
 def _private(run: Any) -> Check:
     spent = (run.summary or {}).get("privacy")
+    name = (run.facts.get("secure_sum") or {}).get("name", "plain")
     what = (
         f"unit {spent['unit']}, epsilon {spent['epsilon']:.4g} at delta {spent['delta']:.3g}: what "
-        "that covers is in the privacy report (fedsim privacy report); no secure aggregation"
+        "that covers is in the privacy report (fedsim privacy report)"
         if spent
-        else "no differential privacy, no secure aggregation"
+        else "no differential privacy"
     )
-    why = (
-        "this is a simulation on one machine; the server saw every update and metric in the clear: "
-        f"{what}"
-    )
+    if name == "plain":
+        what += "; no secure aggregation" if spent else ", no secure aggregation"
+    elif not spent:
+        what += ": secure aggregation alone gives no epsilon"
+    why = f"this is a simulation on one machine; {_SERVER_SAW[name.removesuffix('+')]}: {what}"
     if notice := run.facts.get("notice"):
         why = f"{notice} {why}"
     return "warn", "Privacy protection", why
