@@ -8,7 +8,7 @@ from typing import Any
 
 from fedsim import registry
 from fedsim.config._build import accepted, fields_of, required
-from fedsim.config.schema import PARTS
+from fedsim.config.schema import PARTS, RunConfig
 from fedsim.errors import ConfigError, Problem
 
 __all__ = ["explain"]
@@ -17,17 +17,43 @@ __all__ = ["explain"]
 def explain(name: str) -> list[dict[str, Any]]:
     """Describe every part of a name: `fedadam`; to be precise `strategies.sgd` or `strategy.sgd`.
 
-    Raises `ConfigError` for a name that nothing has.
+    A table of settings is described too: `rounds`, `secure_sum`. Raises `ConfigError` for a name
+    that nothing has.
     """
+    if name in (tables := _tables()):
+        return [_describe_table(name, tables[name])]
     prefix, _, key = name.rpartition(".")
     key = key.replace("_", "-")
     groups = _groups(prefix)
     found = [_describe(group, key) for group in groups if key in registry.names(group)]
     if not found:
-        every = sorted({part for group in groups for part in registry.names(group)})
+        known = {part for group in groups for part in registry.names(group)}
+        every = sorted(known if prefix else known | tables.keys())
         hint = registry.suggest(key, every)
         raise ConfigError([Problem("name", name, f"one of {', '.join(every)}", hint)])
     return found
+
+
+def _tables() -> dict[str, Any]:
+    """Return the tables of settings that are no parts: key -> dataclass."""
+    return {
+        name: kind for name, kind in fields_of(RunConfig).items() if dataclasses.is_dataclass(kind)
+    }
+
+
+def _describe_table(name: str, kind: Any) -> dict[str, Any]:
+    summary, _, doc = (inspect.getdoc(kind) or "").partition("\n\n")
+    return {
+        "group": "settings",
+        "name": name,
+        "summary": " ".join(summary.split()),
+        "citation": "",
+        "doc": doc,
+        "fields": _fields(kind),
+        "legality": {},
+        "section": name,
+        "file": str(Path(inspect.getsourcefile(kind) or "").resolve()),
+    }
 
 
 def _groups(prefix: str) -> list[str]:
@@ -47,7 +73,21 @@ def _describe(group: str, name: str) -> dict[str, Any]:
     module = sys.modules[kind.__module__]
     text = (module.__doc__ or "").strip()
     summary, _, citation = text.partition("\n\n")
-    fields = [
+    return {
+        "group": group,
+        "name": name,
+        "summary": " ".join(summary.split()),
+        "citation": citation.strip(),
+        "doc": inspect.getdoc(kind) or "",
+        "fields": _fields(kind),
+        "legality": _legality(kind),
+        "section": next((s for s, (g, _) in PARTS.items() if g == group), group),
+        "file": str(Path(inspect.getsourcefile(kind) or "").resolve()),
+    }
+
+
+def _fields(kind: Any) -> list[dict[str, Any]]:
+    return [
         {
             "name": field.name,
             "default": _default(field),
@@ -56,17 +96,6 @@ def _describe(group: str, name: str) -> dict[str, Any]:
         }
         for field, annotation in zip(_init_fields(kind), fields_of(kind).values(), strict=True)
     ]
-    return {
-        "group": group,
-        "name": name,
-        "summary": " ".join(summary.split()),
-        "citation": citation.strip(),
-        "doc": inspect.getdoc(kind) or "",
-        "fields": fields,
-        "legality": _legality(kind),
-        "section": next((s for s, (g, _) in PARTS.items() if g == group), group),
-        "file": str(Path(inspect.getsourcefile(kind) or "").resolve()),
-    }
 
 
 def _init_fields(kind: Any) -> list[Any]:
