@@ -4,6 +4,7 @@ import os
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -65,6 +66,7 @@ class Faulty:
 class Counting:
     """Remembers how often it trained; its update is that number."""
 
+    reports: ClassVar = ("count",)
     inner: object = field(default=None)
 
     def train(self, task, memo, ctx):

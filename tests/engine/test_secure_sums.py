@@ -190,6 +190,17 @@ def test_a_client_that_fails_is_lost_and_tells_no_number(fault, tiny, plugin):
             assert "1e+09" not in client.traceback
 
 
+def test_an_algorithm_says_which_metrics_are_summed_and_keeps_its_memory(tiny, plugin):
+    """All nine clients train in every round: each has counted as far as the round's number."""
+    found = [
+        rounds_of(secure(tiny, name, local={"name": "counting"}, rounds={"count": 3}))[0]
+        for name in ("plain", "ideal", "secagg")
+    ]
+    for records in found:
+        assert [record.metrics["train/count"] for record in records] == [1, 2, 3]
+    assert digests(found[1]) == digests(found[2])
+
+
 def reported(tiny):
     """What clients of round 1 report where everything is seen: their losses and weights."""
     (record,), _ = rounds_of(secure(tiny, "plain", rounds={"count": 1}))
