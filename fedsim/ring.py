@@ -73,8 +73,8 @@ def reported(algorithm: Any) -> tuple[str, ...]:
 
     Clients cannot invent names under a secure sum: all vectors must be laid out alike.
     """
-    inner = getattr(algorithm, "inner", algorithm)
-    return tuple(getattr(inner, "reports", ("loss",)))
+    inner = getattr(algorithm, "inner", None)  # of one that is made private
+    return tuple(getattr(algorithm, "reports", None) or getattr(inner, "reports", ("loss",)))
 
 
 def vector(
