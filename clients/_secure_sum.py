@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,10 @@ from numpy.typing import NDArray
 from fedsim import messages, ring, secure_messages
 from fedsim.clients._quiet import LostClientError
 from fedsim.config.schema import RunConfig
+from fedsim.errors import FedsimError
 from fedsim.federation import Federation
+from fedsim.files import read_public
+from fedsim.keys import load_identities, load_latest, read_identity
 from fedsim.secagg.client import ClientSession
 from fedsim.secagg.identities import Directory, Simulated, simulated
 from fedsim.secagg.parameters import CONTENT_BYTES, Policy
@@ -28,13 +32,20 @@ __all__ = [
     "deployed",
     "must_not_mask",
     "policy",
+    "server_directory",
     "session_of",
     "simulated_directory",
 ]
 
 #: Key of the run config under which simulated clients find the secret of their identities, in hex.
 SECRET = "simulated-identities"
-_IDENTITY, _IDENTITIES = "identity-key", "identities"  # in a node's config
+_IDENTITY, _IDENTITIES, _AUTHORITY = "identity-key", "identities", "authority"  # of a node's config
+#: Keys of a node's config, and what they are of its policy.
+_POLICY = {
+    "min-cohort": "min_cohort",
+    "min-threshold": "min_threshold",
+    "max-sessions": "max_sessions",
+}
 _SESSIONS_PER_ROUND = 4  # a round that failed may be tried again
 
 
@@ -110,14 +121,42 @@ def policy(config: RunConfig) -> Policy:
 def deployed(node_config: Mapping[str, Any], config: RunConfig, client: int) -> ClientSession:
     """Return the session of a node with an identity of its own.
 
-    Its node config names two files: `identity-key`, its secret, and `identities`, the list of
-    everybody's public keys. Raises `LostClientError` where they are missing.
+    Its node config names files that `fedsim keys` makes: `identity-key`, its secret, `identities`,
+    the list of everybody's public keys, and, unless it is `ca.crt` beside the secret, `authority`,
+    the certificate that the list is checked against. What the node accepts is its own too, not the
+    experiment's, which the server writes: `min-cohort`, `min-threshold` and `max-sessions`, where
+    the defaults of `Policy` do not suit it. Raises `LostClientError` for what is missing or wrong.
     """
-    missing = [key for key in (_IDENTITY, _IDENTITIES) if key not in node_config]
-    raise LostClientError(
-        f"client {client} has no identity for secure_sum.name = {config.secure_sum.name!r}: its "
-        f"node config does not name {' and '.join(missing) or 'files that can be read yet'}"
-    )
+    if missing := [key for key in (_IDENTITY, _IDENTITIES) if key not in node_config]:
+        raise LostClientError(
+            f"client {client} has no identity for secure_sum.name = {config.secure_sum.name!r}: "
+            f"its node config does not name {' and '.join(missing)}"
+        )
+    key = Path(str(node_config[_IDENTITY]))
+    authority = Path(str(node_config.get(_AUTHORITY, key.with_name("ca.crt"))))
+    memory = key.with_name("identities.seen")
+    try:
+        secret = read_identity(key)
+        listed = load_latest(Path(str(node_config[_IDENTITIES])), authority.read_bytes(), memory)
+        own = {name: node_config[key] for key, name in _POLICY.items() if key in node_config}
+        accepted = Policy(profiles=(secret.profile,), **own)
+    except (FedsimError, OSError, TypeError, ValueError) as error:
+        raise LostClientError(f"client {client}: {error}") from error
+    return ClientSession(client, secret.seed, listed.directory, accepted)
+
+
+def server_directory(run_config: Mapping[str, Any], config: RunConfig) -> Directory:
+    """Return the identity keys that a deployed server checks clients' adverts against.
+
+    The app's configuration names the files `identities` and `authority`; without them they are
+    those of simulated clients, if any. Clients do not rest on it: they have their own list. Raises
+    `IdentityError` and `SetupError` for files that are not what they should be.
+    """
+    listed, authority = (str(run_config.get(key) or "") for key in (_IDENTITIES, _AUTHORITY))
+    if not listed:
+        return simulated_directory(run_config, config)
+    found = load_identities(Path(listed), read_public(Path(authority)))
+    return found.directory
 
 
 @lru_cache(maxsize=2)

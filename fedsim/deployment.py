@@ -16,11 +16,13 @@ from flwr.serverapp import ServerApp
 
 from fedsim import config as configuration
 from fedsim import data as datasets
+from fedsim.clients._secure_sum import SECRET, server_directory
 from fedsim.clients.app import app as client_app
 from fedsim.core import RoundRecord
 from fedsim.engine.flower import server_app
 from fedsim.federation import Federation, Places, to_text
 from fedsim.rounds import ServerState
+from fedsim.secure_messages import KINDS
 
 __all__ = ["experiment_text", "make_client_app", "make_server_app"]
 
@@ -58,20 +60,22 @@ def make_server_app() -> ServerApp:
                 file.write(text + "\n")
         sys.stdout.write(text + "\n")
 
-    return server_app(prepare, on_round)
+    return server_app(prepare, on_round, server_directory)
 
 
 def make_client_app() -> ClientApp:
     """Return the ClientApp: fedsim's own, with the experiment in place of Flower's run config."""
 
     def with_experiment(message: Message, context: Context, call: Any) -> Message:
+        secret = context.run_config.get(SECRET)
+        simulated = {SECRET: secret} if secret else {}
         # Flower refuses another run_config in its own context; the state in it is the same object.
         own = Context(
             run_id=context.run_id,
             node_id=context.node_id,
             node_config=context.node_config,
             state=context.state,
-            run_config={"experiment": experiment_text(context.run_config)},
+            run_config={"experiment": experiment_text(context.run_config)} | simulated,
         )
         reply: Message = call(message, own)
         return reply
@@ -79,4 +83,6 @@ def make_client_app() -> ClientApp:
     app = ClientApp(mods=[with_experiment])
     for kind in ("train", "evaluate", "query"):
         getattr(app, kind)()(client_app)
+    for kind, action in (name.split(".") for name in KINDS.values()):
+        getattr(app, kind)(action)(client_app)
     return app

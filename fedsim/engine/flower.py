@@ -6,7 +6,7 @@ client as a Flower `ClientApp` in `clients/app.py`.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +24,12 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim import exact
+from fedsim.config.schema import RunConfig
 from fedsim.core import RoundContext, RoundRecord, State, Update
 from fedsim.errors import ConfigError, Problem, RunFailedError
 from fedsim.federation import Federation, from_text
 from fedsim.rounds import ServerState, run_rounds, start_state
+from fedsim.secagg.identities import Directory
 
 __all__ = ["FedsimStrategy", "FlowerCarrier", "discover", "server_app"]
 
@@ -182,11 +184,13 @@ class FlowerCarrier:
 def server_app(
     prepare: Callable[[Context], str],
     on_round: Callable[[Federation, RoundRecord, ServerState], None],
+    directory_of: Callable[[Mapping[str, Any], RunConfig], Directory],
 ) -> ServerApp:
     """Return a Flower `ServerApp` that runs our rounds on whatever grid Flower gives it.
 
     `prepare` turns the app's run configuration into the experiment's text (`federation.to_text`),
     which is also what the clients are configured with; `on_round` is told of every round.
+    `directory_of` finds the identity keys of clients, for secure sums.
     """
     app = ServerApp()
 
@@ -199,12 +203,14 @@ def server_app(
         if federation.config.privacy.unit != "none":
             accepted = "'none': a deployed run has no ledger to write down what it spends"
             raise ConfigError([Problem("privacy.unit", federation.config.privacy.unit, accepted)])
+        directory = directory_of(context.run_config, federation.config)
         nodes = discover(grid, federation.population)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as on our own grids: another number could change bits
         try:
             carrier = FlowerCarrier(grid)
-            for record, state in run_rounds(carrier, nodes, federation, start_state(federation)):
+            start = start_state(federation)
+            for record, state in run_rounds(carrier, nodes, federation, start, directory=directory):
                 on_round(federation, record, state)
         finally:
             torch.set_num_threads(threads)
