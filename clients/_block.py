@@ -19,9 +19,11 @@ from flwr.app.metadata import Metadata
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim import exact, messages, ring, secure_messages
+from fedsim import ckks_messages, exact, messages, ring, secure_messages
+from fedsim.clients import _ckks
 from fedsim.clients._quiet import LostClientError, quiet
 from fedsim.clients._secure_sum import Asked, session_of
+from fedsim.config.schema import RunConfig
 from fedsim.core import ClientContext, Memo, Update
 from fedsim.data import gather, sizes_of
 from fedsim.exact import PartialSum
@@ -33,6 +35,8 @@ from fedsim.vectorized.change import Changes, encoded
 from fedsim.vectorized.schedule import first_pass
 
 __all__ = ["answer"]
+
+_KINDS = (messages.TRAIN, secure_messages.MASKED, ckks_messages.ENCRYPTED)
 
 #: limit(clients) -> what raises when so many clients take longer than they may.
 Limit = Callable[[int], AbstractContextManager[None]]
@@ -50,6 +54,7 @@ class _Block:
     limit: Limit
     seed: int
     asked: Callable[[int], Asked] | None = None
+    encrypted: Callable[[int, NDArray[np.uint32]], RecordDict] | None = None
     total: PartialSum | None = None
     ring_total: NDArray[np.uint32] | None = None
     in_ring: list[int] = field(default_factory=list)
@@ -86,7 +91,7 @@ class _Block:
         self.kept[place] = memo
 
     def count_in_ring(self, place: int, update: Update) -> None:
-        """Take a client's vector into the sum, or, masked, as a reply of its own."""
+        """Take a client's vector into the sum, or, masked or encrypted, as a reply of its own."""
         assert self.order.form is not None
         layout = ring.layout(self.federation, self.order.form)
         vector = ring.vector(self.federation, update, layout, self.context(place))
@@ -94,6 +99,10 @@ class _Block:
             own = self.asked(place)
             kept, content = own.answer(vector, self.order)
             self.sessions[place] = kept
+            self.replies.append(Message(content, reply_to=self.instruction(place)))
+            return
+        if self.encrypted is not None:
+            content = self.encrypted(place, vector)
             self.replies.append(Message(content, reply_to=self.instruction(place)))
             return
         if self.ring_total is None:
@@ -133,10 +142,10 @@ def answer(
     updates were added up, and by place in `clients` the new states of those that keep something.
     """
     tier, kind = str(run_config.get("tier", MESSAGES)), metadata(0)["message_type"]
-    if tier == MESSAGES or kind not in (messages.TRAIN, secure_messages.MASKED):
+    if tier == MESSAGES or kind not in _KINDS:
         return None
     federation = from_text(str(run_config["experiment"]))
-    if kind == messages.TRAIN and ring.is_masked(federation.config):
+    if kind != _kind(federation.config):
         return None  # each client refuses
     order = messages.read_instruction(content)
 
@@ -145,6 +154,10 @@ def answer(
         before = states[place] or RecordDict()
         session = session_of(federation, run_config, {}, clients[place])
         return Asked(session, secure_messages.session_of(before), message)
+
+    def encrypted(place: int, vector: NDArray[np.uint32]) -> RecordDict:
+        key = _ckks.key_of(federation.config, run_config, {}, clients[place])
+        return _ckks.encrypted(federation.config, key, vector)
 
     block = _Block(
         federation,
@@ -155,6 +168,7 @@ def answer(
         limit,
         federation.client_seed(),
         asked if kind == secure_messages.MASKED else None,
+        encrypted if kind == ckks_messages.ENCRYPTED else None,
     )
     with quiet(block.is_secure):
         if tier == RESIDENT:
@@ -164,6 +178,13 @@ def answer(
             for start in range(0, len(clients), size):
                 _at_once(block, tier, range(start, min(start + size, len(clients))))
     return block.finished(), _states(block, states)
+
+
+def _kind(config: RunConfig) -> str:
+    """Return which message asks for updates; a client refuses others."""
+    if ring.is_masked(config):
+        return secure_messages.MASKED
+    return ckks_messages.ENCRYPTED if ring.is_encrypted(config) else messages.TRAIN
 
 
 def _one_by_one(block: _Block, places: Sequence[int]) -> None:

@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from fedsim import messages, ring, secure_messages
-from fedsim.clients import local_only
+from fedsim.clients import _ckks, local_only
 from fedsim.clients._quiet import LostClientError, quiet
 from fedsim.clients._secure_sum import Asked, must_not_mask, session_of
 from fedsim.core import ClientContext, Update
@@ -51,6 +51,7 @@ def train(message: Message, context: Context) -> Message:
     started = perf_counter()
     federation, order, client = _read(message, context)
     must_not_mask(federation.config, context.node_config)
+    _ckks.must_encrypt(federation.config, context.node_config)
     if ring.is_secure(federation.config):
         with quiet():
             vector = _vector(federation, order, client, context)
@@ -94,6 +95,27 @@ def unmask(message: Message, context: Context) -> Message:
     return _phase(message, context)
 
 
+@app.train("ckks_encrypted")
+def encrypted(message: Message, context: Context) -> Message:
+    """Train on this client's shard and reply with its update encrypted by CKKS."""
+    federation, order, client = _read(message, context)
+    key = _ckks.key_of(federation.config, context.run_config, context.node_config, client)
+    with quiet():
+        vector = _vector(federation, order, client, context)
+        content = _ckks.encrypted(federation.config, key, vector)
+    return Message(content, reply_to=message)
+
+
+@app.query("ckks_open")
+def open_sum(message: Message, context: Context) -> Message:
+    """Open a sum of encrypted updates, once, and reply with its numbers."""
+    config = from_text(str(context.run_config["experiment"])).config
+    client = int(context.node_config["partition-id"])
+    key = _ckks.key_of(config, context.run_config, context.node_config, client)
+    content = _ckks.opened(config, key, client, message.content, context.state)
+    return Message(content, reply_to=message)
+
+
 def _phase(
     message: Message,
     context: Context,
@@ -102,6 +124,7 @@ def _phase(
 ) -> Message:
     """Answer a phase of the secure sum; what is to be kept is kept before the answer leaves."""
     federation = from_text(str(context.run_config["experiment"]))
+    _ckks.must_encrypt(federation.config, context.node_config)
     client = int(context.node_config["partition-id"])
     session = session_of(federation, context.run_config, context.node_config, client)
     before = secure_messages.session_of(context.state)
@@ -140,6 +163,7 @@ def evaluate(message: Message, context: Context) -> Message:
     if ring.is_secure(federation.config):
         raise LostClientError("under a secure sum no client tells how the model does on its data")
     must_not_mask(federation.config, context.node_config)
+    _ckks.must_encrypt(federation.config, context.node_config)
     examples = federation.clients.held_out(client)
     model, parts = order.model, {"federated": examples}
     if federation.config.mode == "local-only":

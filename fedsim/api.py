@@ -19,6 +19,7 @@ from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim import environment, models, privacy_check, report, ring, secure_rounds, spending, tiers
 from fedsim.behind import Behind
+from fedsim.clients import _ckks
 from fedsim.clients._secure_sum import SECRET, simulated_directory
 from fedsim.config.schema import RunConfig
 from fedsim.core import ClientContext, RoundRecord
@@ -37,6 +38,7 @@ from fedsim.privacy.check import Finding
 from fedsim.rounds import Admit, ServerState, number_format, run_rounds, start_state
 from fedsim.run_files import RunFiles, RunLog
 from fedsim.sealing import storage_keys
+from fedsim.secagg import ckks
 from fedsim.store import RunStore, StoredRun, append_receipt
 
 __all__ = ["Listener", "Result", "check_privacy", "plan", "resume", "run", "write_report"]
@@ -265,6 +267,8 @@ class _Session:
         told["at-once"] = at_once
         if ring.is_masked(config):  # known to this run's processes alone, and stored nowhere
             told[SECRET] = random_key().hex()
+        if ring.is_encrypted(config):
+            told[_ckks.KEY] = ckks.new_key().hex()
         population = Population(clients, told)
         engine = replace(config.engine, block_size=self._travelling(at_once))
         lock = _only_one(self.folder, self.run_id)

@@ -14,6 +14,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
+from fedsim import ckks_messages
 from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim.clients._secure_sum import SECRET, server_directory
@@ -83,6 +84,6 @@ def make_client_app() -> ClientApp:
     app = ClientApp(mods=[with_experiment])
     for kind in ("train", "evaluate", "query"):
         getattr(app, kind)()(client_app)
-    for kind, action in (name.split(".") for name in KINDS.values()):
+    for kind, action in (name.split(".") for name in (*KINDS.values(), *ckks_messages.KINDS)):
         getattr(app, kind)(action)(client_app)
     return app

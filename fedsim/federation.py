@@ -29,6 +29,7 @@ from fedsim.exact import FixedPoint
 from fedsim.privacy import central, example, local
 from fedsim.privacy.events import DISCRETE
 from fedsim.sealing import StorageKeys, storage_keys
+from fedsim.secagg import ckks
 
 __all__ = ["Federation", "Places", "build", "examples_of", "from_text", "to_text"]
 
@@ -151,8 +152,10 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
     """Open the data, build the initial model, and check that they fit each other.
 
     Raises `DataError`, `MissingDataError` or `ConfigError` before anything is trained, `SetupError`
-    where files are to be sealed and there is no key.
+    where files are to be sealed and there is no key, or a library is missing.
     """
+    if config.secure_sum.name == "ckks":
+        ckks.require()
     keys = storage_keys() if config.storage.encrypt and places.cache_dir else None
     for folder in reversed(places.code):
         if folder not in sys.path:

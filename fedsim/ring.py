@@ -17,7 +17,15 @@ from fedsim.privacy import local
 from fedsim.secagg import lanes
 from fedsim.secagg.lanes import Layout
 
-__all__ = ["is_masked", "is_secure", "layout", "number_format", "reported", "vector"]
+__all__ = [
+    "is_encrypted",
+    "is_masked",
+    "is_secure",
+    "layout",
+    "number_format",
+    "reported",
+    "vector",
+]
 
 _MAX_ABS = 8.0  # of a coordinate of an update, unless set
 
@@ -30,6 +38,11 @@ def is_secure(config: RunConfig) -> bool:
 def is_masked(config: RunConfig) -> bool:
     """Say whether masks see to it: else the sum is a simulation of one."""
     return config.secure_sum.name in ("secagg", "secagg+")
+
+
+def is_encrypted(config: RunConfig) -> bool:
+    """Say whether clients encrypt under a key that they all have."""
+    return config.secure_sum.name == "ckks"
 
 
 def number_format(federation: Federation) -> exact.FixedPoint:

@@ -1,12 +1,13 @@
 """A round's secure sum on the server: phase after phase, until the sum of a cohort is open.
 
 `ideal` goes through the same phases without masks: who is lost, and when a sum is given up, is the
-same, and so is every bit of what comes out. No number of a single client is in what is recorded.
+same, and so is every bit of what comes out. `ckks` does too: there vectors are encrypted, and a
+client opens their sum. No number of a single client is in what is recorded.
 """
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from time import perf_counter
@@ -16,8 +17,8 @@ import numpy as np
 from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
+from fedsim import ckks_messages, distributed, exact, messages, ring, sampling, secure_messages
 from fedsim import config as configuration
-from fedsim import distributed, exact, messages, ring, sampling, secure_messages
 from fedsim.carrier import Carrier
 from fedsim.config.schema import RunConfig
 from fedsim.core import ClientRecord, lost_record
@@ -25,7 +26,7 @@ from fedsim.crypto import random_key
 from fedsim.errors import SecAggAborted
 from fedsim.exact import InvalidUpdateError, PartialSum
 from fedsim.federation import Federation
-from fedsim.secagg import lanes
+from fedsim.secagg import ckks, lanes
 from fedsim.secagg.identities import Directory
 from fedsim.secagg.parameters import Parameters, Phase, least_survivors, required, shape
 from fedsim.secagg.server import ServerSession
@@ -122,7 +123,9 @@ def collect(
     own = _Round(grid, nodes, federation, order, layout, gone)
     try:
         if config.secure_sum.name == "ideal":
-            total, members = _ideal(own, ids, seconds)
+            total, members = _ideal(own, ids, seconds, _added)
+        elif ring.is_encrypted(config):
+            total, members = _ideal(own, ids, seconds, _encrypted)
         else:
             total, members = _masked(own, ids, seconds, directory)
         decoded = lanes.decode(total, layout, len(members))
@@ -166,11 +169,13 @@ def facts(federation: Federation, form: exact.FixedPoint) -> dict[str, Any]:
     told = parameters(config, messages.Train(federation.initial, 0), layout.length)
     cohort = min(config.rounds.cohort or federation.population, federation.population)
     size = shape(told, cohort)
-    versions = {name: metadata.version(name) for name in ("cryptography", "msgpack")}
+    has_graph = ring.is_masked(config)
+    libraries = ("tenseal",) if ring.is_encrypted(config) else ("cryptography", "msgpack")
+    versions = {name: metadata.version(name) for name in libraries}
     return {
         "name": secure.name,
-        "graph": "none" if secure.name == "ideal" else _graph(size.degree, cohort),
-        "neighbours": 0 if secure.name == "ideal" else size.degree,
+        "graph": _graph(size.degree, cohort) if has_graph else "none",
+        "neighbours": size.degree if has_graph else 0,
         "threshold": size.threshold,
         "least_survivors": least_survivors(told, cohort),
         "cohort": cohort,
@@ -180,7 +185,7 @@ def facts(federation: Federation, form: exact.FixedPoint) -> dict[str, Any]:
         "length": layout.length,
         "metrics": list(layout.metrics),
         "profile": secure.profile,
-        "identities": "none" if secure.name == "ideal" else "simulated",
+        "identities": "simulated" if has_graph else "none",
         "versions": versions,
     }
 
@@ -196,6 +201,8 @@ def payload_bytes(federation: Federation, form: exact.FixedPoint) -> tuple[int, 
     """
     found = facts(federation, form)
     down = form.dimension * _FLOAT_BYTES
+    if ring.is_encrypted(federation.config):
+        return down, ckks.size_bytes(found["length"])  # without the one sum that a client opens
     up = -(-found["length"] * found["bits"] // 8)
     if not ring.is_masked(federation.config):
         return down, up
@@ -218,8 +225,17 @@ def _lost(own: _Round, ids: Sequence[int]) -> tuple[ClientRecord, ...]:
 Total = tuple[NDArray[np.uint32], Sequence[int]]
 
 
-def _ideal(own: _Round, ids: Sequence[int], seconds: dict[str, float]) -> Total:
-    """Add up vectors as they are; abort where masked ones would."""
+#: Gives the sum when it is asked for, and whose it is: `open(clients)` may ask some of these.
+Unopened = tuple[Callable[[Sequence[int]], NDArray[np.uint32]], Sequence[int]]
+
+
+def _ideal(
+    own: _Round,
+    ids: Sequence[int],
+    seconds: dict[str, float],
+    add: Callable[[_Round, Sequence[int]], Unopened],
+) -> Total:
+    """Add up vectors without masks; abort where masked ones would."""
     told = parameters(own.federation.config, own.order, own.layout.length)
     advertised = own.present(ids, "keys")
 
@@ -232,16 +248,20 @@ def _ideal(own: _Round, ids: Sequence[int], seconds: dict[str, float]) -> Total:
     sharing = own.present(advertised, "shares")
     need(sharing, "shares")
     started = perf_counter()
-    total, members = _added(own, own.present(sharing, "masked"))
+    opened, members = add(own, own.present(sharing, "masked"))
     seconds["train"] = seconds.get("train", 0.0) + perf_counter() - started
     need(members, "masked")
     confirming = [client for client in members if own.gone.get(client) != "confirm"]
     need(confirming, "confirm")
-    need([client for client in confirming if own.gone.get(client) != "unmask"], "unmask")
-    return lanes.modulo(total, own.layout.bits), members
+    unmasking = [client for client in confirming if own.gone.get(client) != "unmask"]
+    need(unmasking, "unmask")
+    started = perf_counter()
+    total = opened(unmasking)
+    seconds["unmask"] = seconds.get("unmask", 0.0) + perf_counter() - started
+    return total, members
 
 
-def _added(own: _Round, clients: Sequence[int]) -> Total:
+def _added(own: _Round, clients: Sequence[int]) -> Unopened:
     """Ask clients for their vectors and add them up; workers may have added some already."""
     content, size = messages.model_content(own.order), own.order.model.numel() * _FLOAT_BYTES
     replies = own.grid.broadcast(
@@ -267,7 +287,72 @@ def _added(own: _Round, clients: Sequence[int]) -> Total:
             total += vector
             members += named
     own.up.update(dict.fromkeys(members, -(-own.layout.length * own.layout.bits // 8)))
-    return total, sorted(members)
+    return lambda _: lanes.modulo(total, own.layout.bits), sorted(members)
+
+
+def _encrypted(own: _Round, clients: Sequence[int]) -> Unopened:
+    """Ask clients for encrypted vectors and add them up.
+
+    Clients with another key than most of a cohort are lost: nobody could open a sum with them.
+    """
+    content, size = messages.model_content(own.order), own.order.model.numel() * _FLOAT_BYTES
+    replies = own.grid.scatter(
+        [(own.nodes[client], content) for client in clients],
+        ckks_messages.ENCRYPTED,
+        ttl=own.federation.config.rounds.timeout_s,
+        group_id=str(own.order.round),
+    )
+    own.down.update(dict.fromkeys(clients, size))
+    sums: dict[bytes, ckks.EncryptedSum] = {}
+    senders: dict[bytes, list[int]] = {}
+    for client, answer in own.answered(replies, clients):
+        try:
+            key, vector = ckks_messages.read_encrypted(answer)
+            if client in own.up:
+                raise InvalidUpdateError("a second answer")
+            sums.setdefault(key, ckks.EncryptedSum(own.layout.length)).add(vector)
+        except (InvalidUpdateError, ckks.CkksError) as error:
+            own.lost[client] = str(error)
+        else:
+            senders.setdefault(key, []).append(client)
+            own.up[client] = vector.nbytes
+    most = max(senders, key=lambda key: len(senders[key]), default=b"")
+    for key, others in senders.items():
+        if key != most:
+            own.lost.update(dict.fromkeys(others, "it encrypts under another key than the others"))
+    members = sorted(senders.get(most, []))
+    return lambda present: _opened(own, sums[most], members, present), members
+
+
+def _opened(
+    own: _Round, total: ckks.EncryptedSum, members: Sequence[int], present: Sequence[int]
+) -> NDArray[np.uint32]:
+    """Have one client open the sum, in turn of rounds; another, where that one does not."""
+    told = parameters(own.federation.config, own.order, own.layout.length)
+    opening = ckks_messages.Opening(told.run, told.round, tuple(members), told.length, told.bits)
+    ciphertexts = total.write()
+    content = ckks_messages.opening_content(opening, ciphertexts)
+    first = told.round % len(present)
+    for client in (*present[first:], *present[:first]):
+        replies = own.grid.scatter(
+            [(own.nodes[client], content)],
+            ckks_messages.OPEN,
+            ttl=own.federation.config.rounds.timeout_s,
+            group_id=str(own.order.round),
+        )
+        own.down[client] += ciphertexts.nbytes
+        for _, answer in own.answered(replies, [client]):
+            try:
+                found = ckks_messages.read_opened(answer)
+            except InvalidUpdateError as error:
+                own.lost[client] = str(error)
+                continue
+            own.up[client] += found.nbytes
+            if found.shape == (own.layout.length,):
+                return lanes.modulo(found, own.layout.bits)
+            own.lost[client] = f"it opened {found.shape} numbers"
+    reasons = sorted({own.lost[client] for client in present if client in own.lost})
+    raise SecAggAborted(f"no client opened it: {'; '.join(reasons)}", 0, 1)
 
 
 def _masked(

@@ -54,7 +54,11 @@ def plan(
 
 def _secure_sum(facts: Mapping[str, Any]) -> str:
     """Say in a line which secure sum there would be."""
+    from fedsim.secagg.ckks import TRUST
+
     masks = "no masks: simulated"
+    if facts["name"] == "ckks":
+        masks = TRUST
     if facts["graph"] != "none":
         masks = f"{facts['graph']} graph, {facts['neighbours']} neighbours each"
     return (

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from fedsim.config.schema import RunConfig
+from fedsim.secagg import ckks
 from fedsim.transforms.clip import Clip
 from fedsim.transforms.unchanged import Unchanged
 
@@ -31,10 +32,25 @@ def check(config: RunConfig, refuse: Refuse) -> None:
     if config.engine.tier == "low-rank":
         accepted = "'auto', 'messages', 'resident' or 'vectorized': each update is rounded alone"
         refuse("engine.tier", config.engine.tier, accepted)
+    if name == "ckks":
+        _check_ckks(config, refuse)
     if every := config.evaluation.federated_every:
         accepted = "0 with a secure sum: metrics of a federated evaluation are those of one client"
         hint = "Set evaluation.federated_every=0; the server still tests the model centrally."
         refuse("evaluation.federated_every", every, accepted, hint)
+
+
+def _check_ckks(config: RunConfig, refuse: Refuse) -> None:
+    """Refuse what one key of all clients does not withstand."""
+    secure = config.secure_sum
+    if secure.adversaries:
+        accepted = "0 with secure_sum.name = 'ckks': one client that colludes opens every update"
+        hint = "Set secure_sum.adversaries=0 if none does; secagg and secagg+ withstand some."
+        refuse("secure_sum.adversaries", secure.adversaries, accepted, hint)
+    if secure.profile != "standard":
+        refuse(
+            "secure_sum.profile", secure.profile, "'standard' with CKKS: no FIPS standard has it"
+        )
 
 
 def check_population(config: RunConfig, clients: int, refuse: Refuse) -> None:
@@ -50,6 +66,9 @@ def check_population(config: RunConfig, clients: int, refuse: Refuse) -> None:
     )
     if is_random and cohort < clients:
         least, why = cohort - _SPREAD * cohort**0.5, ", however few chance draws"
+    if secure.name == "ckks" and cohort > ckks.MOST_CLIENTS:
+        accepted = f"at most {ckks.MOST_CLIENTS} with secure_sum.name = 'ckks': more are not exact"
+        refuse("rounds.cohort", cohort, accepted)
     if least < secure.min_cohort:
         accepted = f"a cohort of at least secure_sum.min_cohort = {secure.min_cohort}{why}"
         refuse("rounds.cohort", cohort, accepted)

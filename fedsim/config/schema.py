@@ -140,6 +140,9 @@ class SecureSum:
     a cohort (Bonawitz et al., CCS 2017, with signed keys and survivors); "secagg+": the same with
     masks between neighbours in a sparse graph (Bell et al., CCS 2020), for cohorts of hundreds.
     "ideal" comes to the same sums, bit by bit, without masks: quick, simulated, protecting nothing.
+    "ckks" encrypts updates under one key that all clients have, by TenSEAL (`pip install
+    fedsim[ckks]`); a client opens the sum. Honest-but-curious server, no client colludes: a
+    client's key opens every update. So it needs `adversaries = 0`.
     The other settings are of secure sums alone. `bits`: numbers are sent modulo 2^bits; fewer are
     cheaper and coarser; unset: 32, or 20 where clients add the noise of `privacy`. `max_abs`:
     bounds every coordinate of an update; a client beyond it is lost for the round; unset: 8, or
@@ -152,7 +155,7 @@ class SecureSum:
     instead of X25519 and Ed25519.
     """
 
-    name: Literal["plain", "ideal", "secagg", "secagg+"] = "plain"
+    name: Literal["plain", "ideal", "secagg", "secagg+", "ckks"] = "plain"
     bits: Literal[8, 12, 16, 20, 24, 28, 32] | None = None
     max_abs: Annotated[float, Gt(0)] | None = None
     threshold: Annotated[float, Gt(0.5), Lt(1)] = 2 / 3

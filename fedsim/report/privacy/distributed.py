@@ -13,6 +13,7 @@ from fedsim.privacy.ledger import Entry
 from fedsim.report.privacy.evidence import Evidence
 from fedsim.report.privacy.numbers import adjacency_of, delta_of
 from fedsim.report.privacy.words import NOT_RECORDED, plain
+from fedsim.secagg.ckks import TRUST
 
 __all__ = [
     "ALONE",
@@ -32,6 +33,7 @@ _SUMS = {
     "ideal": "ideal: simulated, without masks",
     "secagg": "masks between all clients of a cohort (Bonawitz et al. 2017)",
     "secagg+": "masks between neighbours in a sparse graph (Bell et al. 2020)",
+    "ckks": f"CKKS under one key of all clients: {TRUST}",
 }
 
 
@@ -52,6 +54,8 @@ def trusted(evidence: Evidence) -> str:
     colluders = own.colluders if own else NOT_RECORDED
     if name == "ideal":
         server = "The server: sums are simulated without masks, so it could see every update."
+    elif name == "ckks":
+        server = f"All: {TRUST}. Clients: to clip and to add their noise."
     else:
         server = (
             f"Clients: to clip, to add their noise, and that at most {colluders} of a cohort tell "

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fedsim.report.section import Section, metric_of, number
+from fedsim.secagg.ckks import TRUST
 
 __all__ = ["section"]
 
@@ -110,6 +111,7 @@ def _exact(run: Any) -> Check:
 _SERVER_SAW = {
     "plain": "the server saw every update and metric in the clear",
     "ideal": "its secure sum is simulated without masks, which hides nothing",
+    "ckks": f"the server saw of updates and metrics their sums alone ({TRUST})",
     "secagg": "under its secure sum the server saw of updates and metrics their sums alone",
 }
 

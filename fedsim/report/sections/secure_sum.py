@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedsim.report.section import Section, Table, number
+from fedsim.secagg.ckks import TRUST
 
 __all__ = ["section"]
 
@@ -11,6 +12,7 @@ _TITLES = {
     "ideal": "ideal: no masks, simulated. It comes to the bits of secagg and hides nothing",
     "secagg": "secagg: masks between all clients of a cohort (Bonawitz et al., CCS 2017)",
     "secagg+": "secagg+: masks between neighbours in a sparse graph (Bell et al., CCS 2020)",
+    "ckks": f"ckks: vectors encrypted under one key of all clients (TenSEAL). {TRUST}",
 }
 _ALONE = (
     "Secure aggregation alone gives no epsilon: the sum itself tells of who is in it, and sums of "
@@ -82,8 +84,15 @@ def _scope(facts: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     ]
     if facts["name"] == "ideal":
         return [], ["every update: whoever runs the simulation could see it", *does_not]
+    if facts["name"] == "ckks":
+        does_not += [
+            f"anything from a server that one client helps, or that lies: {TRUST}, and cannot see "
+            "whether what it opens is a sum",
+            "the sum of a round, before any noise of the server, from the client that opens it",
+        ]
     does_not.append(
         "anything from whoever runs this simulation: server, clients and the secret that all "
-        "identities follow from are on its machines"
+        f"{'encrypt under is' if facts['name'] == 'ckks' else 'identities follow from are'} on its "
+        "machines"
     )
     return ["updates, weights and training metrics of single clients"], does_not
