@@ -144,10 +144,13 @@ class RunLog:
 
     def _opened(self, keys: StorageKeys) -> SealedLog:
         try:
-            return open_log(self.path, self.label, keys)
+            log = open_log(self.path, self.label, keys)
         except SealingError as error:
             hint = "Keep the file as evidence under another name; the run then begins a new log"
             raise SealingError(f"{error}. {hint}") from error
+        if log.dropped_bytes:
+            log.append(_torn(log.dropped_bytes))
+        return log
 
 
 def unsealed(folder: Path, run: str, config: Mapping[str, Any], target: Path) -> list[Path]:
@@ -161,8 +164,7 @@ def unsealed(folder: Path, run: str, config: Mapping[str, Any], target: Path) ->
         found[MODEL] = files.model()
     if files.path(LOG).exists():
         log = files.log()
-        torn = f"({log.torn_bytes} bytes of a last line that a crash cut short are left out)\n"
-        found[LOG] = (log.text + (torn if log.torn_bytes else "")).encode()
+        found[LOG] = (log.text + (_torn(log.torn_bytes) if log.torn_bytes else "")).encode()
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -219,6 +221,10 @@ def _unless_running(folder: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
+
+
+def _torn(size_bytes: int) -> str:
+    return f"({size_bytes} bytes of a line that a crash cut short are left out here)\n"
 
 
 def files_of(folder: Path, run: str, config: Mapping[str, Any]) -> RunFiles:

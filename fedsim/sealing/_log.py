@@ -54,12 +54,16 @@ class LogText:
 
 @dataclass(slots=True)
 class SealedLog:
-    """A log being written, by one process at a time."""
+    """A log being written, by one process at a time.
+
+    `dropped_bytes`: of a torn last line that opening it left out.
+    """
 
     file: BinaryIO = field(repr=False)
     data_key: bytes = field(repr=False)
     prefix: bytes
     chain: bytes
+    dropped_bytes: int = 0
     number: int = 0
 
     def append(self, text: str) -> None:
@@ -102,7 +106,8 @@ def open_log(path: Path, label: Label, keys: StorageKeys) -> SealedLog:
         }
         own = Label(label.purpose, {**label.facts, **place})
         head, data_key = new_head(own, keys, padded_to=_HEADER_BYTES)
-        log = SealedLog(file, data_key, head.prefix, _linked(chain, head.public))
+        start = _linked(chain, head.public)
+        log = SealedLog(file, data_key, head.prefix, start, len(content) - end)
         # The first record makes the head authentic, so it is there from the beginning.
         file.write(b"H" + head.encode() + log.next_record(""))
         file.flush()

@@ -195,3 +195,20 @@ def test_a_sealed_file_that_holds_no_checkpoint_says_so(tmp_path):
         files.model()
     with pytest.raises(SetupError, match="cannot read"):
         files.log()
+
+
+def test_a_line_that_a_crash_tore_off_is_said_in_the_log(tmp_path):
+    files = RunFiles(tmp_path, "a", StorageKeys.of(os.urandom(32)))
+    writer = files.writer()
+    for line in ("first\n", "second\n"):
+        writer.append(line)
+    writer.close()
+    path = files.path("run.log")
+    path.write_bytes(path.read_bytes()[:-3])
+    said = "(41 bytes of a line that a crash cut short are left out here)\n"  # 1 + 20 + 7 + 16 - 3
+    assert files.log().torn_bytes == 41
+    writer.append("third\n")
+    writer.append("fourth\n")
+    writer.close()
+    assert files.log().text == f"first\n{said}third\nfourth\n"
+    assert (files.log().torn_bytes, files.log().dropped_bytes) == (0, 41)
