@@ -1,15 +1,20 @@
 """Runs whose server sees only sums: with masks, and without, they come to the same bits."""
 
 import copy
+import json
 import re
 import struct
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 
 import fedsim
 from fedsim import config as configuration
+from fedsim import secure_rounds
 from fedsim.clients._secure_sum import SECRET, simulated_directory
 from fedsim.engine.blocks import Population
 from fedsim.engine.checkpoint import load_checkpoint
@@ -18,7 +23,7 @@ from fedsim.engine.launch import OURS
 from fedsim.errors import ConfigError, SecAggAborted
 from fedsim.events import RoundDone
 from fedsim.federation import Places, from_text, to_text
-from fedsim.rounds import run_rounds, start_state
+from fedsim.rounds import number_format, run_rounds, start_state
 from fedsim.secure_messages import KINDS
 from fedsim.store import RunStore
 
@@ -44,11 +49,12 @@ def rounds_of(content, on_reply=lambda reply: None):
     told = {"experiment": to_text(config, Places()), "tier": config.engine.tier}
     told |= {"at-once": config.engine.block_size or 0, SECRET: "07" * 32}
     federation = from_text(told["experiment"])
-    grid = InProcessGrid(OURS.open(told), Population(9, told), size=config.engine.block_size)
+    clients = federation.population
+    grid = InProcessGrid(OURS.open(told), Population(clients, told), size=config.engine.block_size)
     grid.on_reply = on_reply
     directory = simulated_directory(told, config)
     state = start_state(federation)
-    found = list(run_rounds(grid, range(1, 10), federation, state, directory=directory))
+    found = list(run_rounds(grid, grid.population.nodes, federation, state, directory=directory))
     assert grid.incidents == []
     return [record for record, _ in found], found[-1][1].strategy["model"]
 
@@ -307,6 +313,17 @@ def test_private_rounds_come_to_the_same_bits_where_noise_is_seeded(unit, tiny):
         close(found["ideal"][1], found["plain"][1])
 
 
+def test_the_privacy_report_says_that_clients_are_trusted_to_clip(tiny, tmp_path):
+    from fedsim.report import privacy as report
+
+    privacy = {**PRIVATE["user"], "noise": "seeded", "sampling": "fixed"}
+    config = secure(tiny, "secagg", privacy=privacy, rounds={"count": 1})
+    result = fedsim.run(config, runs=tmp_path)
+    text = report.as_json(report.build(report.gather(RunStore(tmp_path), result.run_id)))
+    assert "Clients: to clip; under masks nobody else can check that." in text
+    assert "secure aggregation alone gives no epsilon" in text
+
+
 def test_low_rank_and_evaluation_by_clients_are_refused(tiny, tmp_path):
     for sections, path in (
         ({"engine": {"tier": "low-rank"}}, "engine.tier"),
@@ -317,6 +334,40 @@ def test_low_rank_and_evaluation_by_clients_are_refused(tiny, tmp_path):
             fedsim.run(secure(tiny, "secagg", **sections), runs=tmp_path)
         assert path in [problem.path for problem in refused.value.problems]
     assert RunStore(tmp_path).all() == []
+
+
+def test_a_sparse_graph_comes_to_the_bits_of_ideal(tiny):
+    """Sixty clients and more: each masks with some of the others only."""
+    found = {}
+    for name in ("ideal", "secagg+"):
+        config = secure(tiny, name, model={"name": "linear"}, rounds={"count": 1, "cohort": 64})
+        config["rounds"]["dropout"] = 0.1
+        config["partition"] = {"name": "iid", "clients": 64}
+        config["secure_sum"] |= {"adversaries": 0.05, "semi_malicious": False}
+        found[name], _ = rounds_of(config)
+    assert digests(found["ideal"]) == digests(found["secagg+"])
+    federation = from_text(to_text(configuration.load(config), Places()))
+    told = secure_rounds.facts(federation, number_format(federation))
+    assert told["graph"] == "sparse"
+    assert told["neighbours"] < 40
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_under_masks(tiny, tmp_path):
+    config = secure(tiny, "secagg", rounds={"count": 6, "dropout": 0.1})
+    script = Path(__file__).parent / "kill_points.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), "6", json.dumps(config)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    ended = [outcome for outcome in found["outcomes"] if "sha" in outcome]
+    assert {outcome["sha"] for outcome in ended} == {found["sha"]}
+    assert any("metrics" in outcome for outcome in ended)  # resumed, not begun anew
 
 
 @pytest.mark.slow

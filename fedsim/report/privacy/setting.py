@@ -15,6 +15,10 @@ _TRUST = {
     "example": "Each client's own machine; its updates are noised before the server sees them.",
     "local": "Nobody but the client itself: what leaves it is noised already.",
 }
+_TRUST_MASKED = (
+    "The server: it adds the noise, and sees the sum of a cohort's clipped updates before. "
+    "Clients: to clip; under masks nobody else can check that."
+)
 _RELEASED = "the model after every round, hence also the final one"
 _FEW = 5.0  # expected clients in and out of a cohort below which no test of its size is made
 _RANDOM = ("poisson", "truncated")
@@ -27,13 +31,19 @@ def setting(evidence: Evidence) -> dict[str, Any]:
     model = {"user": "central", "example": "local to each client", "local": "local"}[unit]
     return {
         "model": "distributed" if by_clients else model,
-        "trusted": distributed.trusted(evidence) if by_clients else _TRUST[unit],
+        "trusted": distributed.trusted(evidence) if by_clients else _trusted(unit, name),
         "secure_aggregation": "none" if name == "plain" else f"{name}; {distributed.ALONE}",
         "simulation": "One machine simulated server and clients: whoever has it has all the data.",
         "released": _RELEASED,
         "domain": f"updates of {evidence.run.facts.get('dimension', NOT_RECORDED)} parameters, "
         f"learned from data set {_dataset(evidence)}",
     }
+
+
+def _trusted(unit: str, secure_sum: str) -> str:
+    """Say who is trusted where the server, or each client by itself, adds the noise."""
+    is_masked = secure_sum in ("secagg", "secagg+")
+    return _TRUST_MASKED if unit == "user" and is_masked else _TRUST[unit]
 
 
 def _dataset(evidence: Evidence) -> str:
