@@ -87,7 +87,8 @@ def reported(algorithm: Any) -> tuple[str, ...]:
     Clients cannot invent names under a secure sum: all vectors must be laid out alike.
     """
     inner = getattr(algorithm, "inner", None)  # of one that is made private
-    return tuple(getattr(algorithm, "reports", None) or getattr(inner, "reports", ("loss",)))
+    usual = getattr(inner, "reports", ("loss",))
+    return tuple(getattr(algorithm, "reports", usual))
 
 
 def vector(
