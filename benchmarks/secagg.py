@@ -1,6 +1,6 @@
 """What a secure sum costs, beside Flower's SecAgg+ and a plain sum, on one machine in one run.
 
-python benchmarks/secagg.py [--length 1000000] [--write]
+python benchmarks/secagg.py [--length 1000000] [--ckks] [--write]
 
 Whole sessions of ours, every client masked and every sum compared with the plain one; clients are
 lost after they sent their shares, when their masks are dearest to remove. Seconds are processor
@@ -43,6 +43,7 @@ from flwr.supercore.primitives.asymmetric import (
 from numpy.typing import NDArray
 
 from fedsim.crypto import random_key
+from fedsim.secagg import ckks
 from fedsim.secagg import session as common
 from fedsim.secagg.client import ClientSession, Reply
 from fedsim.secagg.identities import simulated
@@ -206,6 +207,39 @@ def plain(case: Case, length: int) -> Cost:
     return Cost(least(vector.tobytes), survivors * added, PLAIN_BYTES)
 
 
+def encrypted(case: Case, length: int) -> Cost:
+    """Return what CKKS costs: the first few clients and their sum, the server's for all of them.
+
+    The one client that opens the sum does that besides; see `opened`.
+    """
+    key, total = ckks.open_key(ckks.new_key()), ckks.EncryptedSum(length)
+    client_s = server_s = sent = 0.0
+    clear = np.zeros(length, np.uint32)
+    for client in range(TIMED):
+        vector = np.random.default_rng(client).integers(0, 2**12, length, dtype=np.uint32)
+        clear += vector
+        start = time.process_time()
+        ciphertexts = ckks.encrypt(key, vector, case.bits)
+        client_s += time.process_time() - start
+        sent += ciphertexts.nbytes
+        start = time.process_time()
+        total.add(ciphertexts)
+        server_s += time.process_time() - start
+    if not np.array_equal(ckks.decrypt(key, total.write(), length, case.bits), clear):
+        raise RuntimeError(f"{case}: CKKS opens to another sum")
+    each = 1 / TIMED
+    written = least(total.write, 1)
+    return Cost(client_s * each, server_s * each * case.clients + written, sent * each / length)
+
+
+def opened(case: Case, length: int) -> float:
+    """Return the seconds in which a client opens a sum under CKKS."""
+    key, total = ckks.open_key(ckks.new_key()), ckks.EncryptedSum(length)
+    total.add(ckks.encrypt(key, np.ones(length, np.uint32), case.bits))
+    ciphertexts = total.write()
+    return least(lambda: ckks.decrypt(key, ciphertexts, length, case.bits), 1)
+
+
 def flower(case: Case, length: int, threshold: int) -> Cost:
     """Return a client's and the server's seconds in Flower's SecAgg of the full graph."""
     n, lost = case.clients, round(case.lost * case.clients)
@@ -322,12 +356,31 @@ def measure(cases: tuple[Case, ...], length: int) -> tuple[list[list[str]], list
     return rows, found
 
 
+def with_ckks(case: Case, length: int) -> str:
+    """Return the table of CKKS beside masks and a plain sum."""
+    rows = [
+        cells(case, "fedsim, masks", run(case, length)),
+        cells(case, "CKKS, composed", encrypted(case, length)),
+        cells(case, "plain, float32", plain(case, length)),
+    ]
+    head = ["clients", "graph", "lost", "bits", "sum", "client s", "server s"]
+    found = page.table([*head, "bytes per coordinate"], rows)
+    last = f"A client opens the sum in {opened(case, length):.2g} s."
+    return "\n".join([f"{length:,} coordinates:", "", *found, "", last])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--length", type=int, default=1_000_000, help="coordinates of a vector")
     parser.add_argument("--cohort", type=int, help="only the cases of so many clients")
     parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name}")
+    parser.add_argument("--ckks", action="store_true", help="CKKS beside masks, and nothing else")
     arguments = parser.parse_args()
+    if arguments.ckks:
+        print(text := with_ckks(CASES[0], arguments.length))
+        if arguments.write:
+            page.put("ckks", text, PAGE)
+        return 0
     cases = tuple(case for case in CASES if arguments.cohort in (None, case.clients))
     rows, found = measure(cases, arguments.length)
     head = ["clients", "graph", "lost", "bits"]

@@ -202,7 +202,8 @@ def payload_bytes(federation: Federation, form: exact.FixedPoint) -> tuple[int, 
     found = facts(federation, form)
     down = form.dimension * _FLOAT_BYTES
     if ring.is_encrypted(federation.config):
-        return down, ckks.size_bytes(found["length"])  # without the one sum that a client opens
+        size, opened = ckks.size_bytes(found["length"]), _FLOAT_BYTES * found["length"]
+        return down + size // found["cohort"], size + opened // found["cohort"]  # one opens the sum
     up = -(-found["length"] * found["bits"] // 8)
     if not ring.is_masked(federation.config):
         return down, up

@@ -139,6 +139,29 @@ def revoke(node: Node, folder: Folder = KEYS, as_json: Json = False) -> None:
 
 
 @app.command()
+def ckks(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the key.")],
+    as_json: Json = False,
+) -> None:
+    """Make the one key that all clients of secure_sum.name=ckks have; it opens every update."""
+    from fedsim.errors import ConfigError, Problem
+    from fedsim.files import write_secret
+    from fedsim.secagg import ckks as encryption
+
+    if file.exists():
+        raise ConfigError([Problem("FILE", str(file), "a new file: a key is never overwritten")])
+    content = encryption.new_key()
+    write_secret(file, content)
+    fingerprint = encryption.open_key(content).fingerprint.hex()
+    if as_json:
+        print_json({"status": "ok", "exit_code": 0, "file": str(file), "fingerprint": fingerprint})
+        return
+    print(f"{file}  key of all clients, fingerprint {fingerprint}")
+    print("give it to every node, as ckks-key in its node config, and to the server never")
+    print(f"trusted: {encryption.TRUST}")
+
+
+@app.command()
 def show(folder: Folder = KEYS, as_json: Json = False) -> None:
     """List subjects, fingerprints and when certificates end; never a private key."""
     from fedsim import keys

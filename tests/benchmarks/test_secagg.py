@@ -19,6 +19,18 @@ def test_a_session_is_run_and_its_sum_compared(module, bits):
     assert 8 * 94 < overhead < 4000
 
 
+def test_ckks_stands_beside_masks(module):
+    text = module.with_ckks(module.Case(9, 0.0), 5000)
+    assert [line.split(" | ")[4] for line in text.splitlines() if line.startswith("| 9 ")] == [
+        "fedsim, masks",
+        "CKKS, composed",
+        "plain, float32",
+    ]
+    cost = module.encrypted(module.Case(10, 0.0), 4096)
+    assert 40 < cost.bytes_each < 60
+    assert cost.server_s > 0
+
+
 def test_a_wrong_sum_stops_the_benchmark(module, monkeypatch):
     monkeypatch.setattr(module.Cohort, "vector", lambda self, client: self.sum + 1)
     with pytest.raises(RuntimeError, match="not the sum of the survivors"):

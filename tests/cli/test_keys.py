@@ -10,6 +10,7 @@ import fedsim
 from fedsim.cli._app import main
 from fedsim.run_files import files_of, rewrap_all
 from fedsim.sealing import StorageKeys, sealed_files
+from fedsim.secagg import ckks
 
 TINY = {
     "name": "tiny",
@@ -65,6 +66,21 @@ def test_a_folder_of_keys_from_beginning_to_end(fedsim_, profile):
     assert f"profile: {profile}" in out
     code, out, _ = fedsim_("keys", "show", "--json")
     assert [row["kind"] for row in last_json(out)["keys"]].count("identity") == 2
+
+
+def test_one_key_of_all_clients_for_ckks(fedsim_):
+    code, out, _ = fedsim_("keys", "ckks", "all.key", "--json")
+    assert code == 0
+    found = last_json(out)
+    content = Path("all.key").read_bytes()
+    assert found["fingerprint"] == ckks.open_key(content).fingerprint.hex()
+    assert Path("all.key").stat().st_mode & 0o777 == 0o600
+    code, _, err = fedsim_("keys", "ckks", "all.key")
+    assert code == 2
+    assert "never overwritten" in err
+    assert Path("all.key").read_bytes() == content
+    _, out, _ = fedsim_("keys", "ckks", "other.key")
+    assert ckks.TRUST in out
 
 
 def test_nothing_printed_is_secret(fedsim_):

@@ -5,7 +5,7 @@ import pytest
 from fedsim import config as configuration
 from fedsim.errors import ConfigError
 
-SUM = ["secure_sum.name=secagg", "evaluation.federated_every=0"]
+SUM = ["secure_sum.name=secagg", "evaluation.federated_every=0", "secure_sum.adversaries=0"]
 
 
 def refused(*overrides, experiment="digits"):
@@ -14,7 +14,7 @@ def refused(*overrides, experiment="digits"):
     return {problem.path: str(problem) for problem in error.value.problems}
 
 
-@pytest.mark.parametrize("name", ["plain", "ideal", "secagg", "secagg+"])
+@pytest.mark.parametrize("name", ["plain", "ideal", "secagg", "secagg+", "ckks"])
 def test_every_secure_sum_loads_with_what_needs_only_sums(name):
     for strategy in ("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"):
         overrides = [*SUM, f"secure_sum.name={name}", f"strategy.name={strategy}"]

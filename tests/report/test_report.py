@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 import fedsim
 from fedsim import report
+from fedsim.secagg import ckks
 from fedsim.store import RunStore
 
 SCHEMA = json.loads((resources.files("fedsim") / "report" / "schema.json").read_text())
@@ -238,19 +240,22 @@ SECURE = [
 ]
 
 
-@pytest.mark.parametrize("name", ["ideal", "secagg", "secagg+"])
+@pytest.mark.parametrize("name", ["ideal", "secagg", "secagg+", "ckks"])
 def test_a_secure_sum_is_said_with_what_it_protects_and_what_not(name, tmp_path):
-    result = fedsim.run("digits", [*SECURE, f"secure_sum.name={name}"], runs=tmp_path)
+    settings = [f"secure_sum.name={name}", "secure_sum.adversaries=0"]
+    result = fedsim.run("digits", [*SECURE, *settings], runs=tmp_path)
     content = json.loads((result.folder / "report.json").read_text())
     jsonschema.validate(content, SCHEMA)
     found = content["sections"]["secure_sum"]
     counts = [entry["results"] for entry in result.history]
     assert found["survivors"] == {"least": min(counts), "most": max(counts)}
-    assert found["graph"] == ("none" if name == "ideal" else "full")  # twenty clients are few
+    has_graph = name in ("secagg", "secagg+")
+    assert found["graph"] == ("full" if has_graph else "none")  # twenty clients are few
     assert (found["threshold"], found["least_survivors"], found["bits"]) == (14, 14, 32)
     assert found["step"] == 2.0 ** -found["fraction_bits"]
-    html = (result.folder / "report.html").read_text()
+    html = unescape((result.folder / "report.html").read_text())
     assert "Secure aggregation alone gives no epsilon" in html
+    assert (ckks.TRUST in html) == (name == "ckks")
     assert ("no masks, simulated" in html) == (name == "ideal")
     assert bool(found["protects"]) == (name != "ideal")
     (check,) = [c for c in content["sections"]["checks"] if c["check"] == "Privacy protection"]
@@ -265,9 +270,10 @@ def test_a_plain_sum_has_no_such_section(tmp_path):
     assert result.stored.facts["secure_sum"] == {}
 
 
-@pytest.mark.parametrize("name", ["ideal", "secagg", "secagg+"])
+@pytest.mark.parametrize("name", ["ideal", "secagg", "secagg+", "ckks"])
 def test_the_plan_knows_what_a_secure_sum_costs(name, tmp_path):
     settings = [*SECURE[:3], *SECURE[4:], f"secure_sum.name={name}", "secure_sum.bits=20"]
+    settings.append("secure_sum.adversaries=0")
     planned = fedsim.plan("digits", settings)
     result = fedsim.run("digits", settings, runs=tmp_path)
     for key in ("bytes_up", "bytes_down"):
