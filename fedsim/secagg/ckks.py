@@ -66,7 +66,7 @@ INSTALL = "pip install 'fedsim[ckks]'"
 MOST_CLIENTS = 4096
 
 _DEGREE, _SLOTS = 8192, 4096
-_PRIMES = (40, 40, 40)  # the last is SEAL's own; 120 bits where 218 have 128 bits of security
+_PRIMES = (40, 40, 40)  # the last is SEAL's own; with 218 bits, security is of 128 bits still
 _LEVELS = 2  # primes of a ciphertext
 _SCALE = 2.0**35
 _MOST = float(MOST_CLIENTS * 2**31)  # of a number of a sum
