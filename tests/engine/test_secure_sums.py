@@ -357,7 +357,7 @@ def test_kill_9_and_resume_under_masks(tiny, tmp_path):
     config = secure(tiny, "secagg", rounds={"count": 6, "dropout": 0.1})
     script = Path(__file__).parent / "kill_points.py"
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path), "6", json.dumps(config)],
+        [sys.executable, str(script), str(tmp_path), "4", json.dumps(config)],
         capture_output=True,
         text=True,
         timeout=280,
