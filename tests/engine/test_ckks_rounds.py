@@ -17,12 +17,15 @@ from fedsim.clients import _ckks
 from fedsim.clients._quiet import LostClientError
 from fedsim.clients._secure_sum import SECRET
 from fedsim.clients.app import app
+from fedsim.deployment import experiment_text, make_client_app
 from fedsim.engine.blocks import Population
 from fedsim.engine.inprocess import InProcessGrid
 from fedsim.engine.launch import OURS
 from fedsim.errors import ConfigError, SecAggAborted, SetupError
+from fedsim.events import RoundDone
 from fedsim.federation import Places, from_text, to_text
 from fedsim.files import write_secret
+from fedsim.report import privacy as report
 from fedsim.rounds import number_format, run_rounds, start_state
 from fedsim.secagg import ckks
 from fedsim.store import RunStore
@@ -132,8 +135,7 @@ def test_runs_in_process_and_on_ray_end_with_the_model_of_ideal(tiny, cluster, t
             e["model_sha256"] for e in ideal.history
         ]
         assert result.history[-1]["metrics"] == ideal.history[-1]["metrics"]
-    report = html.unescape(here.report.read_text())
-    assert ckks.TRUST in report
+    assert ckks.TRUST in html.unescape(here.report.read_text())
 
 
 def test_too_few_clients_end_a_round_as_ideal_does(tiny, key):
@@ -213,6 +215,22 @@ def test_clients_with_another_key_than_the_others_are_lost(tiny, key):
     records, _ = rounds_of(secure(tiny, "ckks", rounds={"count": 1}), key, change)
     assert {client for _, client, _ in lost(records)} == {0, 7}
     assert all("another key" in why for _, _, why in lost(records))
+
+
+def test_answers_that_come_twice_count_once(tiny, key, monkeypatch):
+    once = Carrier._delivered
+
+    def twice(self, replies, kind):
+        for reply in once(self, replies, kind):
+            yield reply
+            yield reply
+
+    config = secure(tiny, "ckks", rounds={"count": 1})
+    ideal, _ = rounds_of(secure(tiny, "ideal", rounds={"count": 1}), key)
+    monkeypatch.setattr(Carrier, "_delivered", twice)
+    records, _ = rounds_of(config, key)
+    assert digests(records) == digests(ideal)
+    assert lost(records) == []
 
 
 def test_another_client_opens_where_one_does_not(tiny, key):
@@ -366,6 +384,65 @@ def test_a_missing_library_stops_a_run_before_it_is_one(tiny, tmp_path, monkeypa
     with pytest.raises(SetupError, match="needs TenSEAL"):
         fedsim.run(secure(tiny, "ckks"), runs=tmp_path)
     assert RunStore(tmp_path).all() == []
+
+
+def test_a_stopped_run_is_resumed_bit_by_bit_under_a_new_key(tiny, tmp_path):
+    config = secure(tiny, "ckks", rounds={"count": 3, "dropout": 0.2})
+    whole = fedsim.run(config, runs=tmp_path / "whole")
+
+    class StopError(Exception):
+        pass
+
+    def stop(event):
+        if isinstance(event, RoundDone) and event.record.round == 2:
+            raise StopError
+
+    with pytest.raises(StopError):
+        fedsim.run(config, runs=tmp_path / "cut", listener=stop)
+    resumed = fedsim.resume("last", runs=tmp_path / "cut")
+    assert [e["model_sha256"] for e in resumed.history] == [
+        e["model_sha256"] for e in whole.history
+    ]
+
+
+def test_noise_by_clients_under_ckks_is_that_of_ideal_and_reports_say_who_is_trusted(
+    tiny, tmp_path, key
+):
+    private = {"unit": "user", "noise_multiplier": 1.0, "delta": 1e-3, "noise": "seeded"}
+    private |= {"clipping_norm": 0.5, "mechanism": "skellam", "sampling": "fixed"}
+    sections = {"privacy": private, "secure_sum": {"adversaries": 0}}
+    found = [
+        rounds_of(secure(tiny, name, **copy.deepcopy(sections)), key)[0]
+        for name in ("ideal", "ckks")
+    ]
+    assert digests(found[0]) == digests(found[1])
+    for name, mechanism in (("noise by clients", "skellam"), ("by the server", "gaussian")):
+        sections["privacy"] = private | {"mechanism": mechanism}
+        runs = tmp_path / name
+        result = fedsim.run(secure(tiny, "ckks", **copy.deepcopy(sections)), runs=runs)
+        content = report.build(report.gather(RunStore(runs), result.run_id))
+        for said in ("trusted", "secure_aggregation"):
+            assert ckks.TRUST in content["setting"][said]
+        assert "gives no epsilon" in content["setting"]["secure_aggregation"]
+
+
+def test_the_deployed_app_passes_both_messages_on(tmp_path, key):
+    file = tmp_path / "ckks.key"
+    write_secret(file, key)
+    overrides = "secure_sum.name=ckks secure_sum.adversaries=0 evaluation.federated_every=0"
+    told = {"experiment": "digits", "overrides": overrides, "data-dir": ""}
+    node = {"partition-id": 2, "ckks-key": str(file)}
+    metadata = Metadata(1, "a", 1, 2, "", "", 0.0, 60.0, ckks_messages.OPEN)
+    context = Context(1, 2, node, RecordDict(), told)
+    reply = make_client_app()(Message(content=opening(key), metadata=metadata), context)
+    assert ckks_messages.read_opened(reply.content).tolist() == [0, 1, 2, 3]
+    assert ckks_messages.opened_of(context.state) == {"a": 1}
+    federation = from_text(experiment_text(told))
+    order = messages.Train(federation.initial, 1, form=number_format(federation))
+    metadata = Metadata(1, "b", 1, 2, "", "", 0.0, 60.0, ckks_messages.ENCRYPTED)
+    asked = Message(content=messages.model_content(order), metadata=metadata)
+    fingerprint, _ = ckks_messages.read_encrypted(make_client_app()(asked, context).content)
+    assert fingerprint == ckks.open_key(key).fingerprint
 
 
 def test_the_key_of_simulated_clients_is_stored_nowhere(tiny, tmp_path, monkeypatch, key):

@@ -149,6 +149,18 @@ def test_a_damaged_ciphertext_is_refused_and_leaves_the_sum_as_it_was(key):
     assert np.array_equal(ckks.decrypt(key, total.write(), len(vector), 32), vector)
 
 
+def test_a_ciphertext_that_takes_another_away_is_refused(key):
+    """The negative of one that is in the sum: what is left would be no ciphertext."""
+    vector = np.arange(9, dtype=np.uint32)
+    sent = ckks.encrypt(key, vector, 32)
+    (part,) = ckks._read(ckks._no_key(), sent, 9)
+    total = EncryptedSum(9)
+    total.add(sent)
+    with pytest.raises(CkksError, match="cannot be added"):
+        total.add(ckks._framed([(-part).serialize()]))
+    assert np.array_equal(ckks.decrypt(key, total.write(), 9, 32), vector)
+
+
 def test_a_ciphertext_of_another_scale_is_refused(key, content, monkeypatch):
     monkeypatch.setattr(ckks, "_SCALE", 2.0**30)
     other = ckks.open_key(ckks.new_key())

@@ -7,6 +7,7 @@ from fedsim.privacy.events import DISCRETE, Release
 from fedsim.report.privacy import distributed
 from fedsim.report.privacy.evidence import Evidence
 from fedsim.report.privacy.words import NOT_MEASURED, NOT_RECORDED, SEEDED
+from fedsim.secagg.ckks import TRUST
 
 __all__ = ["empirical", "mechanism", "sampling", "setting", "tuning", "utility"]
 
@@ -32,7 +33,7 @@ def setting(evidence: Evidence) -> dict[str, Any]:
     return {
         "model": "distributed" if by_clients else model,
         "trusted": distributed.trusted(evidence) if by_clients else _trusted(unit, name),
-        "secure_aggregation": "none" if name == "plain" else f"{name}; {distributed.ALONE}",
+        "secure_aggregation": _secure_aggregation(name),
         "simulation": "One machine simulated server and clients: whoever has it has all the data.",
         "released": _RELEASED,
         "domain": f"updates of {evidence.run.facts.get('dimension', NOT_RECORDED)} parameters, "
@@ -40,8 +41,18 @@ def setting(evidence: Evidence) -> dict[str, Any]:
     }
 
 
+def _secure_aggregation(name: str) -> str:
+    """Say which secure sum there is, and that it is no privacy of its own."""
+    if name == "plain":
+        return "none"
+    trust = f" ({TRUST})" if name == "ckks" else ""
+    return f"{name}{trust}; {distributed.ALONE}"
+
+
 def _trusted(unit: str, secure_sum: str) -> str:
     """Say who is trusted where the server, or each client by itself, adds the noise."""
+    if unit == "user" and secure_sum == "ckks":
+        return f"{_TRUST_MASKED} The client that opens it sees it too. All: {TRUST}."
     is_masked = secure_sum in ("secagg", "secagg+")
     return _TRUST_MASKED if unit == "user" and is_masked else _TRUST[unit]
 
