@@ -5,8 +5,9 @@
 130 interrupted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 __all__ = [
@@ -123,14 +124,23 @@ class SecAggAborted(RunFailedError):  # noqa: N818 - the field's word for it
     """A secure sum was given up before anything of it was opened; the model is unchanged.
 
     `survivors` clients were left where `threshold` were needed; `reason` says in which phase, or
-    what else was wrong.
+    what else was wrong. `lost`: by client, what became of it.
     """
 
     def __init__(
-        self, reason: str, survivors: int, threshold: int, records: Sequence[Any] = ()
+        self,
+        reason: str,
+        survivors: int,
+        threshold: int,
+        records: Sequence[Any] = (),
+        *,
+        lost: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         self.reason, self.survivors, self.threshold = reason, survivors, threshold
+        self.lost = lost
         text = f"secure sum given up ({reason}): {survivors} clients left, {threshold} needed"
+        if records:
+            text += f". First of {len(records)}: client {records[0].client}: {records[0].lost}"
         super().__init__(text, records)
 
 

@@ -130,13 +130,13 @@ def collect(
             total, members = _masked(own, ids, seconds, directory)
         decoded = lanes.decode(total, layout, len(members))
     except lanes.GarbledSumError as error:
-        least = config.secure_sum.min_cohort
-        aborted = SecAggAborted(f"{error.reason}: {error}", len(members), least)
-        aborted.records = _lost(own, ids)
-        raise aborted from error
+        least, reason = config.secure_sum.min_cohort, f"{error.reason}: {error}"
+        raise SecAggAborted(reason, len(members), least, _lost(own, ids)) from error
     except SecAggAborted as error:
-        error.records = _lost(own, ids)
-        raise
+        for client, reason in error.lost.items():
+            own.lost.setdefault(client, reason)
+        lost = _lost(own, ids)
+        raise SecAggAborted(error.reason, error.survivors, error.threshold, lost) from error
     return Collected(decoded.total, decoded.metrics, own.records(members, ids))
 
 

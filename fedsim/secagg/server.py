@@ -141,7 +141,7 @@ class ServerSession:
             adverts[client], identities[client] = answer.advert, identity
 
         lost = self._gather(replies, wire.Keys, take)
-        self._need_enough(len(adverts), len(adverts))
+        self._need_enough(len(adverts), len(adverts), lost)
         roster = common.roster_of(adverts[client] for client in sorted(adverts))
         name = common.session_id(encoded, roster, [identities[client] for client in roster.ids])
         ask = wire.encode(wire.AskShares(roster.adverts))
@@ -158,7 +158,7 @@ class ServerSession:
             sealed[client] = dict(answer.shares)
 
         lost = self._gather(replies, wire.Shares, take)
-        self._need_enough(len(sealed), len(known.ids))
+        self._need_enough(len(sealed), len(known.ids), lost)
         messages = {}
         for client in sorted(sealed):
             around = [j for j in known.neighbours[client] if j in sealed]
@@ -176,7 +176,7 @@ class ServerSession:
             arrived.append(client)
 
         lost = self._gather(replies, wire.Masked, take)
-        self._need_enough(len(arrived), len(known.ids))
+        self._need_enough(len(arrived), len(known.ids), lost)
         survivors = tuple(sorted(arrived))
         ask = wire.encode(wire.AskConfirm(survivors))
         known = replace(known, sum=total, survivors=survivors)
@@ -192,7 +192,7 @@ class ServerSession:
             signatures[client] = answer.signature
 
         lost = self._gather(replies, wire.Confirmed, take)
-        self._need_enough(len(signatures), len(known.ids))
+        self._need_enough(len(signatures), len(known.ids), lost)
         size = shape(self.parameters, len(known.ids))
         enough = size.threshold - size.own
         messages = {}
@@ -220,7 +220,7 @@ class ServerSession:
                 pair_shares[owner][client] = share
 
         lost = self._gather(replies, wire.Unmasked, take)
-        self._need_enough(len(self.messages.keys() - lost.keys()), len(known.ids))
+        self._need_enough(len(self.messages.keys() - lost.keys()), len(known.ids), lost)
         opened = self._open(self_shares, pair_shares)
         lost |= opened.wrong
         total = self._unmasked(opened)
@@ -302,9 +302,9 @@ class ServerSession:
             for index, client in enumerate(ids)
         }
 
-    def _need_enough(self, count: int, n: int) -> None:
+    def _need_enough(self, count: int, n: int, lost: Mapping[int, str]) -> None:
         assert self.phase != "done"
-        _need(self.phase, count, required(self.parameters, n, self.phase))
+        _need(self.phase, count, required(self.parameters, n, self.phase), {**self.lost, **lost})
 
     def _next(
         self, phase: Stage, messages: dict[int, bytes], lost: dict[int, str], known: _Known
@@ -319,9 +319,11 @@ class ServerSession:
         )
 
 
-def _need(reason: str, count: int, least: int) -> None:
+def _need(
+    reason: str, count: int, least: int, lost: Mapping[int, str] = MappingProxyType({})
+) -> None:
     if count < least:
-        raise SecAggAborted(reason, count, least)
+        raise SecAggAborted(reason, count, least, lost=lost)
 
 
 def _need_ids(name: str, rows: tuple[Row, ...], clients: Sequence[int]) -> None:

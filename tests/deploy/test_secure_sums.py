@@ -101,7 +101,7 @@ class Federation:
     def join(self, number, own, port):
         config = (
             f'partition-id={number} num-partitions=5 identity-key="{own / "identity.key"}" '
-            f'identities="{self.keys.identities}"'
+            f'identities="{self.keys.identities}" min-threshold=0.51'
         )
         self.nodes.append(
             self.start(

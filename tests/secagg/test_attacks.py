@@ -402,6 +402,14 @@ def test_a_client_that_is_given_a_model_of_its_own_stops(party, profile, monkeyp
     assert not read_state(found.states[VICTIM], VICTIM).session
 
 
+def test_an_abort_says_why_each_client_stopped(party):
+    found, server = at(party, "keys", policy=Policy(min_cohort=50))
+    with pytest.raises(SecAggAborted) as aborted:
+        server.step(found.replies(server))
+    assert set(aborted.value.lost) == set(found.members)
+    assert all("at least 50 here" in reason for reason in aborted.value.lost.values())
+
+
 def test_what_is_worked_on_is_part_of_the_session(party):
     """Told one hash and the others another, a client is in a session with nobody."""
     found, server = at(party, "keys")
