@@ -18,7 +18,7 @@ ERRORS = {
 def block_app(most, error, seen):
     """Answer at most so many clients at once."""
 
-    def answer(content, metadata, clients, states, run_config, limit):
+    def answer(content, own, metadata, clients, states, run_config, limit):
         seen.append(len(clients))
         if len(clients) > most:
             raise error

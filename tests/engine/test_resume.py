@@ -39,6 +39,7 @@ def test_kill_9_at_twenty_random_points_and_resume(tiny, tmp_path):
     assert len({outcome["state"] for outcome in resumed}) >= 4, found["outcomes"]
 
 
+@pytest.mark.slow
 def test_kill_9_of_a_run_on_ray_and_resume(tiny, tmp_path):
     config = tmp_path / "tiny.toml"
     import tomli_w

@@ -18,6 +18,7 @@ from fedsim.store import RunStore
 
 SEEDS = range(42, 47)
 BAND = 0.045
+SLOW = ("FedAdagrad", "FedYogi")  # FedAdam is of their kind
 ROWS = {
     "FedAvg": (0.6850, []),
     "FedProx": (0.6850, ["local.name=fedprox", "local.mu=0.01"]),
@@ -65,7 +66,10 @@ def per_client(result, tmp_path, metric):
     return [row["metrics"][metric] for row in rows if metric in row["metrics"]]
 
 
-@pytest.mark.parametrize("name", list(ROWS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in ROWS],
+)
 def test_a_row_of_the_table(name, tmp_path, data_dir):
     published, overrides = ROWS[name]
     means = []
