@@ -55,11 +55,10 @@ def joined(engine: Engine, *, show_output: bool = False) -> Iterator[Resources]:
 
 @contextmanager
 def started_behind(engine: Engine, resources: Resources) -> Iterator[None]:
-    """Start a Ray of the run's own, its workers' imports included, behind what this process does.
+    """Start a Ray of the run's own behind what this process does: it takes some seconds.
 
-    Both take as long as everything else that comes before the first round. Nothing is started where
-    a run needs no Ray, or joins one. In the end Ray is stopped. What goes wrong here is not lost:
-    `start_ray` tries again, and raises.
+    Nothing is started where a run needs no Ray, or joins one. In the end Ray is stopped. What goes
+    wrong here is not lost: `start_ray` tries again, and raises.
     """
     if engine.grid == "inprocess" or _address(engine) or _imported().is_initialized():
         yield
@@ -71,9 +70,6 @@ def started_behind(engine: Engine, resources: Resources) -> Iterator[None]:
         logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
         with suppress(Exception):
             if start_ray(workers, resources.gpus):
-                warm = _imported().remote(num_cpus=1, max_retries=0)(_import_clients)
-                for _ in range(workers):
-                    warm.remote()  # an actor takes a process that is there and has nothing to do
                 is_over.wait()  # Ray's processes die with the thread that started them
                 _imported().shutdown()
 
@@ -105,12 +101,6 @@ def start_ray(workers: int, gpus: int = 0, *, show_output: bool = False) -> bool
             **_quiet(show_output),
         )
         return True
-
-
-def _import_clients() -> None:
-    """Import, in a worker, what clients need: torch alone takes seconds."""
-    import fedsim.clients._block
-    import fedsim.clients.app  # noqa: F401
 
 
 def _address(engine: Engine) -> str:
