@@ -51,7 +51,7 @@ SIGNATURE_BYTES = 64  # in both profiles
 Profile = Literal["standard", "fips"]
 
 _SEGMENT_BYTES = 2**36  # of one nonce: a quarter of what the cipher's 32-bit counter can reach
-_ZEROS = memoryview(bytes(2**16))
+_ZEROS = memoryview(bytes(2**17))
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 

@@ -28,7 +28,7 @@ __all__ = [
 WIDTHS = (8, 12, 16, 20, 24, 28, 32)  # bits of a coordinate on the wire
 Sign = Literal[1, -1]
 
-_PIECE = 2**14  # words: target, mask and zeros of one piece stay in a core's cache
+_PIECE = 2**16  # words: target, mask and zeros of one piece stay in a core's cache
 _TOGETHER = 64  # keys, each with the schedule of a cipher in memory
 
 
