@@ -5,8 +5,10 @@ modulo 2^32. What a vector means is its value modulo 2^bits, and 2^bits divides 
 of a whole cohort cancel for every width, and the low bits of a mask are as uniform as all of them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -43,24 +45,46 @@ def add_mask(target: NDArray[np.uint32], key: bytes, sign: Sign) -> None:
     add_masks(target, [(key, sign)])
 
 
-def add_masks(target: NDArray[np.uint32], masks: Iterable[tuple[bytes, Sign]]) -> None:
+def add_masks(
+    target: NDArray[np.uint32], masks: Iterable[tuple[bytes, Sign]], *, threads: int = 1
+) -> None:
     """Add or subtract masks of many keys, in place; faster than one after the other.
 
     The vector is gone through piece by piece, once for every few dozen keys. No key may serve
-    another vector.
+    another vector. Each thread but the first has a vector of its own, added in the end: sums of
+    integers do not depend on who adds what.
     """
     if target.dtype != np.uint32 or target.ndim != 1 or not target.flags.c_contiguous:
         raise ValueError(f"target: a contiguous vector of uint32, not {target.dtype}")
-    remaining = iter(masks)
-    while some := list(islice(remaining, _TOGETHER)):
-        streams = [(ctr_stream(key), np.add if sign == 1 else np.subtract) for key, sign in some]
-        scratch = np.empty(min(_PIECE, target.size), "<u4")
-        for piece in _pieces(target.size):
-            part, words = target[piece], scratch[: piece.stop - piece.start]
-            view = words.view(np.uint8).data
-            for stream, apply in streams:
-                stream.read_into(view)
-                apply(part, words, out=part)
+    remaining, lock = iter(masks), Lock()
+
+    def work(own: NDArray[np.uint32]) -> None:
+        while True:
+            with lock:
+                some = list(islice(remaining, _TOGETHER))
+            if not some:
+                return
+            _add_some(own, some)
+
+    if threads == 1:
+        work(target)
+        return
+    others = [np.zeros_like(target) for _ in range(threads - 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, [target, *others]))
+    for other in others:
+        target += other
+
+
+def _add_some(target: NDArray[np.uint32], masks: Sequence[tuple[bytes, Sign]]) -> None:
+    streams = [(ctr_stream(key), np.add if sign == 1 else np.subtract) for key, sign in masks]
+    scratch = np.empty(min(_PIECE, target.size), "<u4")
+    for piece in _pieces(target.size):
+        part, words = target[piece], scratch[: piece.stop - piece.start]
+        view = words.view(np.uint8).data
+        for stream, apply in streams:
+            stream.read_into(view)
+            apply(part, words, out=part)
 
 
 def packed_bytes(bits: int, length: int) -> int:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fedsim import crypto
 from fedsim.crypto import CryptoError, Suite
+from fedsim.environment import cpu_limit
 from fedsim.errors import SecAggAborted
 from fedsim.secagg import masks, wire
 from fedsim.secagg import session as common
@@ -31,6 +32,7 @@ Vector = NDArray[np.uint8] | None
 Replies = Iterable[tuple[int, bytes, Vector]]
 Shares = Mapping[int, bytes]  # by holder
 _ANY_SEED = bytes(31) + b"1"
+_MOST_THREADS, _LONG = 4, 2**17  # each thread has a vector of its own
 Stage = Phase | Literal["done"]
 
 
@@ -251,7 +253,7 @@ class ServerSession:
         known = self._known
         assert known.sum is not None  # set in phase masked
         total = known.sum.copy()
-        masks.add_masks(total, self._keys_left(opened))
+        masks.add_masks(total, self._keys_left(opened), threads=_threads(total.size))
         total &= np.uint32(2**self.parameters.bits - 1)
         total.flags.writeable = False
         return total
@@ -324,6 +326,11 @@ def _need(
 ) -> None:
     if count < least:
         raise SecAggAborted(reason, count, least, lost=lost)
+
+
+def _threads(length: int) -> int:
+    """Return in how many threads masks are taken off: short vectors are not worth any."""
+    return min(cpu_limit(), _MOST_THREADS) if length >= _LONG else 1
 
 
 def _need_ids(name: str, rows: tuple[Row, ...], clients: Sequence[int]) -> None:

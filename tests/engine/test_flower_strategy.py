@@ -123,11 +123,11 @@ def test_push_and_pull():
     content = RecordDict({"arrays": arrays, "config": ConfigRecord()})
     sent = [grid.create_message(content, "train", node, "1") for node in grid.get_node_ids()]
     ids = list(grid.push_messages(sent))
-    replies = []
-    while len(replies) < 2:
-        replies += grid.pull_messages(ids[len(replies) : 2])
-    assert [reply.metadata.src_node_id for reply in replies] == [1, 2]
-    assert [reply.metadata.reply_to_message_id for reply in replies] == ids[:2]
+    replies = {}
+    while len(replies) < 2:  # in any order: one may come while another is looked for
+        for reply in grid.pull_messages([i for i in ids[:2] if i not in replies]):
+            replies[reply.metadata.reply_to_message_id] = reply.metadata.src_node_id
+    assert replies == dict(zip(ids, [1, 2], strict=False))
     while not (last := list(grid.pull_messages(ids[2:]))):
         pass
     assert [reply.metadata.src_node_id for reply in last] == [3]

@@ -64,6 +64,15 @@ def test_hundreds_of_masks():
     np.testing.assert_array_equal(target, oracle)
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_come_to_the_same_vector(threads):
+    masks = [(bytes([i % 251, i // 251] * 16), 1 if i % 3 else -1) for i in range(200)]
+    alone, together = np.arange(1000, dtype=np.uint32), np.arange(1000, dtype=np.uint32)
+    add_masks(alone, masks)
+    add_masks(together, iter(masks), threads=threads)
+    assert np.array_equal(alone, together)
+
+
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_masks_of_a_cohort_cancel_in_the_low_bits(bits):
     """Three clients, each pair with a key; packed sums are the sums, modulo 2^bits."""
