@@ -55,6 +55,7 @@ class _Block:
     seed: int
     asked: Callable[[int], Asked] | None = None
     encrypted: Callable[[int, NDArray[np.uint32]], RecordDict] | None = None
+    order_hash: bytes = b""
     total: PartialSum | None = None
     ring_total: NDArray[np.uint32] | None = None
     in_ring: list[int] = field(default_factory=list)
@@ -97,7 +98,7 @@ class _Block:
         vector = ring.vector(self.federation, update, layout, self.context(place))
         if self.asked is not None:
             own = self.asked(place)
-            kept, content = own.answer(vector, self.order)
+            kept, content = own.answer(vector, self.order_hash)
             self.sessions[place] = kept
             self.replies.append(Message(content, reply_to=self.instruction(place)))
             return
@@ -169,6 +170,7 @@ def answer(
         federation.client_seed(),
         asked if kind == secure_messages.MASKED else None,
         encrypted if kind == ckks_messages.ENCRYPTED else None,
+        messages.hash_of(order) if kind == secure_messages.MASKED else b"",  # once for all clients
     )
     with quiet(block.is_secure):
         if tier == RESIDENT:

@@ -15,7 +15,7 @@ import numpy as np
 from flwr.app import RecordDict
 from numpy.typing import NDArray
 
-from fedsim import messages, ring, secure_messages
+from fedsim import ring, secure_messages
 from fedsim.clients._quiet import LostClientError
 from fedsim.config.schema import RunConfig
 from fedsim.errors import FedsimError
@@ -58,13 +58,12 @@ class Asked:
     message: bytes
 
     def answer(
-        self, vector: NDArray[np.uint32] | None = None, order: messages.Train | None = None
+        self, vector: NDArray[np.uint32] | None = None, content: bytes = bytes(CONTENT_BYTES)
     ) -> tuple[bytes, RecordDict]:
         """Return what to keep from now on, and the content of the reply.
 
-        `vector` is what is to be masked, `order` what it was made by.
+        `vector` is what is to be masked, `content` the hash of the order that it was made by.
         """
-        content = bytes(CONTENT_BYTES) if order is None else messages.hash_of(order)
         kept, reply = self.session.step(
             self.kept, self.message, vector, now=time.time(), content=content
         )

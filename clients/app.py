@@ -22,6 +22,7 @@ from fedsim.clients._secure_sum import Asked, must_not_mask, session_of
 from fedsim.core import ClientContext, Update
 from fedsim.exact import InvalidUpdateError
 from fedsim.federation import Federation, from_text
+from fedsim.secagg.parameters import CONTENT_BYTES
 
 __all__ = ["app", "warm"]
 
@@ -80,7 +81,7 @@ def masked(message: Message, context: Context) -> Message:
     federation, order, client = _read(message, context)
     with quiet():
         vector = _vector(federation, order, client, context)
-    return _phase(message, context, vector, order)
+    return _phase(message, context, vector, messages.hash_of(order))
 
 
 @app.query("sa_confirm")
@@ -120,7 +121,7 @@ def _phase(
     message: Message,
     context: Context,
     vector: NDArray[np.uint32] | None = None,
-    order: messages.Train | None = None,
+    made_by: bytes = bytes(CONTENT_BYTES),
 ) -> Message:
     """Answer a phase of the secure sum; what is to be kept is kept before the answer leaves."""
     federation = from_text(str(context.run_config["experiment"]))
@@ -129,7 +130,7 @@ def _phase(
     session = session_of(federation, context.run_config, context.node_config, client)
     before = secure_messages.session_of(context.state)
     asked = Asked(session, before, secure_messages.read_ask(message.content))
-    kept, content = asked.answer(vector, order)
+    kept, content = asked.answer(vector, made_by)
     secure_messages.set_session(context.state, kept)
     return Message(content, reply_to=message)
 

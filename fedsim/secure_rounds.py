@@ -72,6 +72,15 @@ class _Round:
                 self.lost[client] = sampling.dropped_out(phase)
         return here
 
+    def scatter(self, contents: Sequence[tuple[int, RecordDict]], kind: str) -> Iterable[Message]:
+        """Send each client a content of its own; return the replies as they come."""
+        return self.grid.scatter(
+            [(self.nodes[client], content) for client, content in contents],
+            kind,
+            ttl=self.federation.config.rounds.timeout_s,
+            group_id=str(self.order.round),
+        )
+
     def answered(
         self, replies: Iterable[Message], asked: Collection[int]
     ) -> Iterator[tuple[int, RecordDict]]:
@@ -297,12 +306,7 @@ def _encrypted(own: _Round, clients: Sequence[int]) -> Unopened:
     Clients with another key than most of a cohort are lost: nobody could open a sum with them.
     """
     content, size = messages.model_content(own.order), own.order.model.numel() * _FLOAT_BYTES
-    replies = own.grid.scatter(
-        [(own.nodes[client], content) for client in clients],
-        ckks_messages.ENCRYPTED,
-        ttl=own.federation.config.rounds.timeout_s,
-        group_id=str(own.order.round),
-    )
+    replies = own.scatter([(client, content) for client in clients], ckks_messages.ENCRYPTED)
     own.down.update(dict.fromkeys(clients, size))
     sums: dict[bytes, ckks.EncryptedSum] = {}
     senders: dict[bytes, list[int]] = {}
@@ -335,12 +339,7 @@ def _opened(
     content = ckks_messages.opening_content(opening, ciphertexts)
     first = told.round % len(present)
     for client in (*present[first:], *present[:first]):
-        replies = own.grid.scatter(
-            [(own.nodes[client], content)],
-            ckks_messages.OPEN,
-            ttl=own.federation.config.rounds.timeout_s,
-            group_id=str(own.order.round),
-        )
+        replies = own.scatter([(client, content)], ckks_messages.OPEN)
         own.down[client] += ciphertexts.nbytes
         for _, answer in own.answered(replies, [client]):
             try:
@@ -382,11 +381,9 @@ def _replies(
     if phase == "masked":
         order = messages.model_content(own.order)
         size = own.order.model.numel() * _FLOAT_BYTES
-    replies = own.grid.scatter(
-        [(own.nodes[c], secure_messages.ask_content(text, order)) for c, text in asked.items()],
+    replies = own.scatter(
+        [(client, secure_messages.ask_content(text, order)) for client, text in asked.items()],
         secure_messages.KINDS[phase],
-        ttl=own.federation.config.rounds.timeout_s,
-        group_id=str(own.order.round),
     )
     for client, text in asked.items():
         own.down[client] = own.down.get(client, 0) + len(text) + size
