@@ -11,8 +11,8 @@ from typing import Any
 
 from fedsim import registry
 from fedsim.config import explain
-from fedsim.config._build import accepted, fields_of
 from fedsim.config.schema import PARTS, RunConfig
+from fedsim.fields import accepted, fields_of
 
 PAGE = Path(__file__).parent / "configuration.md"
 BEGIN, END = "<!-- reference: begin -->", "<!-- reference: end -->"

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fedsim import registry
-from fedsim.config._build import accepted, fields_of, required
 from fedsim.config.schema import PARTS, RunConfig
 from fedsim.errors import ConfigError, Problem
+from fedsim.fields import accepted, fields_of, required
 
 __all__ = ["explain"]
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from fedsim import registry
-from fedsim.config._build import assemble, fields_of, fits, part_class
+from fedsim.config._build import assemble, part_class
 from fedsim.config._check import illegal
 from fedsim.config._lines import key_lines
 from fedsim.config.schema import PARTS, RunConfig
 from fedsim.errors import ConfigError, Problem
+from fedsim.fields import fields_of, fits
 
 __all__ = ["IMPLIED", "experiments", "load"]
 

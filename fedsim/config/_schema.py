@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from fedsim import registry
-from fedsim.config._build import fields_of, required
 from fedsim.config._load import IMPLIED
 from fedsim.config.schema import PARTS, RunConfig
 from fedsim.errors import ConfigError
+from fedsim.fields import fields_of, required
 
 __all__ = ["json_schema"]
 

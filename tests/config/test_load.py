@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedsim import config as configuration
-from fedsim.config._build import accepted, fields_of
 from fedsim.config.schema import PARTS, RunConfig
 from fedsim.errors import ConfigError
+from fedsim.fields import accepted, fields_of
 from fedsim.models import UserModel
 from fedsim.registry import load, names
 

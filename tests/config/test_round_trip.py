@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from fedsim import config as configuration
-from fedsim.config._build import accepted, fields_of, fits
 from fedsim.config.schema import PARTS, RunConfig
 from fedsim.errors import ConfigError
+from fedsim.fields import accepted, fields_of, fits
 from fedsim.registry import load, names
 
 VALIDATOR = jsonschema.Draft202012Validator(configuration.json_schema())

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import annotated_types as at
 import pytest
 
-from fedsim.config._build import _table, accepted, fits
 from fedsim.errors import Problem
+from fedsim.fields import accepted, fits, read_table
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,13 @@ class Foreign:
 
 def test_parts_of_others_may_have_no_default_and_raise_what_they_like():
     found: list[Problem] = []
-    assert _table("chain", Foreign, {}, found, lambda path: f"from {path}") is None
+    assert read_table("chain", Foreign, {}, found, lambda path: f"from {path}") is None
     (problem,) = found
     assert problem.path == "chain.clip_norm"
     assert problem.accepted == "a number > 0; it has no default"
     found.clear()
-    assert _table("chain", Foreign, {"clip_norm": 1, "limit": 9}, found, lambda path: "") is None
+    assert (
+        read_table("chain", Foreign, {"clip_norm": 1, "limit": 9}, found, lambda path: "") is None
+    )
     assert found[0].accepted == "limit must not exceed 5"
-    assert _table("chain", Foreign, {"clip_norm": 1}, [], lambda path: "") == Foreign(1.0)
+    assert read_table("chain", Foreign, {"clip_norm": 1}, [], lambda path: "") == Foreign(1.0)
