@@ -31,6 +31,8 @@ GROUPS = {
     "schedules": "fedsim.schedules",
     "strategies": "fedsim.strategies",
     "transforms": "fedsim.transforms",
+    "hierarchies": "fedsim.anonymize.hierarchies",
+    "treatments": "fedsim.anonymize.treatments",
 }
 _NOT_PARTS = {"app"}  # clients/app.py is the Flower app that runs the parts beside it
 

@@ -1,0 +1,1 @@
+"""Data anonymization: records made safe on the client, before anything is learned from them."""
