@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from fedsim.privacy._parts import Part
 
-__all__ = ["Discrete", "FloatArray", "Losses", "TooFineError", "compose", "losses_of"]
+__all__ = [
+    "Discrete",
+    "FloatArray",
+    "Losses",
+    "TooFineError",
+    "compose",
+    "losses_of",
+    "width_of",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -69,6 +77,21 @@ def losses_of(part: Part, side: Side, interval: float) -> Losses:
     return Losses(lowest, masses, min(1.0, infinite))
 
 
+def width_of(part: Part) -> float:
+    """Return about how long the range of one release's losses is, tails of 1e-22 cut off."""
+    if part.kind == "pure":
+        return 2 * part.rate
+    if part.noise < 1e-150:
+        return math.inf
+    if part.kind == "laplace":
+        return 2 / part.noise
+    plain = 0.5 / part.noise**2 + 10.5 / part.noise
+    if part.rate == 1:
+        return 2 * plain
+    raised = math.log1p(part.rate * math.expm1(min(plain, 700.0))) + max(0.0, plain - 700)
+    return raised - math.log1p(-part.rate)
+
+
 def _laplace(part: Part, side: Side, interval: float) -> Losses:
     from dp_accounting.pld.privacy_loss_distribution import from_laplace_mechanism
 
@@ -95,7 +118,7 @@ def _gaussian(kind: str, noise: float, rate: float, interval: float) -> Losses:
     """Discretize (1-q) N(0, z^2) + q N(1, z^2) against its neighbour; sensitivity 1."""
     from dp_accounting.pld.privacy_loss_mechanism import AdjacencyType, GaussianPrivacyLoss
 
-    if noise < 1e-4 or (0.5 / noise**2 + 10.5 / noise) / interval > MOST_POINTS_OF_ONE:
+    if noise < 1e-4 or width_of(Part("poisson", noise, rate)) / interval > MOST_POINTS_OF_ONE:
         raise TooFineError
     if rate == 1:  # "swap" and "poisson" are then the Gaussian mechanism itself
         kind = "remove" if kind != "replace" else kind

@@ -8,8 +8,9 @@
     633.9
 
 dp-accounting is the accountant of record: privacy loss distributions on a grid of 1e-4, rounded up,
-for what is reported; Rényi divergences (`Renyi`) while a run goes on, and where the grid cannot
-say. Releases in which everybody takes part are Gaussians, which compose exactly. What is used:
+for what is reported, or on a finer one where that would add a thousandth (`_grid.py`); Rényi
+divergences (`Renyi`) while a run goes on, and where the grid cannot say. Releases in which
+everybody takes part are Gaussians, which compose exactly. What is used:
 
 | sampling | add-remove, zero-out | replace-one |
 |---|---|---|
@@ -35,6 +36,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from fedsim.privacy._grid import TOLERANCE, excess, finer
 from fedsim.privacy._losses import Discrete, FloatArray, TooFineError, compose, losses_of
 from fedsim.privacy._parts import Part, binned, parts_of, unamplified
 from fedsim.privacy._profile import Gaussian, Profile, group, lines, roc, tight_mu
@@ -67,6 +69,7 @@ ADJACENCY: dict[Unit, Adjacency] = {
 
 INTERVAL = 1e-4  # of losses, for numbers that are reported
 WIDEST = 0.5  # interval at which the grid is given up
+_SHARE = 0.005  # of epsilon: Rényi divergences tell more than that above loss distributions
 _DISCRETE = "no loss distribution is known of discrete noise, only Rényi divergences"
 LEAST_CURVE = 1e-10  # deltas below are rounding, as far as a fit is concerned
 
@@ -113,19 +116,25 @@ class Account:
         exact = all(isinstance(profile, Gaussian) for profile in self.profiles)
         found = min([profile.epsilon(delta) for profile in self.profiles], default=math.inf)
         best = Bound(min(found, self.pure), delta, "exact" if exact and self.profiles else "pld")
-        if math.isfinite(best.epsilon) and self.interval <= 10 * INTERVAL:
+        if math.isfinite(best.epsilon) and self._is_fine_for(best.epsilon):
             return best
         renyi = self.renyi.epsilon(delta)
         if renyi >= best.epsilon:
             return best
         return Bound(renyi, delta, "rdp", self._why(best.epsilon))
 
+    def _is_fine_for(self, best: float) -> bool:
+        """Say whether what the grid adds to `best` is less than Rényi divergences could win."""
+        if self.interval > 10 * INTERVAL:
+            return False
+        return excess(dict(self.parts), self.interval) <= max(TOLERANCE, _SHARE * best)
+
     def _why(self, best: float) -> str:
         """Say why Rényi divergences are used where loss distributions give `best`."""
         if any(part.lattice is not None for part, _ in self.parts):
             return _DISCRETE
         if best < math.inf:
-            return "the loss distribution is too wide"
+            return "the grid of losses is too coarse here"
         return "delta is below what loss distributions resolve"
 
     def epsilon(self, delta: float) -> float:
@@ -164,7 +173,8 @@ def account(
 ) -> Account:
     """Compose releases, in any order, under an adjacency.
 
-    `interval`: of the grid of losses; a wider one is quicker and never tells a smaller epsilon.
+    `interval`: of the grid of losses, at most; a wider one is quicker and never tells a smaller
+    epsilon. `INTERVAL` is made finer where that is worth it, a wider one is not.
     `amplified=False`: as if everybody had taken part in each. Raises `ValueError` for sampling that
     has no valid analysis under the adjacency.
     """
@@ -235,8 +245,8 @@ def _profile(parts: tuple[tuple[Part, int], ...], interval: float) -> tuple[Prof
         return None, interval
     if len(parts) == 1 and parts[0][0].kind == "gaussian":
         return Gaussian(1 / parts[0][0].noise), interval
+    width = finer(dict(parts), interval) if interval <= INTERVAL else interval
     both = any(p.kind == "poisson" or (p.kind == "laplace" and p.rate < 1) for p, _ in parts)
-    width = interval
     while width <= WIDEST:
         try:
             sides = tuple(
@@ -244,7 +254,7 @@ def _profile(parts: tuple[tuple[Part, int], ...], interval: float) -> tuple[Prof
                 for side in (("remove", "add") if both else ("remove",))
             )
         except TooFineError:
-            width *= 4
+            width *= 2 if width < INTERVAL else 4
         else:
             return Discrete(sides, width), width
     return None, interval

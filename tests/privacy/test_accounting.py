@@ -511,38 +511,65 @@ def test_sampling_never_costs_more_than_everybody(noise, rate, count, kind):
     assert found.epsilon(1e-6) <= plain.epsilon(1e-6) * (1 + 1e-3) + 2e-2
 
 
-def check_random(seed, prv_too):
-    """Section 7.1: PLD <= RDP + 1e-3, and Opacus PRV within [-0.001, 0.012] of PLD."""
-    from opacus.accountants import PRVAccountant
-
+def random_case(seed):
+    """Return (rate, noise, steps, delta)."""
     rng = random.Random(seed)
     rate, noise = 10 ** rng.uniform(-4, 0), 10 ** rng.uniform(-0.4, 1)
-    steps, wanted = int(10 ** rng.uniform(0, 4)), 10 ** rng.uniform(-10, -2)
-    found = account(poisson(rate, noise, steps), "add-remove")
-    case = f"q={rate} z={noise} T={steps} delta={wanted}"
-    value = found.epsilon(wanted)
-    assert 0 <= value <= found.renyi.epsilon(wanted) + 1e-3, case
-    if not prv_too or value > 50:
-        return
+    return rate, noise, int(10 ** rng.uniform(0, 4)), 10 ** rng.uniform(-10, -2)
+
+
+def prv(rate, noise, steps, wanted, **error):
+    """Return the upper bound of Opacus' PRV accountant; NaN where it has none, as often."""
+    from opacus.accountants import PRVAccountant
+
     theirs = PRVAccountant()
     theirs.history = [(noise, rate, steps)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            upper = theirs.get_epsilon(wanted)
-        except (RuntimeError, ValueError, IndexError):  # it often cannot
-            return
+            return theirs.get_epsilon(wanted, **error)
+        except (RuntimeError, ValueError, IndexError):
+            return math.nan
+
+
+def check_random(seed):
+    """Section 7.1: PLD <= RDP + 1e-3, and Opacus PRV within [-0.001, 0.012] of PLD.
+
+    PRV's upper bound is its epsilon at delta less `delta_error`, a thousandth of delta in Opacus,
+    plus `eps_error`, 0.01 (Gopi, Lee and Wutschitz, NeurIPS 2021, remark 5.6, and
+    `DiscretePRV.compute_epsilon` in Opacus). Where epsilon is above 30 that thousandth alone is up
+    to 0.0033, so PLD is taken at the same delta.
+    """
+    rate, noise, steps, wanted = random_case(seed)
+    found = account(poisson(rate, noise, steps), "add-remove")
+    case = f"seed {seed}: q={rate} z={noise} T={steps} delta={wanted}"
+    value = found.epsilon(wanted)
+    assert 0 <= value <= found.renyi.epsilon(wanted) + 1e-3, case
+    if value > 50:
+        return
+    upper = prv(rate, noise, steps, wanted)
     if math.isfinite(upper):
+        value = found.epsilon(wanted * (1 - 1e-3))
         assert -0.001 <= upper - value <= 0.012, f"{case}: PRV {upper}, PLD {value}"
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_random_parameters(seed):
-    check_random(seed, prv_too=True)
+    check_random(seed)
+
+
+@pytest.mark.parametrize("seed", [489, 880, pytest.param(1097, marks=pytest.mark.slow), 1496, 1536])
+def test_large_epsilons_and_a_finer_prv(seed):
+    """A tenth of the error, and next to none in delta: the upper bound is a tenth as far above."""
+    rate, noise, steps, wanted = random_case(seed)
+    value = epsilon(poisson(rate, noise, steps), wanted, "add-remove")
+    assert 30 < value < 50
+    upper = prv(rate, noise, steps, wanted, eps_error=1e-3, delta_error=1e-6 * wanted)
+    assert 0.0008 <= upper - value <= 0.0012
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3000)
-def test_2000_random_parameters():
-    for seed in range(2000):
-        check_random(seed, prv_too=True)
+@pytest.mark.parametrize("hundred", range(20))
+def test_2000_random_parameters(hundred):
+    for seed in range(100 * hundred, 100 * hundred + 100):
+        check_random(seed)
