@@ -1,6 +1,8 @@
 """What each column of a table is, and what becomes of it: a schema, confirmed by a person.
 
+confirmed = true               # by a person; a draft that `fedsim anonymize inspect` made is not
 subject = "patient"            # whose record a row is: dates of one are shifted alike
+empty = ["?"]                  # what stands for an empty cell in the file, beside nothing
 
 [columns.name]
 role = "direct"                # names somebody: treated (removed unless something else is said)
@@ -19,6 +21,7 @@ role = "insensitive"           # neither: left as it is, or treated
 import hashlib
 import json
 import tomllib
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -35,6 +38,7 @@ __all__ = ["Column", "Role", "Schema", "read_schema", "schema_from_dict"]
 Role = Literal["direct", "quasi", "sensitive", "insensitive"]
 Distance = Literal["equal", "ordered", "hierarchical"]
 
+_KEYS = {"columns", "confirmed", "empty", "subject"}
 _PARTS = {"hierarchy": "hierarchies", "treatment": "treatments"}
 _PLAIN = {"role": Role, "missing": Literal["refuse", "own"], "distance": Distance}
 
@@ -66,10 +70,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Schema:
-    """All columns of a table, by name, in its order; `subject` names the column of whose rows."""
+    """All columns of a table, by name, in its order; `subject` names the column of whose rows.
+
+    `empty`: texts that stand for an empty cell in a file. `is_confirmed`: a person has said that
+    the roles are right; it is no part of what the schema says, so not of its fingerprint.
+    """
 
     columns: Mapping[str, Column]
     subject: str | None = None
+    empty: tuple[str, ...] = ()
+    is_confirmed: bool = True
 
     def having(self, *roles: Role) -> tuple[str, ...]:
         """Return the names of the columns that have one of some roles."""
@@ -78,7 +88,8 @@ class Schema:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, as a schema file has them; taxonomies with their content."""
         columns = {name: _column_to_dict(column) for name, column in self.columns.items()}
-        return ({"subject": self.subject} if self.subject else {}) | {"columns": columns}
+        plain: dict[str, Any] = {"subject": self.subject} if self.subject else {}
+        return plain | ({"empty": list(self.empty)} if self.empty else {}) | {"columns": columns}
 
     def fingerprint(self) -> str:
         """Return SHA-256 of everything the schema says."""
@@ -89,7 +100,8 @@ class Schema:
 def read_schema(path: Path) -> Schema:
     """Read a schema file. Raises `ConfigError` with every problem, `MissingDataError`."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        # Names and values are compared with those of tables, which are read in the same form.
+        content = tomllib.loads(unicodedata.normalize("NFC", path.read_text(encoding="utf-8")))
     except OSError as error:
         raise MissingDataError(f"cannot read the schema {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -103,9 +115,13 @@ def schema_from_dict(content: Mapping[str, Any], folder: Path = Path()) -> Schem
     Raises `ConfigError` with every problem, `MissingDataError` for a taxonomy that is not there.
     """
     problems: list[Problem] = []
-    for key in content.keys() - {"columns", "subject"}:
-        hint = registry.suggest(str(key), ("columns", "subject"))
-        problems.append(Problem(str(key), content[key], "no such key: columns, subject", hint))
+    for key in content.keys() - _KEYS:
+        accepted = f"no such key; there are: {', '.join(sorted(_KEYS))}"
+        problems.append(
+            Problem(str(key), content[key], accepted, registry.suggest(str(key), _KEYS))
+        )
+    is_confirmed = read_value("confirmed", bool, content.get("confirmed", True), problems)
+    empty = read_value("empty", tuple[str, ...], content.get("empty", ()), problems)
     given = content.get("columns", {})
     if not isinstance(given, Mapping) or not given:
         problems.append(Problem("columns", given, "a table [columns.NAME] for each column"))
@@ -118,7 +134,7 @@ def schema_from_dict(content: Mapping[str, Any], folder: Path = Path()) -> Schem
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: problem.path))
     made = {name: _with_files(column, folder) for name, column in columns.items() if column}
-    return Schema(made, subject)
+    return Schema(made, subject, empty, is_confirmed)
 
 
 def _column(path: str, given: Any, problems: list[Problem]) -> Column | None:

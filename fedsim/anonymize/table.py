@@ -70,21 +70,26 @@ def encode(frame: Any, schema: Schema) -> Encoded:
     return Encoded(quasi, trees, codes, tuple(sensitive))
 
 
-def codes_of(cells: Any, column: Column, name: str, tree: Hierarchy) -> NDArray[np.int32]:
-    """Return the leaves of a column's cells. Raises `DataError` as `encode` does."""
+def codes_of(
+    cells: Any, column: Column, name: str, tree: Hierarchy, *, first: int = 1
+) -> NDArray[np.int32]:
+    """Return the leaves of a column's cells. Raises `DataError` as `encode` does.
+
+    `first`: the number of the first row, where a table is read in pieces.
+    """
     found: NDArray[np.int32] = column.hierarchy.codes(cells)
     is_empty = cells.isna().to_numpy(dtype=bool)
     if column.missing == "own":
         found = np.where(is_empty, tree.leaves - 1, found).astype(np.int32)
     elif is_empty.any():
         accepted = "drop or fill them, or set missing = 'own' in the schema"
-        raise DataError(f"column {name!r}: {_rows(is_empty)} empty; {accepted}")
+        raise DataError(f"column {name!r}: {_rows(is_empty, first)} empty; {accepted}")
     bad = found < 0
     if bad.any():
         most = tree.leaves - tree.has_missing
         domain = f"{most} values from {tree.labels[0][0]!r} to {tree.labels[0][most - 1]!r}"
         raise DataError(
-            f"column {name!r}: {_rows(bad)} not in the schema's domain ({domain}): widen "
+            f"column {name!r}: {_rows(bad, first)} not in the schema's domain ({domain}): widen "
             f"columns.{name}.hierarchy, or correct them"
         )
     return found
@@ -136,8 +141,8 @@ def _sensitive(cells: Any, column: Column, name: str) -> Sensitive:
     return Sensitive(name, codes.astype(np.int32), tuple(map(str, names)), column.distance)
 
 
-def _rows(which: NDArray[np.bool_]) -> str:
-    numbers = np.flatnonzero(which) + 1
+def _rows(which: NDArray[np.bool_], first: int) -> str:
+    numbers = np.flatnonzero(which) + first
     shown = ", ".join(map(str, numbers[:_SHOWN])) + (", ..." if len(numbers) > _SHOWN else "")
     cells = "cell is" if len(numbers) == 1 else "cells are"
     return f"{len(numbers)} {cells} (row {shown})"

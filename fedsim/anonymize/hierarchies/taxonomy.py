@@ -1,6 +1,7 @@
 """Categories in groups of groups: a taxonomy, from a file or in place."""
 
 import csv
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class Taxonomy:
         try:
             if path.stat().st_size > _MOST_BYTES:
                 raise ConfigError([Problem("file", str(path), f"at most {_MOST_BYTES:,} bytes")])
-            text = path.read_text(encoding="utf-8-sig")
+            text = unicodedata.normalize("NFC", path.read_text(encoding="utf-8-sig"))
         except UnicodeDecodeError as error:
             raise ConfigError([Problem("file", str(path), "a CSV file in UTF-8")]) from error
         except OSError as error:
