@@ -35,6 +35,7 @@ __all__ = [
     "Suite",
     "ctr_stream",
     "derive",
+    "encrypt_blocks",
     "key_of",
     "open_sealed",
     "random_key",
@@ -117,6 +118,24 @@ def unwrap_key(kek: bytes, wrapped: bytes) -> bytes:
         return keywrap.aes_key_unwrap(kek, wrapped)
     except (keywrap.InvalidUnwrap, ValueError) as error:
         raise CryptoError("the wrapped key was changed, or is of another key") from error
+
+
+def encrypt_blocks(key: bytes, blocks: bytes | memoryview) -> bytes:
+    """Apply AES to every 16 bytes by themselves: the pseudorandom function inside of FF1.
+
+    No way to encrypt anything: equal blocks come out equal (ECB). It is what other modes are built
+    from, `fedsim.anonymize.ff1` (NIST SP 800-38G) for many rows at a time. Raise `CryptoError` for
+    a key that is not of AES, or for a part of a block.
+
+    >>> encrypt_blocks(bytes(16), bytes(16)).hex()
+    '66e94bd4ef8a2c3b884cfa59ca342b2e'
+    """
+    if len(key) not in (16, 24, 32):
+        raise CryptoError(f"key has {len(key)} bytes: AES takes 16, 24 or 32")
+    if len(blocks) % 16:
+        raise CryptoError(f"{len(blocks)} bytes are no whole blocks of 16")
+    cipher = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
+    return cipher.update(blocks) + cipher.finalize()
 
 
 class Agreement(Protocol):

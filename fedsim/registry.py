@@ -31,6 +31,7 @@ GROUPS = {
     "schedules": "fedsim.schedules",
     "strategies": "fedsim.strategies",
     "transforms": "fedsim.transforms",
+    "treatments": "fedsim.anonymize.treatments",
     "hierarchies": "fedsim.anonymize.hierarchies",
     "treatments": "fedsim.anonymize.treatments",
 }
