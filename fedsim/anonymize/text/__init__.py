@@ -1,0 +1,1 @@
+"""Personal data in free text: found by rules, replaced by tags, keyed tags or surrogates."""

@@ -1,0 +1,44 @@
+"""Ages in context. Those above 89 are a kind of their own: 45 CFR 164.514(b)(2)(i)(C)."""
+
+import re
+from collections.abc import Iterator
+
+from fedsim.anonymize.text.keywords import ends_with
+from fedsim.anonymize.text.span import Page, Span
+
+__all__ = ["KINDS", "find"]
+
+KINDS = ("age", "age-over-89")
+
+_NUMBER = re.compile(
+    r"[0-9](?<![\w.,$€£/+-][0-9])[0-9]{0,2}(?![\w%]|[.,:/][0-9])|"
+    r"[0-9](?<![\w.,$€£/-][0-9])[0-9]{0,2}(?=y/?o\b|yrs?\b)"
+)
+_AFTER = re.compile(
+    r"[ -]?(?:years?|yrs?\.?)(?:[ -]old\b|[ -]of[ -]age\b)|[ -]?y[./]?o\b\.?|"
+    r"[ -]year[ -]old|[ -]?(?:jahre alt|jährige\w*|ans\b|años|anni)\b"
+)
+_BEFORE = (
+    "age", "aged", "age of", "age is", "age was", "turn", "turns", "turned", "turning", "alter",
+    "âge", "edad",
+)  # fmt: skip
+_WORDS = frozenset((
+    "age", "aged", "turn", "turns", "turned", "turning", "alter", "âge", "edad", "year",
+    "years", "yr", "yrs", "y", "yo", "o", "jahre", "jährige", "jähriger", "jährigen", "ans",
+    "años", "anni",
+))  # fmt: skip
+
+
+def find(page: Page) -> Iterator[Span]:
+    """Find numbers of up to three digits beside a word that says that they are an age."""
+    if not page.digits or page.words.isdisjoint(_WORDS):
+        return
+    for match in _NUMBER.finditer(page.text):
+        start, stop = match.span()
+        if int(match.group()) > 125:
+            continue
+        if _AFTER.match(page.lower, stop) or ends_with(
+            page.lower[max(0, start - 22) : start].rstrip(" :="), _BEFORE
+        ):
+            kind = "age-over-89" if int(match.group()) > 89 else "age"
+            yield Span(start, stop, kind, 0.8)

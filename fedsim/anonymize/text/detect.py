@@ -1,0 +1,149 @@
+"""Find personal data in free text by rules: no model, nothing to download, linear in the text.
+
+Each family of identifiers is a file with `KINDS` and `find(page)`. Where a form has a check digit
+it is verified; where it has none, a word beside it must say what it is. Names are found by a
+gazetteer and by context: a name that is on no list and stands without context is not found, which
+is what `fedsim.anonymize.text.known` is for.
+"""
+
+import bisect
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from fedsim.anonymize.text import (
+    addresses,
+    ages,
+    cards,
+    dates,
+    emails,
+    iban,
+    ip_addresses,
+    labelled,
+    names,
+    national_ids,
+    phones,
+    postcodes,
+    titles,
+    urls,
+)
+from fedsim.anonymize.text.known import KnownValues
+from fedsim.anonymize.text.span import Page, Span, page_of
+from fedsim.errors import ConfigError, Problem
+from fedsim.registry import suggest
+
+__all__ = ["KINDS", "Finder", "check_kinds", "find", "resolve"]
+
+_FAMILIES: tuple[tuple[tuple[str, ...], Callable[[Page], Iterator[Span]]], ...] = tuple(
+    (family.KINDS, family.find)
+    for family in (
+        emails, urls, ip_addresses, iban, cards, national_ids, phones, dates, ages, labelled,
+        addresses, postcodes, titles, names,
+    )
+)  # fmt: skip
+#: every kind that rules can find
+KINDS = tuple(kind for kinds, _ in _FAMILIES for kind in kinds)
+
+
+class Finder:
+    """`find` for many texts: kinds are checked, and detectors chosen, once."""
+
+    def __init__(self, kinds: Collection[str] | None = None) -> None:
+        """Raise `ConfigError` for a kind that does not exist; None: all kinds."""
+        self.kinds = frozenset(KINDS if kinds is None else check_kinds(kinds))
+        self._all = self.kinds.issuperset(KINDS)
+        self._families = [find for own, find in _FAMILIES if not self.kinds.isdisjoint(own)]
+
+    def __call__(self, text: str, known: KnownValues | None = None) -> list[Span]:
+        """Return the spans of a text in order; none overlaps another."""
+        shown, offsets = _without_hidden(text)
+        page = page_of(shown)
+        spans = [span for family in self._families for span in family(page)]
+        if not self._all:
+            spans = [span for span in spans if span.kind in self.kinds]
+        if known:
+            spans += known.find(page)
+        if len(spans) > 1:
+            spans = resolve(spans)
+        if offsets:
+            spans = [
+                Span(offsets[s.start], offsets[s.stop - 1] + 1, s.kind, s.score) for s in spans
+            ]
+        return spans
+
+
+def find(
+    text: str, *, kinds: Collection[str] | None = None, known: Iterable[str] = ()
+) -> list[Span]:
+    """Return the personal data in a text, in order and without overlaps.
+
+    `kinds`: which kinds to look for, by default all of `KINDS`. `known`: values of the record's own
+    identifiers, which are found in any spelling, see `fedsim.anonymize.text.known`. Raise
+    `ConfigError` for a kind that does not exist.
+
+    >>> [(s.kind, s.start, s.stop) for s in find("Mail ann@example.org by 2024-05-01")]
+    [('email', 5, 20), ('date', 24, 34)]
+    """
+    return Finder(kinds)(text, KnownValues.of(known))
+
+
+def check_kinds(kinds: Iterable[str], path: str = "kinds") -> tuple[str, ...]:
+    """Return kinds as they are; raise `ConfigError` for those that do not exist."""
+    kinds = tuple(kinds)
+    problems = [
+        Problem(path, kind, f"one of {', '.join(KINDS)}", suggest(kind, KINDS))
+        for kind in kinds
+        if kind not in KINDS
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return kinds
+
+
+def resolve(spans: Sequence[Span]) -> list[Span]:
+    """Leave no overlaps: the longest span stays, of equally long ones the one with more score.
+
+    >>> resolve([Span(0, 4, "year", 0.5), Span(0, 10, "date", 0.8), Span(12, 14, "age", 0.8)])
+    [Span(start=0, stop=10, kind='date', score=0.8), Span(start=12, stop=14, kind='age', score=0.8)]
+    """
+    ordered = sorted(spans, key=_by_place)
+    if all(one.stop <= two.start for one, two in pairwise(ordered)):
+        return ordered
+    starts: list[int] = []
+    kept: list[Span] = []
+    for span in sorted(ordered, key=_by_rank):
+        at = bisect.bisect_right(starts, span.start)
+        is_free = (at == 0 or kept[at - 1].stop <= span.start) and (
+            at == len(kept) or span.stop <= starts[at]
+        )
+        if is_free:
+            starts.insert(at, span.start)
+            kept.insert(at, span)
+    return kept
+
+
+def _by_place(span: Span) -> tuple[int, int]:
+    return (span.start, span.stop)
+
+
+def _by_rank(span: Span) -> tuple[Any, ...]:
+    return (span.start - span.stop, -span.score, span.start, span.kind)
+
+
+# Characters without width or meaning that can stand inside a number or a name without being seen:
+# soft hyphen, zero-width space and joiners, direction marks, word joiner, byte order mark.
+_HIDDEN = (
+    "\u00ad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060"
+    "\u2066\u2067\u2068\u2069\ufeff"
+)
+_ANY_HIDDEN = re.compile(f"[{_HIDDEN}]")
+_DROP = dict.fromkeys(map(ord, _HIDDEN))
+
+
+def _without_hidden(text: str) -> tuple[str, list[int]]:
+    """Return a text without hidden characters and, where there are any, its characters' places."""
+    if text.isascii() or not _ANY_HIDDEN.search(text):
+        return text, []
+    shown = text.translate(_DROP)
+    return shown, [place for place, character in enumerate(text) if ord(character) not in _DROP]

@@ -1,0 +1,69 @@
+"""Where words occur: a fast search for many rare words, which the rules by context start from."""
+
+from collections.abc import Collection, Iterator
+
+from fedsim.anonymize.text.span import Page
+
+__all__ = ["Labels", "ends_with", "phrases"]
+
+
+class Labels:
+    """Words and phrases in lower case, to be looked for on many pages.
+
+    Most pages have none of them, which a look at the page's set of words tells.
+    """
+
+    __slots__ = ("_by_head",)
+
+    def __init__(self, phrases: Collection[str]) -> None:
+        """Sort the phrases by their first word."""
+        heads: dict[str, list[str]] = {}
+        for phrase in phrases:
+            heads.setdefault(_head(phrase), []).append(phrase)
+        self._by_head = heads
+
+    def on(self, page: Page) -> Iterator[tuple[int, int]]:
+        """Return where a phrase begins and ends; phrases stand by themselves.
+
+        >>> from fedsim.anonymize.text.span import page_of
+        >>> list(Labels(["zip"]).on(page_of("the zip is 1234, unzip it")))
+        [(4, 7)]
+        """
+        for head in self._by_head.keys() & page.words:
+            for phrase in self._by_head[head]:
+                yield from _places(page.lower, phrase)
+
+
+def _head(phrase: str) -> str:
+    """Return the first run of letters of a phrase."""
+    letters = "".join(c if c.isalpha() else " " for c in phrase).split()
+    return letters[0] if letters else ""
+
+
+def _places(lower: str, phrase: str) -> Iterator[tuple[int, int]]:
+    at = lower.find(phrase)
+    while at >= 0:
+        stop = at + len(phrase)
+        if not (at and lower[at - 1].isalnum()) and not lower[stop : stop + 1].isalpha():
+            yield at, stop
+        at = lower.find(phrase, stop)
+
+
+def ends_with(before: str, cues: tuple[str, ...]) -> bool:
+    """Say whether a text in lower case ends with one of some words or phrases, whole.
+
+    >>> ends_with("my name is", ("name is",)), ends_with("i rename", ("name",))
+    (True, False)
+    """
+    if not before.endswith(cues):
+        return False
+    return any(before.endswith(cue) and not before[: -len(cue)][-1:].isalnum() for cue in cues)
+
+
+def phrases(text: str) -> tuple[str, ...]:
+    """Return the phrases of a list that is written with bars between them.
+
+    >>> phrases("work for | works for")
+    ('work for', 'works for')
+    """
+    return tuple(" ".join(phrase.split()) for phrase in text.split("|"))

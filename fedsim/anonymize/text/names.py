@@ -1,0 +1,100 @@
+"""Names of people, places and organizations, from one reading of the capitalised words."""
+
+import re
+from collections.abc import Iterator
+
+from fedsim.anonymize.text.geography import PLACE_CUES, places_in
+from fedsim.anonymize.text.organizations import ORGANIZATION_CUES, organization_in
+from fedsim.anonymize.text.people import PERSON_CUES, people_in
+from fedsim.anonymize.text.roles import ENDS, PLACE, STOPS, TITLE
+from fedsim.anonymize.text.runs import Run, Word, runs
+from fedsim.anonymize.text.span import Page, Span
+
+__all__ = ["KINDS", "find"]
+
+KINDS = ("person", "place", "organization")
+
+_LIST = re.compile(r"(?:, | and |, and | & | or )\Z")
+_CUE_LENGTH = 28
+_LAST_WORD = re.compile(r"[^\W_]+(?=[:,']?\Z)")
+_LAST_WORDS = frozenset(
+    cue.replace("'", " ").split()[-1] for cue in (*PERSON_CUES, *PLACE_CUES, *ORGANIZATION_CUES)
+) | {"geb"}
+_REPEATED = 0.5  # a name at least this sure is looked for in the rest of the text
+
+
+def find(page: Page) -> Iterator[Span]:
+    """Find names in each run, then the same names where they stood without any context."""
+    left: list[Run] = []
+    found: set[str] = set()
+    ends: dict[int, float] = {}
+    is_strict = page.text == page.lower
+    for run in runs(page.text, page.lower):
+        spans = list(_named(run, page, is_strict))
+        if not spans:
+            left.append(run)
+        for span in spans:
+            yield span
+            if span.kind == "person":
+                ends[span.stop] = span.score
+                ends[span.start] = span.score
+                if span.score >= _REPEATED:
+                    found.update(page.lower[span.start : span.stop].split())
+    if found and not is_strict:
+        yield from _again(left, found, ends, page)
+
+
+def _named(run: Run, page: Page, is_strict: bool) -> Iterator[Span]:
+    """Name the pieces of one run: an organization is the whole, a known place beats a person."""
+    if all(word.role & (STOPS | TITLE | ENDS | PLACE) == STOPS for word in run):
+        return
+    before = "" if is_strict else _cue_before(page.lower, run[0].start)
+    pieces = [] if is_strict else organization_in(run, before)
+    if pieces:
+        yield from _spans(run, pieces, "organization")
+        return
+    people = people_in(run, page.lower, before, is_strict=is_strict)
+    places = places_in(run, page.text, page.lower, before)
+    if people and places and max(score for *_, score in people) >= 0.5:
+        places = [piece for piece in places if piece[2] > 0.45]
+    yield from _spans(run, people, "person")
+    yield from _spans(run, places, "place")
+
+
+def _cue_before(lower: str, start: int) -> str:
+    """Return what stands before a run without white space, or nothing where it cannot be a cue."""
+    before = lower[max(0, start - _CUE_LENGTH) : start].rstrip()
+    if not before:
+        return ""
+    if before[-1] == ".":
+        return before
+    word = _LAST_WORD.search(before)
+    return before if word and word.group() in _LAST_WORDS else ""
+
+
+def _spans(run: Run, pieces: list[tuple[int, int, float]], kind: str) -> Iterator[Span]:
+    for first, last, score in pieces:
+        yield Span(run[first].start, run[last - 1].stop, kind, score)
+
+
+def _again(left: list[Run], found: set[str], ends: dict[int, float], page: Page) -> Iterator[Span]:
+    """Find single names again, and unknown ones in a list beside a person: "Anna, Xyzk and Tom"."""
+    for run in left:
+        for word in run:
+            if word.lower in found and len(word.lower) > 2 and not word.role & STOPS:
+                yield Span(word.start, word.stop, "person", 0.5)
+    for run in [*left, *reversed(left)]:  # forwards and backwards along a list
+        if len(run) == 1 and not run[0].role & STOPS and _is_listed(run[0], ends, page.text):
+            ends[run[0].start] = ends[run[0].stop] = 0.4
+            yield Span(run[0].start, run[0].stop, "person", 0.4)
+
+
+def _is_listed(word: Word, ends: dict[int, float], text: str) -> bool:
+    """Say whether a comma or "and" joins a word with a person before or behind it."""
+    before = _LIST.search(text[max(0, word.start - 6) : word.start])
+    if before and word.start - len(before.group()) in ends:
+        return True
+    for separator in (", and ", " and ", ", "):
+        if text.startswith(separator, word.stop):
+            return word.stop + len(separator) in ends
+    return False
