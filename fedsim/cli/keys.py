@@ -162,6 +162,29 @@ def ckks(
 
 
 @app.command()
+def pseudonym(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the key.")],
+    as_json: Json = False,
+) -> None:
+    """Make the secret that pseudonyms are made with; clients who share it agree on pseudonyms."""
+    from fedsim.anonymize.pseudonym_keys import FILE_VARIABLE, PseudonymKeys, new_key_file
+    from fedsim.errors import ConfigError, Problem
+    from fedsim.files import write_secret
+
+    if file.exists():
+        raise ConfigError([Problem("FILE", str(file), "a new file: a key is never overwritten")])
+    write_secret(file, new_key_file())
+    fingerprint = PseudonymKeys.read(file).fingerprint
+    if as_json:
+        print_json({"status": "ok", "exit_code": 0, "file": str(file), "fingerprint": fingerprint})
+        return
+    print(f"{file}  pseudonym key, fingerprint {fingerprint}")
+    print("keep it apart from the records; whoever has it can link pseudonyms to people")
+    print("give it to another client only if equal people are to have equal pseudonyms there:")
+    print(f"    export {FILE_VARIABLE}={file.absolute()}")
+
+
+@app.command()
 def show(folder: Folder = KEYS, as_json: Json = False) -> None:
     """List subjects, fingerprints and when certificates end; never a private key."""
     from fedsim import keys

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import fedsim
+from fedsim.anonymize.pseudonym_keys import PseudonymKeys
 from fedsim.cli._app import main
 from fedsim.run_files import files_of, rewrap_all
 from fedsim.sealing import StorageKeys, sealed_files
@@ -81,6 +82,24 @@ def test_one_key_of_all_clients_for_ckks(fedsim_):
     assert Path("all.key").read_bytes() == content
     _, out, _ = fedsim_("keys", "ckks", "other.key")
     assert ckks.TRUST in out
+
+
+def test_a_key_for_pseudonyms(fedsim_):
+    code, out, _ = fedsim_("keys", "pseudonym", "names.key", "--json")
+    assert code == 0
+    content = Path("names.key").read_bytes()
+    keys = PseudonymKeys.read(Path("names.key"))
+    assert last_json(out)["fingerprint"] == keys.fingerprint
+    assert Path("names.key").stat().st_mode & 0o777 == 0o600
+    code, _, err = fedsim_("keys", "pseudonym", "names.key")
+    assert code == 2
+    assert "never overwritten" in err
+    assert Path("names.key").read_bytes() == content
+    _, out, _ = fedsim_("keys", "pseudonym", "other.key")
+    secret = Path("other.key").read_text().split()[-1]
+    assert "FEDSIM_PSEUDONYM_KEY_FILE" in out
+    assert secret not in out
+    assert PseudonymKeys.read(Path("other.key")).fingerprint != keys.fingerprint
 
 
 def test_nothing_printed_is_secret(fedsim_):
