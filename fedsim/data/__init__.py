@@ -4,6 +4,7 @@ from fedsim.data._catalogue import describe, fetch
 from fedsim.data._clients import (
     PooledClients,
     as_stored,
+    cache_key,
     deal,
     gather,
     numbers,
@@ -13,10 +14,19 @@ from fedsim.data._clients import (
     tensors,
     together,
 )
+from fedsim.data._raw import RawClients, open_raw
 from fedsim.data._source import default_data_dir
 from fedsim.data._summary import summarize
 from fedsim.data._together import Together
-from fedsim.data._types import ClientData, Dataset, Examples, Meta, Partition
+from fedsim.data._types import (
+    ClientData,
+    Dataset,
+    Examples,
+    Meta,
+    Partition,
+    RawTable,
+    Tabular,
+)
 
 __all__ = [
     "ClientData",
@@ -25,8 +35,12 @@ __all__ = [
     "Meta",
     "Partition",
     "PooledClients",
+    "RawClients",
+    "RawTable",
+    "Tabular",
     "Together",
     "as_stored",
+    "cache_key",
     "deal",
     "default_data_dir",
     "describe",
@@ -34,6 +48,7 @@ __all__ = [
     "gather",
     "numbers",
     "open_clients",
+    "open_raw",
     "pixels_of",
     "sizes_of",
     "summarize",

@@ -37,6 +37,7 @@ from fedsim.sealing import StorageKeys
 __all__ = [
     "PooledClients",
     "as_stored",
+    "cache_key",
     "deal",
     "gather",
     "numbers",
@@ -45,6 +46,7 @@ __all__ = [
     "sizes_of",
     "tensors",
     "together",
+    "with_client_column",
 ]
 
 _CPU = torch.device("cpu")
@@ -56,7 +58,8 @@ _MAKERS = ("fedsim", "numpy", "pandas", "scikit-learn")  # a new version may mak
 class PooledClients:
     """Clients of a pooled data set: parts deal out indices, of training and of held-out examples.
 
-    `held_is_test`: held-out examples are in the test part, else in the training part.
+    `held_is_test`: held-out examples are in the test part, else in the training part, or in `held`
+    where they are kept apart from it.
     """
 
     meta: Meta
@@ -64,6 +67,7 @@ class PooledClients:
     train_part: Partition
     held_part: Partition
     held_is_test: bool
+    held: Examples | None = None
 
     @property
     def clients(self) -> int:
@@ -81,7 +85,7 @@ class PooledClients:
     def held_out(self, client: int) -> Examples:
         """Return the examples one client is evaluated on."""
         source = self.data.test if self.held_is_test else self.data.train
-        return _take(source, self.held_part.shard(client))
+        return _take(self.held or source, self.held_part.shard(client))
 
     def test(self) -> Examples:
         """Return the server's test set."""
@@ -106,12 +110,12 @@ def open_clients(
     """
     if isinstance(data, BornFederated):
         return data.open(seed, holdout)
-    data = _with_client_column(data, partition)
+    data = with_client_column(data, partition)
     cache = Cache(cache_dir, keys) if cache_dir else None
     if cache is None:
         clients = deal(data.load(data_dir), partition, seed=seed, holdout=holdout)
     else:
-        kept = cache.kept(_key(data, partition, seed, holdout))
+        kept = cache.kept(cache_key(data, partition, seed, holdout))
         if not kept.is_there:
             _save(deal(data.load(data_dir), partition, seed=seed, holdout=holdout), kept)
         clients = _load(kept)
@@ -216,7 +220,7 @@ def _joined(shards: Sequence[Examples]) -> Examples:
     return Examples(x, y)
 
 
-def _with_client_column(data: Any, partition: Any) -> Any:
+def with_client_column(data: Any, partition: Any) -> Any:
     """Tell data that let one choose it which column is the client (`partition.by`)."""
     by = partition.by if isinstance(partition, Natural) else None
     if by is None:
@@ -280,8 +284,8 @@ def _check_partition(part: Partition, examples: int) -> None:
         raise DataError("the partition gives an example to two clients")
 
 
-def _key(data: Any, partition: Any, seed: int, holdout: float) -> str:
-    """Name what determines the contents.
+def cache_key(data: Any, partition: Any, seed: int, holdout: float, **more: Any) -> str:
+    """Name what determines the contents; `more` is whatever else does.
 
     Files of known data sets are pinned by hash, so the part stands for them; a user's own file or
     folder counts with sizes and times.
@@ -294,6 +298,7 @@ def _key(data: Any, partition: Any, seed: int, holdout: float) -> str:
         "own_files": [_stamp(Path(v)) for v in asdict(data).values() if v and isinstance(v, str)],
         "seed": seed,
         "holdout": holdout,
+        **more,
     }
     text = json.dumps(facts, sort_keys=True, default=str)
     return f"{type(data).__name__.lower()}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ __all__ = [
     "Featured",
     "Meta",
     "Partition",
+    "RawTable",
+    "Tabular",
 ]
 
 #: classification: y int64 class ids, shape [n] or [n, length] (one target per position).
@@ -66,6 +69,20 @@ class Dataset:
     meta: Meta
     train: Examples
     test: Examples
+
+
+@dataclass(frozen=True, slots=True)
+class RawTable:
+    """The rows behind a data set, as they were collected: what anonymization begins with.
+
+    `train` and `test` are pandas frames, row by row the examples of `dataset`; column `target` says
+    what there is to learn, the others may be inputs.
+    """
+
+    dataset: Dataset
+    train: Any
+    test: Any
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +139,20 @@ class BornFederated(Protocol):
 
     def open(self, seed: int, holdout: float) -> ClientData:
         """Return the population; clients keep `holdout` of their examples for evaluation."""
+        ...
+
+
+@runtime_checkable
+class Tabular(Protocol):
+    """A pooled data set that is a table of people: its rows can be had as they were collected."""
+
+    @property
+    def target(self) -> str:
+        """Return the name of the column there is to learn."""
+        ...
+
+    def frames(self, data_dir: Path | None) -> RawTable:
+        """Return the raw rows. Raises what `load` raises."""
         ...
 
 

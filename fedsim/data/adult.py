@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fedsim.data._contents import content_sha256
 from fedsim.data._source import File, locate
 from fedsim.data._table import encode_table
-from fedsim.data._types import Dataset, Meta
+from fedsim.data._types import Dataset, Meta, RawTable
 
 __all__ = ["Adult"]
 
@@ -41,6 +41,7 @@ class Adult:
 
     client: str = "occupation"
 
+    target: ClassVar = "income"
     files: ClassVar = (
         File(
             "adult/adult.data",
@@ -57,13 +58,28 @@ class Adult:
 
     def load(self, data_dir: Path | None) -> Dataset:
         """Return rows [n, features]; target 1 is over 50,000."""
+        return self._encoded(self._read(data_dir))
+
+    def frames(self, data_dir: Path | None) -> RawTable:
+        """Return all fifteen columns as they are in the files."""
+        train, test = self._read(data_dir)
+        return RawTable(self._encoded([train, test]), train, test, "income")
+
+    def _read(self, data_dir: Path | None) -> list[Any]:
         import pandas as pd
 
-        frames = []
+        parts = []
         for path, skip in zip(locate("adult", self.files, data_dir), (0, 1), strict=True):
             frame = pd.read_csv(path, names=_COLUMNS, skiprows=skip, skipinitialspace=True)
-            frame["income"] = frame["income"].str.rstrip(".").map({"<=50K": 0, ">50K": 1})
-            frames.append(frame.drop(columns="fnlwgt"))
+            frame["income"] = frame["income"].str.rstrip(".")
+            parts.append(frame)
+        return parts
+
+    def _encoded(self, parts: list[Any]) -> Dataset:
+        frames = [
+            part.assign(income=part["income"].map({"<=50K": 0, ">50K": 1})).drop(columns="fnlwgt")
+            for part in parts
+        ]
         encoded = encode_table(*frames, target="income", client=self.client, keep_client=True)
         meta = Meta(
             name="adult",

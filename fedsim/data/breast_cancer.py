@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedsim.data._contents import content_sha256, split, standardize
-from fedsim.data._types import Dataset, Examples, Meta
+from fedsim.data._types import Dataset, Examples, Meta, RawTable
 
 __all__ = ["BreastCancer"]
 
@@ -19,6 +19,7 @@ class BreastCancer:
     Street, Wolberg and Mangasarian, 1993; UCI.
     """
 
+    target: ClassVar = "diagnosis"
     files: ClassVar = ()
     facts: ClassVar = {"task": "binary", "examples": "569", "licence": "CC BY 4.0"}
 
@@ -42,3 +43,13 @@ class BreastCancer:
             licence="CC BY 4.0",
         )
         return Dataset(meta, train, test)
+
+    def frames(self, data_dir: Path | None) -> RawTable:
+        """Return the measurements in their own units, and `diagnosis` in words."""
+        from sklearn.datasets import load_breast_cancer
+
+        bunch = load_breast_cancer(as_frame=True)
+        y = (bunch.target == 0).astype(np.int64)
+        frame = bunch.data.assign(diagnosis=y.map(dict(enumerate(("benign", "malignant")))))
+        train, test = (frame.iloc[rows] for rows in split(y.to_numpy(), 0.2, stratify=True))
+        return RawTable(self.load(data_dir), train, test, "diagnosis")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fedsim.data._contents import content_sha256, split, standardize
-from fedsim.data._types import Dataset, Examples, Meta
+from fedsim.data._types import Dataset, Examples, Meta, RawTable
 
 __all__ = ["Diabetes"]
 
@@ -18,6 +18,7 @@ class Diabetes:
     Efron, Hastie, Johnstone and Tibshirani, "Least angle regression", 2004.
     """
 
+    target: ClassVar = "progression"
     files: ClassVar = ()
     facts: ClassVar = {"task": "regression", "examples": "442", "licence": "public"}
 
@@ -40,3 +41,14 @@ class Diabetes:
             licence="public",
         )
         return Dataset(meta, train, test)
+
+    def frames(self, data_dir: Path | None) -> RawTable:
+        """Return the measurements and the score, `progression`, in their own units."""
+        from sklearn.datasets import load_diabetes
+
+        bunch = load_diabetes(as_frame=True, scaled=False)
+        frame = bunch.data.assign(progression=bunch.target)
+        train, test = (
+            frame.iloc[rows] for rows in split(bunch.target.to_numpy(), 0.2, stratify=False)
+        )
+        return RawTable(self.load(data_dir), train, test, "progression")

@@ -3,19 +3,21 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data._contents import content_sha256, standardize
 from fedsim.data._source import File, locate
-from fedsim.data._types import Dataset, Examples, Meta
+from fedsim.data._types import Dataset, Examples, Meta, RawTable
 
 __all__ = ["HeartDisease"]
 
 _URL = "https://archive.ics.uci.edu/ml/machine-learning-databases/heart-disease/"
 _HOSPITALS = ("Cleveland", "Hungary", "Switzerland", "Long Beach")
+_NAMES = ["age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak"]
+_NAMES += ["slope", "ca", "thal"]  # UCI's
 _KEPT = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)  # slope, vessels and thal are missing too often
 _CATEGORIES = {2: (1, 2, 3, 4), 6: (0, 1, 2)}  # chest pain, ECG at rest: the first is the base
 
@@ -30,6 +32,7 @@ class HeartDisease:
     Detrano et al., 1989; UCI.
     """
 
+    target: ClassVar = "disease"
     files: ClassVar = (
         File(
             "heart-disease/processed.cleveland.data",
@@ -56,22 +59,13 @@ class HeartDisease:
 
     def load(self, data_dir: Path | None) -> Dataset:
         """Return rows [n, 13]; `group` is the hospital, in the test part too."""
-        from sklearn.model_selection import train_test_split
-
         parts: list[list[NDArray[np.generic]]] = [[], [], [], [], [], []]
         for hospital, path in enumerate(locate("heart-disease", self.files, data_dir)):
             x, y = _read(path)
-            rarest = np.bincount(y, minlength=2).min()
-            train, test = train_test_split(
-                np.arange(len(y)),
-                train_size=0.66,
-                test_size=1 - 0.66,
-                random_state=43,
-                stratify=y if rarest > 2 else None,  # Switzerland has one healthy patient
-            )
+            train, test = _split(y)
             x_train, x_test = standardize(x[train], x[test])
             groups = np.full(len(y), hospital, dtype=np.int64)
-            columns = (
+            columns: tuple[NDArray[np.generic], ...] = (
                 x_train,
                 y[train],
                 groups[: len(train)],
@@ -96,12 +90,49 @@ class HeartDisease:
         )
         return Dataset(meta, train_part, test_part)
 
+    def frames(self, data_dir: Path | None) -> RawTable:
+        """Return the same patients: all 13 columns by UCI's names, and `disease` in words.
+
+        Cells of the three columns that `load` drops may be empty.
+        """
+        import pandas as pd
+
+        parts: tuple[list[Any], list[Any]] = ([], [])
+        for path in locate("heart-disease", self.files, data_dir):
+            table = _rows(path)
+            frame = pd.DataFrame(table[:, :-1], columns=_NAMES)
+            frame["disease"] = np.where(table[:, -1] > 0, "ill", "healthy")
+            for part, rows in zip(parts, _split(table[:, -1] > 0), strict=True):
+                part.append(frame.iloc[rows])
+        train, test = (pd.concat(part, ignore_index=True) for part in parts)
+        return RawTable(self.load(data_dir), train, test, "disease")
+
+
+def _split(y: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the places of the training and the test part."""
+    from sklearn.model_selection import train_test_split
+
+    rarest = np.bincount(y, minlength=2).min()
+    train, test = train_test_split(
+        np.arange(len(y)),
+        train_size=0.66,
+        test_size=1 - 0.66,
+        random_state=43,
+        stratify=y if rarest > 2 else None,  # Switzerland has one healthy patient
+    )
+    return np.asarray(train), np.asarray(test)
+
+
+def _rows(path: Path) -> NDArray[np.float64]:
+    """Return all columns of the patients of whom all kept ones are known."""
+    with path.open(newline="") as file:
+        table = np.array([[_number(cell) for cell in row] for row in csv.reader(file) if row])
+    kept: NDArray[np.float64] = table[~np.isnan(table[:, (*_KEPT, -1)]).any(axis=1)]
+    return kept
+
 
 def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    with path.open(newline="") as file:
-        rows = [[_number(row[i]) for i in (*_KEPT, -1)] for row in csv.reader(file) if row]
-    table = np.array(rows)
-    table = table[~np.isnan(table).any(axis=1)]
+    table = _rows(path)
     columns = []
     for i in _KEPT:
         values = _CATEGORIES.get(i)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedsim.data._contents import content_sha256, split, standardize
 from fedsim.data._table import encode_table
-from fedsim.data._types import Dataset, Examples, Kind, Meta
+from fedsim.data._types import Dataset, Examples, Kind, Meta, RawTable
 from fedsim.errors import ConfigError, DataError, MissingDataError, Problem
 from fedsim.registry import suggest
 
@@ -43,6 +43,13 @@ class Table:
 
     def load(self, data_dir: Path | None) -> Dataset:
         """Read the file. Raises `ConfigError`, `DataError` or `MissingDataError`."""
+        return self.frames(data_dir).dataset
+
+    def frames(self, data_dir: Path | None) -> RawTable:
+        """Return the rows as they are in the file, but for those left out; no column `client`.
+
+        Raises what `load` raises.
+        """
         frame = _read(self.path)
         _require_column("data.target", self.target, frame)
         if self.client is not None:
@@ -50,6 +57,7 @@ class Table:
         frame = _without_holes(frame, self)
         kind = _kind(frame[self.target]) if self.task == "auto" else self.task
         y, classes = _targets(frame[self.target], kind, self)
+        raw = frame.drop(columns=[self.client] if self.client else [])
         frame = frame.assign(**{self.target: y})
         train, test = split(y, self.test, stratify=_can_stratify(y, classes, self.test))
         encoded = encode_table(
@@ -72,7 +80,7 @@ class Table:
             source=Path(self.path).name,
             licence="",
         )
-        return Dataset(meta, *parts)
+        return RawTable(Dataset(meta, *parts), raw.iloc[train], raw.iloc[test], self.target)
 
 
 def _read(path: str) -> Any:
