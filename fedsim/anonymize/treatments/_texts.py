@@ -37,7 +37,9 @@ def distinct(column: "pd.Series", ctx: ColumnContext) -> tuple[NDArray[np.intp],
     import pandas as pd
 
     if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(column.cat.categories.dtype)
+        used = column.cat.remove_unused_categories()
+        codes, texts = distinct(pd.Series(used.cat.categories), ctx)
+        return np.append(codes, -1)[used.cat.codes.to_numpy()], texts
     if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) != "string":
         # One by one: for a hash table of objects, True is 1, and 7.0 is 7.
         cells = column.to_numpy(dtype=object)
@@ -47,7 +49,9 @@ def distinct(column: "pd.Series", ctx: ColumnContext) -> tuple[NDArray[np.intp],
         codes, found = pd.factorize(written)
         return codes, list(found)
     codes, cells = pd.factorize(column)
-    texts = [_text(cell, ctx) for cell in cells.tolist()]
+    is_float = pd.api.types.is_float_dtype(column.dtype)
+    # A list would make numbers of 32 bits longer than they are.
+    texts = [_text(cell, ctx) for cell in (np.asarray(cells) if is_float else cells.tolist())]
     if len(set(texts)) < len(texts):  # different cells, the same text
         again, found = pd.factorize(np.array(texts, dtype=object))
         return np.append(again, -1)[codes], list(found)
