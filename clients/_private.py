@@ -1,7 +1,7 @@
 """What `privacy.unit = "example"` makes of a local algorithm: the same steps, by DP-SGD."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -24,13 +24,16 @@ class Private:
     clipping_norm: float
     noise_multiplier: float | None
     at_once: int | None = None
+    engine: Literal["fedsim", "opacus", "opacus-ghost"] = "fedsim"
 
     @property
     def recipe(self) -> Recipe:
         """Return the inner algorithm's steps, clipped; raises `ValueError` without noise."""
         if self.noise_multiplier is None:
             raise ValueError("the noise multiplier has not been found yet")
-        clipping = Clipping(self.clipping_norm, self.noise_multiplier, "chacha20", self.at_once)
+        clipping = Clipping(
+            self.clipping_norm, self.noise_multiplier, "chacha20", self.at_once, self.engine
+        )
         recipe: Recipe = replace(self.inner.recipe, clipping=clipping)
         return recipe
 

@@ -11,6 +11,7 @@ any other local algorithm like these, with noise that is accounted (`fedsim.priv
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Annotated, Any, ClassVar, cast
@@ -30,7 +31,8 @@ __all__ = ["DpSgd", "draw_noise", "mean_maker", "noise_stream", "norm_of", "trai
 
 #: (clipped sums, one per parameter) -> gradients of a step, with noise
 Means = Callable[[list[Tensor]], list[Tensor]]
-
+#: (inputs, targets, clipping norm) -> clipped sums of a batch
+Clip = Callable[[Tensor, Tensor, float], Clipped]
 
 _PIECE = 2**15  # numbers stepped at a time: a multiple of sixteen
 
@@ -83,22 +85,38 @@ def train_clipped(
     state = task.optimizer.start(training.trainable(task.module))
     if recipe.keep_optimizer:
         training.restore_optimizer(state, memo)
-    with rng.torch_stream(ctx.seed, "dropout", round=ctx.round, client=ctx.client):
-        loss = _descend(task, recipe, state, ctx)
+    with (
+        rng.torch_stream(ctx.seed, "dropout", round=ctx.round, client=ctx.client),
+        _clipping_of(task, recipe) as clip,
+    ):
+        loss = _descend(task, recipe, state, ctx, clip)
     metrics = {"examples": float(len(task.y))} | ({} if loss is None else {"loss": loss})
     vector = get_change(task.module, task.model).cpu()
     update = Update(vector, weight=float(len(task.y)), metrics=metrics)
     return update, training.save_optimizer(state) if recipe.keep_optimizer else {}
 
 
+@contextmanager
+def _clipping_of(task: Task, recipe: Recipe) -> Iterator[Clip]:
+    """Provide what clips a batch; where that is Opacus, its hooks are on the module meanwhile."""
+    assert recipe.clipping is not None
+    task.module.train()
+    engine, loss = recipe.clipping.engine, cast(Any, task.loss)
+    if engine == "fedsim":
+        yield _clipper(task.module, loss)
+        return
+    from fedsim.privacy.opacus_clipping import attached  # some seconds to import
+
+    with attached(task.module, loss, is_ghost=engine == "opacus-ghost") as clip:
+        yield clip
+
+
 def _descend(
-    task: Task, recipe: Recipe, state: dict[str, list[Tensor]], ctx: ClientContext
+    task: Task, recipe: Recipe, state: dict[str, list[Tensor]], ctx: ClientContext, clip: Clip
 ) -> float | None:
     """Take all steps; return the mean loss of the examples seen, None if none was."""
-    task.module.train()
     clipping, size = recipe.clipping, len(task.y)
     assert clipping is not None
-    clip = _clipper(task.module, cast(Any, task.loss))
     expected, steps = example.steps_of(size, recipe, full_batch=task.optimizer.full_batch)
     parameters = training.trainable(task.module)
     anchors = [p.detach().clone() for p in parameters] if recipe.adjust else []
@@ -122,7 +140,7 @@ def _descend(
     return total / seen if seen else None
 
 
-def _clipped(clip: Clipper, task: Task, chosen: Tensor, clipping: Clipping) -> Clipped:
+def _clipped(clip: Clip, task: Task, chosen: Tensor, clipping: Clipping) -> Clipped:
     """Return the clipped sums of a batch, computed in pieces where that is asked for.
 
     A step sees the sum over the whole batch, however large Poisson sampling made it: what Opacus

@@ -140,13 +140,15 @@ class Clipping:
     `noise_multiplier` x `clipping_norm` is the noise's standard deviation. Batches are Poisson
     samples, and the sum is divided by the number of examples expected in one. `source`: of batches
     and noise: "torch" is quick and simulates, "chacha20" is what may be accounted. `at_once`: how
-    many of a batch's examples are computed at a time, all where it is None.
+    many of a batch's examples are computed at a time, all where it is None. `engine`: what clips:
+    our own passes, or Opacus, by gradients or by norms.
     """
 
     clipping_norm: float
     noise_multiplier: float
     source: Literal["torch", "chacha20"] = "torch"
     at_once: int | None = None
+    engine: Literal["fedsim", "opacus", "opacus-ghost"] = "fedsim"
 
 
 @dataclass(frozen=True, slots=True)

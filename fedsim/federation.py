@@ -241,7 +241,13 @@ def _as_private(config: RunConfig) -> RunConfig:
     if privacy.unit != "example":
         return config
     inner = local.inner if isinstance(local, Private) else local
-    made = Private(inner, privacy.clipping_norm, privacy.noise_multiplier, privacy.examples_at_once)
+    made = Private(
+        inner,
+        privacy.clipping_norm,
+        privacy.noise_multiplier,
+        privacy.examples_at_once,
+        privacy.engine,
+    )
     return replace(config, local=made)
 
 

@@ -130,7 +130,7 @@ def must_fit(federation: Federation) -> None:
     if config.privacy.unit != "example":
         return
     batch = _batch(federation.clients.meta, federation.module.cpu())
-    reason = refusal(federation.module, federation.loss, *batch)
+    reason = refusal(federation.module, federation.loss, *batch, config.privacy.engine)
     federation.module.to(federation.device)
     if reason:
         name = getattr(config.model, "name", type(config.model).__name__.lower())
@@ -160,6 +160,7 @@ def _model(config: RunConfig, plain: Federation) -> list[Finding]:
     module = plain.module.cpu()
     if config.privacy.unit != "example":
         return [_whole_update(module)]
+    engine = config.privacy.engine
     has_lstm = any(type(child) is nn.LSTM for child in module.modules())
     if has_lstm and not any(getattr(child, "proj_size", 0) for child in module.modules()):
         module = models.build(
@@ -167,9 +168,9 @@ def _model(config: RunConfig, plain: Federation) -> list[Finding]:
         ).cpu()
         name = "recurrent layers"
         said = Finding(name, "pass", "LSTM: replaced by Opacus's DPLSTM with the same weights")
-        found = check_model(module, plain.loss, *_batch(plain.clients.meta, module))
+        found = check_model(module, plain.loss, *_batch(plain.clients.meta, module), engine)
         return [said if finding.name == name else finding for finding in found]
-    return check_model(module, plain.loss, *_batch(plain.clients.meta, module))
+    return check_model(module, plain.loss, *_batch(plain.clients.meta, module), engine)
 
 
 def _whole_update(module: nn.Module) -> Finding:

@@ -70,6 +70,7 @@ def _check_privacy(config: RunConfig, refuse: Callable[..., None]) -> None:
         for name in ("epsilon", "noise_multiplier", "weight_cap", "examples_at_once"):
             if (value := getattr(privacy, name)) is not None:
                 refuse(f"privacy.{name}", value, "unset without a unit", "Set privacy.unit.")
+        _check_engine_of(privacy, refuse)
         return
     if privacy.epsilon is None and privacy.noise_multiplier is None:
         accepted = "a budget; or set privacy.noise_multiplier, or both"
@@ -99,10 +100,17 @@ def _check_fields(privacy: Privacy, refuse: Callable[..., None]) -> None:
         refuse(
             "privacy.examples_at_once", privacy.examples_at_once, "unset: it is of unit 'example'"
         )
+    _check_engine_of(privacy, refuse)
     for key in ("sampling", "weight_cap", "clipping"):
         value, usual = getattr(privacy, key), getattr(defaults, key)
         if privacy.unit != "user" and value != usual:
             refuse(f"privacy.{key}", value, f"{usual or 'unset'!s}: it is of unit 'user' alone")
+
+
+def _check_engine_of(privacy: Privacy, refuse: Callable[..., None]) -> None:
+    if privacy.engine != "fedsim" and privacy.unit != "example":
+        accepted = "'fedsim': Opacus clips the gradients of unit 'example'"
+        refuse("privacy.engine", privacy.engine, accepted, "Set privacy.unit=example.")
 
 
 def _check_local(config: RunConfig, refuse: Callable[..., None]) -> None:

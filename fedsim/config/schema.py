@@ -108,7 +108,10 @@ class Privacy:
     the updates' norms, at the rate `clipping_lr`, with noise of standard deviation `bit_noise` on
     the count (unset: a twentieth of the cohort); both noises together are `noise_multiplier`.
     `examples_at_once`: of unit "example": a batch is computed in pieces of so many examples, where
-    memory is short; a step still sees the whole batch, however large its draw made it.
+    memory is short; a step still sees the whole batch, however large its draw made it. `engine`: of
+    unit "example": what clips gradients: "fedsim" in one backward pass; "opacus" forms each
+    example's, and "opacus-ghost" only their norms, in two passes, both one client after another.
+    Batches, noise and accounting are the same, and so is the model, up to rounding.
     `noise`: "secret" comes from a cryptographic generator that nobody can repeat, and neither can
     the run; "seeded" can be repeated and is not private.
     """
@@ -129,6 +132,7 @@ class Privacy:
     sampling: Literal["truncated", "poisson", "fixed", "cyclic"] = "truncated"
     weight_cap: Annotated[float, Gt(0)] | None = None
     examples_at_once: Annotated[int, Ge(1)] | None = None
+    engine: Literal["fedsim", "opacus", "opacus-ghost"] = "fedsim"
     noise: Literal["secret", "seeded"] = "secret"
 
 

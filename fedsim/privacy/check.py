@@ -56,21 +56,31 @@ class _Trial:
         return found
 
 
-def check_model(module: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> list[Finding]:
+def check_model(
+    module: nn.Module, loss: Loss, x: Tensor, y: Tensor, engine: str = "fedsim"
+) -> list[Finding]:
     """Try a model out on a few examples, two at least; the module itself is left as it is.
 
-    `x` [examples, ...] and `y` as the loss wants them. A finding that fails says that training by
-    DP-SGD would be wrong or would not be private.
+    `x` [examples, ...] and `y` as the loss wants them. `engine`: what is to clip its gradients,
+    `privacy.engine`. A finding that fails says that training by DP-SGD would be wrong or would not
+    be private.
     """
     found = _findings(module, loss, x, y)
     if any(finding.status == "fail" for finding in found):
         return found
-    return [*found, _opacus(_Trial(copy.deepcopy(module).train(), loss, x, y))]
+    found.append(_opacus(_Trial(copy.deepcopy(module).train(), loss, x, y)))
+    return found if engine == "fedsim" else [*found, _engine(module, loss, x, y, engine)]
 
 
-def refusal(module: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> str:
-    """Say why a model must not be trained by DP-SGD, and the fix; "" where nothing was found."""
-    failed = [f for f in _findings(module, loss, x, y) if f.status == "fail"]
+def refusal(module: nn.Module, loss: Loss, x: Tensor, y: Tensor, engine: str = "fedsim") -> str:
+    """Say why a model must not be trained by DP-SGD, and the fix; "" where nothing was found.
+
+    `engine`: what is to clip its gradients, `privacy.engine`.
+    """
+    found = _findings(module, loss, x, y)
+    if engine != "fedsim" and not any(finding.status == "fail" for finding in found):
+        found.append(_engine(module, loss, x, y, engine))
+    failed = [f for f in found if f.status == "fail"]
     return "; ".join(f"{finding.found}. Fix: {finding.fix}" for finding in failed)
 
 
@@ -368,6 +378,29 @@ def _opacus(trial: _Trial) -> Finding:
     if apart <= _TOLERANCE:
         return Finding(name, "pass", f"the same gradients to {apart:.0e}")
     return Finding(name, "note", f"Opacus differs from one-by-one gradients by {apart:.2g}")
+
+
+def _engine(module: nn.Module, loss: Loss, x: Tensor, y: Tensor, engine: str) -> Finding:
+    """Compare the sums that an engine of Opacus clips with ours, on some examples."""
+    name, fix = f"privacy.engine = {engine!r}", "set privacy.engine=fedsim"
+    trial = _Trial(copy.deepcopy(module).train(), loss, x, y)
+    if _has_draws(trial):
+        return Finding(name, "note", "not compared: forward draws random numbers of its own")
+    from fedsim.privacy.opacus_clipping import attached
+
+    with _seeded(), _quiet(trial.module):
+        ours = Clipper(trial.module, loss)
+        bound = float(ours(x, y, 1.0).norms.median()) or 1.0
+        wanted = ours(x, y, bound).sums
+        try:
+            with attached(trial.module, loss, is_ghost=engine == "opacus-ghost") as clip:
+                found = clip(x, y, bound).sums
+        except Exception as error:
+            return Finding(name, "fail", f"Opacus does not take the model: {_said(error)}", fix)
+    apart = max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True)) / bound
+    if apart <= _TOLERANCE:
+        return Finding(name, "pass", f"clipped sums are the same to {apart:.0e}")
+    return Finding(name, "fail", f"Opacus clips other sums: {apart:.2g} clipping norms apart", fix)
 
 
 def _has_draws(trial: _Trial) -> bool:

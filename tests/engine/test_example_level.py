@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import fedsim
@@ -98,6 +99,31 @@ def test_batches_in_pieces_come_to_the_same_model(tmp_path):
     pieces = fedsim.run(own, runs=tmp_path)
     assert pieces.stored.facts["execution"]["tier"] == "resident"
     assert pieces.metrics["test/loss"] == pytest.approx(whole.metrics["test/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("engine", "tier"), [("opacus", "auto"), ("opacus-ghost", "messages")], ids=str
+)
+def test_opacus_comes_to_the_same_model_and_ledger(engine, tier, tmp_path):
+    short = {"rounds": {"count": 1}, "local": {"name": "sgd", "batch_size": 32, "steps": 5}}
+    pieces = {"examples_at_once": 16}
+    ours = fedsim.run(private(**short, privacy=pieces), runs=tmp_path / "ours")
+    own = private(**short, privacy=pieces | {"engine": engine}, engine={"tier": tier})
+    theirs = fedsim.run(own, runs=tmp_path / "theirs")
+    used = theirs.stored.facts["execution"]
+    assert used["tier"] == ("resident" if tier == "auto" else tier)
+    assert "Opacus clips one client after another" in used["reason"]
+    models = [load_file(r.folder / "model.safetensors") for r in (ours, theirs)]
+    for name, value in models[0].items():
+        torch.testing.assert_close(models[1][name], value, rtol=1e-5, atol=1e-5)
+    spent = [[e.spends for e in ledger(tmp_path / name).entries()] for name in ("ours", "theirs")]
+    assert spent[0] == spent[1]
+
+
+def test_opacus_trains_one_client_after_another(tmp_path):
+    config = private(privacy={"engine": "opacus"}, engine={"tier": "vectorized"})
+    with pytest.raises(ConfigError, match=r"engine\.tier.*\n?.*messages, resident.*engine=fedsim"):
+        fedsim.run(config, runs=tmp_path)
 
 
 def test_ray_gives_the_bytes_of_in_process(reference, cluster, tmp_path):
