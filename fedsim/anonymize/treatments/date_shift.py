@@ -17,7 +17,7 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from fedsim.anonymize.treatments._context import ColumnContext
-from fedsim.anonymize.treatments._texts import distinct
+from fedsim.anonymize.treatments._texts import distinct, text_column
 from fedsim.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class DateShift:
     """Move each date by 1 to `days` days, forwards or backwards, by subject and nothing else.
 
     Text is read and written in `format` (as `datetime.strptime` has it), which needs a year, a
-    month and a day. All columns with this treatment and the same `days` move alike. Needs the
-    column of subjects.
+    month and a day; columns of dates or times stay such. All columns with this treatment and the
+    same `days` move alike. Needs the column of subjects.
     """
 
     days: Annotated[int, Ge(1), Le(36525)] = 365
@@ -68,19 +68,30 @@ class DateShift:
         shifts = self._shifts(key, subject, ctx, missing)
         if pd.api.types.is_datetime64_any_dtype(column.dtype):
             return column + pd.Series(shifts, index=column.index)
-        days = pd.api.types.infer_dtype(column, skipna=True) == "date"
-        given = pd.to_datetime(column, format=None if days else self.format, errors="coerce")
-        wrong = given.isna().to_numpy(dtype=bool) & ~missing
-        if wrong.any():
-            row = column.index[int(wrong.argmax())]
-            raise ctx.refused(f"a date of the format {self.format} is needed", row)
+        is_date = pd.api.types.infer_dtype(column, skipna=True) == "date"
+        given = self._read(column, missing, ctx, is_date=is_date)
         moved = given + pd.Series(shifts, index=column.index)
         outside = ~missing & ~((moved >= _FIRST) & (moved < _LAST + _DAY)).to_numpy(dtype=bool)
         if outside.any():
             row = column.index[int(outside.argmax())]
             raise ctx.refused("a date that stays in the years 1 to 9999 when it is moved", row)
-        written = moved.dt.date if days else moved.dt.strftime(self.format)
-        return written.astype(column.dtype).where(~missing, None)
+        if is_date:
+            return moved.dt.date.astype(object).where(~missing, None).rename(column.name)
+        return moved.dt.strftime(self.format).astype("str").rename(column.name)
+
+    def _read(
+        self, column: "pd.Series", missing: NDArray[np.bool_], ctx: ColumnContext, *, is_date: bool
+    ) -> "pd.Series":
+        """Return the dates of dates or text, numbers such as 20240229 included."""
+        import pandas as pd
+
+        format = "%Y-%m-%d" if is_date else self.format
+        text = text_column(*distinct(column, ctx), column)
+        found = pd.to_datetime(text, format=format, errors="coerce")
+        if (wrong := found.isna().to_numpy(dtype=bool) & ~missing).any():
+            row = column.index[int(wrong.argmax())]
+            raise ctx.refused(f"a date of the format {format} is needed", row)
+        return found
 
     def _shifts(
         self, key: bytes, subject: "pd.Series", ctx: ColumnContext, missing: NDArray[np.bool_]
