@@ -19,6 +19,7 @@ _ENGLISH = (
     "Gardens|Grove|Hill|Park|Walk|Quay|Plaza|Loop|Pike|Turnpike|Route|Freeway|Expressway|Crossing|"
     "Streets|Avenues|Bypass|Causeway|Esplanade|Heights|Meadow|Mount|Path|Ridge|Run|Vale|View"
 )
+_TYPES_LAST = frozenset(_ENGLISH.lower().split("|"))
 # 221B Baker Street, 1600 Pennsylvania Ave NW
 _NUMBER_FIRST = re.compile(
     rf"[0-9](?<![\w.,/+$€£-].)[0-9]{{0,4}}[A-Za-z]?(?:-[0-9]{{1,4}})?,? "
@@ -57,19 +58,17 @@ _BEHIND = re.compile(rf" (?<=\w.|\. )(?:u\. ?)?{_NUMBER}(?![\w])\.?")
 _HEAD = re.compile(
     rf"[{UPPER}0-9][\w.'-]{{0,40}}(?: (?:and|és|und|og|[{UPPER}][\w.'-]{{0,30}})){{0,2}}[ ]?\Z"
 )
+# Of a page in lower case.
 _BOX = re.compile(
-    r"(?:P\.? ?O\.? ?Box|PO Box|Post(?:al )?Box|Postbox|Postfach|Apartado|"
-    r"Boîte postale|B\.P\.|PSC [0-9]{1,5},? Box|Unit [0-9]{1,5},? Box|"
-    r"CMR [0-9]{1,5},? Box)"
-    r" ?#?[0-9]{1,6}(?:\s{1,2},?(?:APO|FPO|DPO)(?: |, )A[AEP] [0-9]{5})?",
-    re.IGNORECASE,
+    r"(?:p\.? ?o\.? ?box|post(?:al )?box|postbox|postfach|apartado|boîte postale|b\.p\.|"
+    r"(?:psc|unit|cmr) [0-9]{1,5},? box)"
+    r" ?#?[0-9]{1,6}(?:\s{1,2},?(?:apo|fpo|dpo)(?: |, )a[aep] [0-9]{5})?"
 )
 _UNIT = re.compile(
-    r"(?:Apt|Apartment|Suite|Ste|Flat|Room|Rm|Floor|Unit)(?:\.|\b)(?: ?(?:no\.?|"
-    r"#))? ?(?:[0-9]{1,5}[A-Za-z]?|[A-Z])(?!\w)",
-    re.IGNORECASE,
+    r"(?:apt|apartment|suite|ste|flat|room|rm|floor|unit)(?:\.|\b)(?: ?(?:no\.?|#))? ?"
+    r"(?:[0-9]{1,5}[a-z]?|[a-z])(?!\w)"
 )
-_MILITARY = re.compile(r"(?:APO|FPO|DPO),? A[AEP] [0-9]{5}(?:-[0-9]{4})?", re.IGNORECASE)
+_MILITARY = re.compile(r"(?:apo|fpo|dpo),? a[aep] [0-9]{5}(?:-[0-9]{4})?")
 _TRIGGERS_BOX = frozenset(("box", "postfach", "apartado", "postbox", "postale", "cmr"))
 _TRIGGERS_UNIT = frozenset((
     "apt", "apartment", "suite", "ste", "flat", "unit", "room", "rm", "floor", "apo", "fpo",
@@ -96,8 +95,9 @@ def _pieces(page: Page) -> Iterator[Span]:
     if not page.digits:
         return
     text, lower = page.text, page.lower
-    for match in _NUMBER_FIRST.finditer(text):
-        yield Span(match.start(), match.end(), "address", 0.75)
+    if not page.words.isdisjoint(_TYPES_LAST):
+        for match in _NUMBER_FIRST.finditer(text):
+            yield Span(match.start(), match.end(), "address", 0.75)
     yield from _type_first(page)
     for match in _BEHIND.finditer(text):
         start = match.start()
@@ -112,10 +112,10 @@ def _by_word(page: Page) -> Iterator[Span]:
     """Find boxes and flats by their words, and what follows "lives at"."""
     text = page.text
     if not page.words.isdisjoint(_TRIGGERS_BOX):
-        for match in _BOX.finditer(text):
+        for match in _BOX.finditer(page.lower):
             yield Span(match.start(), match.end(), "address", 0.8)
     if not page.words.isdisjoint(_TRIGGERS_UNIT):
-        for match in (*_UNIT.finditer(text), *_MILITARY.finditer(text)):
+        for match in (*_UNIT.finditer(page.lower), *_MILITARY.finditer(page.lower)):
             if not text[match.start() - 1 : match.start()].isalnum():
                 yield Span(match.start(), match.end(), "address", 0.6)
     for _, stop in _CUES.on(page):

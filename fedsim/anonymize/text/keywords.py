@@ -13,7 +13,7 @@ class Labels:
     Most pages have none of them, which a look at the page's set of words tells.
     """
 
-    __slots__ = ("_by_head",)
+    __slots__ = ("_by_head", "_heads")
 
     def __init__(self, phrases: Collection[str]) -> None:
         """Sort the phrases by their first word."""
@@ -21,6 +21,7 @@ class Labels:
         for phrase in phrases:
             heads.setdefault(_head(phrase), []).append(phrase)
         self._by_head = heads
+        self._heads = frozenset(heads)
 
     def on(self, page: Page) -> Iterator[tuple[int, int]]:
         """Return where a phrase begins and ends; phrases stand by themselves.
@@ -29,7 +30,9 @@ class Labels:
         >>> list(Labels(["zip"]).on(page_of("the zip is 1234, unzip it")))
         [(4, 7)]
         """
-        for head in self._by_head.keys() & page.words:
+        if self._heads.isdisjoint(page.words):
+            return
+        for head in self._heads & page.words:
             for phrase in self._by_head[head]:
                 yield from _places(page.lower, phrase)
 

@@ -52,7 +52,8 @@ _LABELS: dict[str, tuple[str, ...]] = {
         "participant id",
     ),
 }  # fmt: skip
-_FINDERS = {kind: Labels(labels) for kind, labels in _LABELS.items()}
+_KIND_OF = {label: kind for kind, labels in _LABELS.items() for label in labels}
+_ALL = Labels(_KIND_OF)
 #: what labels tell; `code` is any other unique number
 KINDS = tuple(_LABELS)
 
@@ -105,12 +106,11 @@ def find(page: Page) -> Iterator[Span]:
     """Find labelled numbers, vehicle identification numbers and MAC addresses."""
     if not page.digits:
         return
-    for kind, labels in _FINDERS.items():
-        for start, stop in labels.on(page):
-            pattern = _PLATE if kind == "plate" else _VALUE
-            match = pattern.match(page.text, stop)
-            if match and _is_labelled(page.lower, start, stop, match):
-                yield Span(match.start(1), match.end(1), kind, 0.7)
+    for start, stop in _ALL.on(page):
+        kind = _KIND_OF[page.lower[start:stop]]
+        match = (_PLATE if kind == "plate" else _VALUE).match(page.text, stop)
+        if match and _is_labelled(page.lower, start, stop, match):
+            yield Span(match.start(1), match.end(1), kind, 0.7)
     if page.digits >= 4 and len(page.text) >= 17:
         for match in _VIN.finditer(page.text):
             word = match.group()

@@ -16,10 +16,7 @@ KINDS = ("person", "place", "organization")
 
 _LIST = re.compile(r"(?:, | and |, and | & | or )\Z")
 _CUE_LENGTH = 28
-_LAST_WORD = re.compile(r"[^\W_]+(?=[:,']?\Z)")
-_LAST_WORDS = frozenset(
-    cue.replace("'", " ").split()[-1] for cue in (*PERSON_CUES, *PLACE_CUES, *ORGANIZATION_CUES)
-) | {"geb"}
+_LAST_WORDS = frozenset(cue.split()[-1] for cue in (*PERSON_CUES, *PLACE_CUES, *ORGANIZATION_CUES))
 _REPEATED = 0.5  # a name at least this sure is looked for in the rest of the text
 
 
@@ -68,8 +65,8 @@ def _cue_before(lower: str, start: int) -> str:
         return ""
     if before[-1] == ".":
         return before
-    word = _LAST_WORD.search(before)
-    return before if word and word.group() in _LAST_WORDS else ""
+    words = before.rstrip(":,").rsplit(None, 1)
+    return before if words and words[-1] in _LAST_WORDS else ""
 
 
 def _spans(run: Run, pieces: list[tuple[int, int, float]], kind: str) -> Iterator[Span]:

@@ -26,8 +26,8 @@ class _Identity:
     """`form` is searched for, `is_valid` judges the number without its separators.
 
     `named`: words of which one must stand before a number that has the form `bare`; without `named`
-    the form is enough. `least`: the fewest characters of the run of digits in it, 0 where the
-    digits do not stand together.
+    the form is enough. `least`: the fewest digits of a run in it, 0 where they do not stand
+    together.
     """
 
     kind: str
@@ -50,16 +50,18 @@ def is_valid(kind: str, number: str) -> bool:
 
 def find(page: Page) -> Iterator[Span]:
     """Find identity numbers of all states known here."""
-    done = 0
-    if page.digits >= 7:
+    text = page.text
+    if page.digits >= 7 and any(len(word) >= 16 for word in text.split()):
         for entry in _SCATTERED:
-            yield from _found(entry, page, 0, len(page.text))
+            yield from _found(entry, page, 0, len(text))
+    done = 0
     for first, last in page.numbers:
-        start, stop = max(done, first - 8), min(len(page.text), last + 14)  # letters around it
-        done = last
+        start, stop = max(done, first - 8), min(len(text), last + 14)  # letters around it
+        digits = sum(map(str.isdigit, text[first:last]))
         for entry in _TOGETHER:
-            if last - first >= entry.least:
+            if digits >= entry.least and entry.form.search(text, start, stop):
                 yield from _found(entry, page, start, stop)
+        done = last
 
 
 def _found(entry: _Identity, page: Page, first: int, last: int) -> Iterator[Span]:
@@ -231,7 +233,7 @@ _LETTERS_FORM = (
 _IDENTITIES = (
     _Identity("us-ssn", 9, _form("[0-9]", r"[0-9]{2}([- ]?)[0-9]{2}\1[0-9]{4}"), _us_ssn,
               _words("ssn|ss#|social security|social sec"), re.compile(r"\d{9}")),
-    _Identity("us-itin", 11, _form("[9]", r"[0-9]{2}-[0-9]{2}-[0-9]{4}"), _us_itin),
+    _Identity("us-itin", 9, _form("[9]", r"[0-9]{2}-[0-9]{2}-[0-9]{4}"), _us_itin),
     _Identity("uk-nino", 6, _form("[A-Za-z]", r"[A-Za-z] ?(?:[0-9]{2} ?){3}[A-Da-d]"), _uk_nino),
     _Identity("uk-nhs", 10, _form("[0-9]", r"[0-9]{2}([- ]?)[0-9]{3}\1[0-9]{4}"), _uk_nhs,
               _words("nhs|chi")),

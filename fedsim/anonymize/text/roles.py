@@ -1,6 +1,6 @@
 """What a word may be in a name, looked up once, as flags."""
 
-from functools import cache
+from functools import cache, lru_cache
 
 from fedsim.anonymize.text.states import STATES
 from fedsim.anonymize.text.words import (
@@ -52,6 +52,7 @@ def roles() -> dict[str, int]:
     return found
 
 
+@lru_cache(maxsize=2**16)
 def role(word: str) -> int:
     """Return the flags of a word in lower case; of a double name, those that all its parts have."""
     flags = roles().get(word)

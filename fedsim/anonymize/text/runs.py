@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from fedsim.anonymize.text.roles import role, roles
+from fedsim.anonymize.text.roles import ENDS, PLACE, STOPS, TITLE, role, roles
 from fedsim.anonymize.text.words import MAX_WORD, PARTICLES, UPPER
 
 __all__ = ["Run", "Word", "runs"]
@@ -26,10 +26,14 @@ _MARKS = "\u0300-\u036f"  # accents as characters of their own
 _WORD = re.compile(rf"[{UPPER}](?<![\w'].)[^\W\d_{_MARKS}]*(?:[{_MARKS}'-]?[^\W\d_]+)*[{_MARKS}]?")
 _ANY_WORD = re.compile(rf"[^\W\d_](?<![\w'].)[^\W\d_]*(?:[{_MARKS}'-]?[^\W\d_]+)*[{_MARKS}]?")
 _MOST = 12  # words of a run
+_SOME = STOPS | TITLE | ENDS | PLACE
 
 
 def runs(text: str, lower: str) -> Iterator[Run]:
-    """Return the runs of a text; of a text without capitals, every word counts as one."""
+    """Return the runs of a text, but for single words that are no part of a name.
+
+    Of a text without capitals, every word counts as capitalised.
+    """
     pattern = _ANY_WORD if text == lower else _WORD
     run: Run = []
     known = roles()
@@ -39,11 +43,12 @@ def runs(text: str, lower: str) -> Iterator[Run]:
         if word.endswith("'s") and stop - start > 2:
             stop, word = stop - 2, word[:-2]
         if run and not (len(run) < _MOST and _is_joined(text, run[-1], start)):
-            yield run
+            if len(run) > 1 or run[0].role & _SOME != STOPS:
+                yield run
             run = []
         if stop - start <= MAX_WORD:
             run.append(Word(start, stop, word, known[word] if word in known else role(word)))
-    if run:
+    if run and (len(run) > 1 or run[0].role & _SOME != STOPS):
         yield run
 
 

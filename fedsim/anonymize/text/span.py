@@ -46,7 +46,7 @@ def page_of(text: str) -> Page:
     if not text.isascii() and _UNUSUAL.search(text):
         text = text.translate(_PLAIN)
     lower = _lower(text)
-    digits = len(_DIGIT.findall(text))
+    digits = sum(map(text.count, "0123456789"))
     numbers = tuple(match.span() for match in _LONG.finditer(text)) if digits > 5 else ()
     return Page(text, lower, digits, frozenset(_WORD.findall(lower)), numbers)
 
@@ -78,6 +78,5 @@ def _plain() -> dict[int, str]:
 
 _PLAIN = _plain()
 _UNUSUAL = re.compile(f"[{re.escape(''.join(map(chr, _PLAIN)))}]")
-_DIGIT = re.compile(r"[0-9]")
 _WORD = re.compile(r"[^\W\d_]+")
 _LONG = re.compile(r"[0-9](?:[ ()./+-]{0,3}[0-9]){5,}")
