@@ -116,9 +116,9 @@ class KnownValues:
     def _accepted(
         self, run: list[tuple[str, int, int]], page: Page, has_capitals: bool
     ) -> Iterator[Span]:
-        while run and run[0][0] in PARTICLES:
+        while run and run[0][0] in PARTICLES and page.text[run[0][1]].islower():
             run = run[1:]
-        while run and run[-1][0] in PARTICLES:
+        while run and run[-1][0] in PARTICLES and page.text[run[-1][1]].islower():
             run = run[:-1]
         if not run:
             return

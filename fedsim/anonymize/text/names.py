@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from fedsim.anonymize.text.geography import PLACE_CUES, places_in
 from fedsim.anonymize.text.organizations import ORGANIZATION_CUES, organization_in
-from fedsim.anonymize.text.people import PERSON_CUES, people_in
-from fedsim.anonymize.text.roles import ENDS, PLACE, STOPS, TITLE
+from fedsim.anonymize.text.people import PERSON_CUES, alone, people_in
+from fedsim.anonymize.text.roles import ENDS, KNOWN_PLACES, PLACE, STOPS, TITLE
 from fedsim.anonymize.text.runs import Run, Word, runs
 from fedsim.anonymize.text.span import Page, Span
 
@@ -46,6 +46,9 @@ def _named(run: Run, page: Page, is_strict: bool) -> Iterator[Span]:
     if all(word.role & (STOPS | TITLE | ENDS | PLACE) == STOPS for word in run):
         return
     before = "" if is_strict else _cue_before(page.lower, run[0].start)
+    if len(run) == 1 and not before and not is_strict:
+        yield from _lone(run[0])
+        return
     pieces = [] if is_strict else organization_in(run, before)
     if pieces:
         yield from _spans(run, pieces, "organization")
@@ -56,6 +59,15 @@ def _named(run: Run, page: Page, is_strict: bool) -> Iterator[Span]:
         places = [piece for piece in places if piece[2] > 0.45]
     yield from _spans(run, people, "person")
     yield from _spans(run, places, "place")
+
+
+def _lone(word: Word) -> Iterator[Span]:
+    """Name a word that stands alone, without anything before it that says what it is."""
+    score = 0.0 if word.role & TITLE else alone(word)
+    if score:
+        yield Span(word.start, word.stop, "person", score)
+    if word.role & PLACE and word.lower in KNOWN_PLACES:
+        yield Span(word.start, word.stop, "place", 0.6)
 
 
 def _cue_before(lower: str, start: int) -> str:

@@ -19,6 +19,8 @@ _BRITISH = re.compile(
 _CANADIAN = re.compile(
     r"[ABCEGHJ-NPRSTVXY](?<!\w.)[0-9][ABCEGHJ-NPRSTV-Z] ?[0-9][ABCEGHJ-NPRSTV-Z][0-9](?!\w)"
 )
+_LETTER_DIGIT = re.compile(r"[0-9](?<=[A-Z][0-9])")
+_FIVE = re.compile(r" [0-9]{5}")
 _AMERICAN = re.compile(r"[A-Z](?<!\w.)[A-Z],? {1,2}[0-9]{5}(?:-[0-9]{4})?(?![\w-]|[.,][0-9])")
 _LABELS = Labels((
     "zip", "zipcode", "postal code", "postcode", "post code", "postleitzahl", "plz",
@@ -35,10 +37,11 @@ def find(page: Page) -> Iterator[Span]:
     """Find codes by form, after the code of a state, or after a word such as ZIP."""
     if not page.digits:
         return
-    for pattern in (_BRITISH, _CANADIAN):
-        for match in pattern.finditer(page.text):
-            yield Span(match.start(), match.end(), "postcode", 0.7)
-    if page.digits >= 5:
+    if _LETTER_DIGIT.search(page.text):
+        for pattern in (_BRITISH, _CANADIAN):
+            for match in pattern.finditer(page.text):
+                yield Span(match.start(), match.end(), "postcode", 0.7)
+    if page.digits >= 5 and _FIVE.search(page.text):
         for match in _AMERICAN.finditer(page.text):
             if match.group()[:2] in STATE_CODES:
                 start = match.end() - len(match.group()[2:].lstrip(", "))

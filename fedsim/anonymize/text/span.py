@@ -48,7 +48,13 @@ def page_of(text: str) -> Page:
     lower = _lower(text)
     digits = sum(map(text.count, "0123456789"))
     numbers = tuple(match.span() for match in _LONG.finditer(text)) if digits > 5 else ()
-    return Page(text, lower, digits, frozenset(_WORD.findall(lower)), numbers)
+    return Page(text, lower, digits, _words(lower), numbers)
+
+
+def _words(lower: str) -> frozenset[str]:
+    if lower.isascii():  # three times as fast, and most texts
+        return frozenset(lower.translate(_SPACED).split())
+    return frozenset(_WORD.findall(lower))
 
 
 def _lower(text: str) -> str:
@@ -77,6 +83,7 @@ def _plain() -> dict[int, str]:
 
 
 _PLAIN = _plain()
+_SPACED = {code: " " for code in range(128) if not chr(code).isalpha()}
 _UNUSUAL = re.compile(f"[{re.escape(''.join(map(chr, _PLAIN)))}]")
 _WORD = re.compile(r"[^\W\d_]+")
 _LONG = re.compile(r"[0-9](?:[ ()./+-]{0,3}[0-9]){5,}")

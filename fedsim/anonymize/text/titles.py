@@ -4,11 +4,13 @@ import re
 from collections.abc import Iterator
 
 from fedsim.anonymize.text.span import Page, Span
-from fedsim.anonymize.text.words import UPPER
+from fedsim.anonymize.text.words import TITLES, UPPER
 
 __all__ = ["KINDS", "find"]
 
 KINDS = ("title",)
+
+_WORDS = TITLES | {"reverend", "lieutenant", "captain"}
 
 _TITLE = re.compile(
     rf"[MDPHFSRJCLmd](?<!\w.)(?:r|rs|s|x|iss|adam|adame|me|lle|rof|rofessor|err|rau|"
@@ -19,6 +21,8 @@ _TITLE = re.compile(
 
 def find(page: Page) -> Iterator[Span]:
     """Find titles with a dot, or before a capitalised word."""
+    if page.words.isdisjoint(_WORDS):
+        return
     for match in _TITLE.finditer(page.text):
         if match.group()[0].isupper() or page.text == page.lower:
             yield Span(match.start(), match.end(), "title", 0.7)
