@@ -36,7 +36,8 @@ class ColumnContext:
 
     def refused(self, accepted: str, row: object = None) -> DataError:
         """Return the error of a cell that cannot be treated; the cell itself is not shown."""
-        where = f"column {self.name!r}" + ("" if row is None else f", row {row!r}")
+        label = repr(row) if isinstance(row, str) else str(row)  # NumPy's numbers name their type
+        where = f"column {self.name!r}" + ("" if row is None else f", row {label}")
         return DataError(f"{where}: {accepted}")
 
     def misses(self, field: str, accepted: str) -> ConfigError:

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 __all__ = ["number_column", "numbers"]
 
-_EXACT = 2.0**53
+_MOST = 2.0**53
 
 
 def numbers(column: "pd.Series", ctx: ColumnContext) -> NDArray[np.float64]:
     """Return the cells as numbers, NaN for missing ones; text that is a number is one.
 
-    Raises `DataError` for other cells, truth values and infinity, and for whole numbers above 2^53,
+    Raises `DataError` for other cells, truth values and infinity, and numbers from 2^53 on,
     which would not come out as they went in.
     """
     import pandas as pd
@@ -29,10 +29,10 @@ def numbers(column: "pd.Series", ctx: ColumnContext) -> NDArray[np.float64]:
     if any(is_kind(given.dtype) for is_kind in kinds) or _has_truth(given):
         raise ctx.refused(f"numbers are needed, not {column.dtype}")
     found = pd.to_numeric(given, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    wrong = ~missing & ~(np.abs(found) <= _EXACT)
+    wrong = ~missing & ~(np.abs(found) < _MOST)
     if wrong.any():
         row = column.index[int(wrong.argmax())]
-        raise ctx.refused("a number is needed, finite and at most 2^53", row)
+        raise ctx.refused("a number is needed, finite and below 2^53", row)
     return np.array(found)
 
 
