@@ -79,7 +79,7 @@ def content(
             "gcp": float(losses["gcp"]),
             "ncp": {name: float(value) for name, value in ncp.items()},
             "discernibility": _discernibility(losses, suppressed, protection.k),
-            "c_avg": float(losses["c_avg"]),
+            "c_avg": losses["c_avg"],
         },
         "columns": [_column(schema, name) for name in schema.columns],
         "leftovers": [asdict(leftover) for leftover in recount.leftovers],

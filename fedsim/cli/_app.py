@@ -7,7 +7,20 @@ import traceback
 import typer
 
 from fedsim import __version__
-from fedsim.cli import data, doctor, explain, keys, new, plan, privacy, report, resume, run, runs
+from fedsim.cli import (
+    anonymize,
+    data,
+    doctor,
+    explain,
+    keys,
+    new,
+    plan,
+    privacy,
+    report,
+    resume,
+    run,
+    runs,
+)
 from fedsim.cli._output import fail
 from fedsim.errors import FedsimError
 
@@ -47,6 +60,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
 app.add_typer(privacy.app, name="privacy")
+app.add_typer(anonymize.app, name="anonymize")
 app.add_typer(keys.app, name="keys")
 
 
