@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from fedsim import losses, metrics
 from fedsim.clients.local_only import LocalOnly
-from fedsim.config import _distributed, _secure_sum
+from fedsim.config import _anonymization, _distributed, _secure_sum
 from fedsim.config.schema import Engine, Privacy, RunConfig
 from fedsim.data import Meta
 from fedsim.data._types import BornFederated
@@ -55,6 +55,7 @@ def illegal(config: RunConfig, source: Source) -> list[Problem]:
         name = type(config.strategy).__name__.lower()
         refuse("strategy.name", name, f"a strategy that needs 'sum' or 'updates', not {needs!r}")
     _check_engine(config.engine, refuse)
+    _anonymization.check(config, refuse)
     _check_privacy(config, refuse)
     _secure_sum.check(config, refuse)
     _distributed.check(config, refuse)

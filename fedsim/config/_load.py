@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim import registry
+from fedsim.config._anonymization import SCHEMA, anchor_schema, with_schema
 from fedsim.config._build import assemble, part_class
 from fedsim.config._check import illegal
 from fedsim.config._lines import key_lines
@@ -72,7 +73,8 @@ def load(
     `overrides` are "key.path=value"; `FEDSIM__ROUNDS__COUNT=3` in the environment is the same as
     "rounds.count=3". Naming another part in a later source drops what an earlier one set for the
     part it replaces, but for fields that both have and that fit. An empty value unsets. A relative
-    `data.path` is relative to the file that says so, elsewhere to `folder` (the working directory).
+    `data.path` or `anonymization.schema` is relative to the file that says so, elsewhere to
+    `folder` (the working directory).
 
     Raises `ConfigError` with every problem, each with its file and line or other source.
     """
@@ -81,8 +83,12 @@ def load(
     _apply(draft, _assignments(overrides, draft.problems))
     _anchor(draft.content, folder)
     source = partial(_source, draft.sources)
+    with_schema(draft.content, Path(folder or ""), draft.problems, source)
     config, problems = assemble(draft.content, source)
-    problems = [*draft.problems, *problems, *illegal(config, source)]
+    known = {problem.path.split(".")[0] for problem in draft.problems}
+    # A schema that cannot be read is one that is missing: one problem, not two.
+    found = [p for p in illegal(config, source) if p.path != SCHEMA or "anonymization" not in known]
+    problems = [*draft.problems, *problems, *found]
     if problems:
         raise ConfigError(problems)
     return config
@@ -98,6 +104,7 @@ def _read(experiment: str | Path | Mapping[str, Any]) -> _Draft:
         draft.content.setdefault("name", path.stem)
         if _is_file(path):
             _anchor(draft.content, path.parent)
+            anchor_schema(draft.content, path.parent)
     for section, _, _ in IMPLIED:
         table = draft.content.get(section)
         if isinstance(table, dict):

@@ -4,6 +4,7 @@ Fields typed `Any` are parts (`registry.py`): their table is `name = "..."` plus
 part's dataclass. All other tables are the plain dataclasses below.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 __all__ = [
     "PARTS",
+    "Anonymization",
     "Engine",
     "Evaluation",
     "Privacy",
@@ -171,6 +173,45 @@ class SecureSum:
 
 
 @dataclass(frozen=True, slots=True)
+class Anonymization:
+    """Records are anonymized on the client, before local training: raw ones are not trained on.
+
+    `name`: how quasi-identifiers are recoded: "nodes" (groups of their hierarchies), "sets" (any
+    set of values), "full-domain" (a column at one level throughout). "raw" recodes nothing and is
+    for comparison: the same columns, encoded alike. `schema`: what each column is: a file (from the
+    folder of the file that says so), or a built-in one (adult, heart-disease); its content is kept
+    in `columns`, `subject` and `empty`, which may be given instead.
+    `k`, `diversity`, `l`, `c`, `t`, `delta`: what holds for every class of every client (see
+    docs/anonymization.md); `t_reference`: the distribution that sensitive values must be near to:
+    the client's own, or that of all clients together. `max_suppression`: the part of its records a
+    client may suppress; `suppressed`: whether those are left out of training, or trained on with
+    their quasi-identifiers hidden. `cut`: each client generalizes alone ("local"), or all by one
+    tree that secure sums agree on ("shared", needs secagg, secagg+ or the simulated ideal), with k
+    records of each class over the federation or on each client (`k_over`); with "merged" each then
+    joins its classes of fewer. `compare_raw`: a run of simulation is followed by the same with raw
+    records, and the report has both.
+    """
+
+    name: Literal["none", "raw", "nodes", "sets", "full-domain"] = "none"
+    schema: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    subject: str | None = None
+    empty: tuple[str, ...] = ()
+    k: Annotated[int, Ge(2)] = 5
+    diversity: Literal["none", "distinct", "entropy", "recursive"] = "none"
+    l: Annotated[float, Ge(1)] = 2.0  # noqa: E741 - the literature's name
+    c: Annotated[float, Gt(0)] = 3.0
+    t: Annotated[float, Gt(0), Le(1)] | None = None
+    t_reference: Literal["client", "federation"] = "client"
+    delta: Annotated[float, Gt(0)] | None = None
+    max_suppression: Annotated[float, Ge(0), Lt(1)] = 0.0
+    cut: Literal["local", "shared", "merged"] = "local"
+    k_over: Literal["federation", "client"] = "federation"
+    suppressed: Literal["keep", "drop"] = "drop"
+    compare_raw: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """Where and how clients run: how fast a run is; of its result only the last rounding.
 
@@ -227,6 +268,7 @@ class RunConfig:
     regularization: Regularization = field(default_factory=Regularization)
     transform: Any = None
     strategy: Any = None
+    anonymization: Anonymization = field(default_factory=Anonymization)
     privacy: Privacy = field(default_factory=Privacy)
     secure_sum: SecureSum = field(default_factory=SecureSum)
     rounds: Rounds = field(default_factory=Rounds)

@@ -63,7 +63,7 @@ def experiments(draw):
     return draw(st.fixed_dictionaries({}, optional=sections))
 
 
-TABLES = {"regularization", "rounds", "evaluation", "engine"}
+TABLES = {"anonymization", "regularization", "rounds", "evaluation", "engine"}
 
 
 def without_unset(value):
