@@ -97,7 +97,9 @@ def _pieces(page: Page) -> Iterator[Span]:
     text, lower = page.text, page.lower
     if not page.words.isdisjoint(_TYPES_LAST):
         for match in _NUMBER_FIRST.finditer(text):
-            yield Span(match.start(), match.end(), "address", 0.75)
+            word = match.group().rsplit(" ", 1)[-1]  # a dot ends "Ave." or the sentence
+            stop = match.end() - (word.endswith(".") and len(word) > 5)
+            yield Span(match.start(), stop, "address", 0.75)
     yield from _type_first(page)
     for match in _BEHIND.finditer(text):
         start = match.start()

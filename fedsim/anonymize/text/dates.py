@@ -74,17 +74,15 @@ _SAYS_DATE = (
     "on", "since", "until", "till", "date", "dated", "seen", "admitted", "discharged",
     "born", "dob", "d.o.b", "visit", "due", "from", "through",
 )  # fmt: skip
-_PART = re.compile(
-    r"[01]?[0-9](?<![\w.,/-][0-9])(?<![\w.,/-][0-9]{2})/[0-3]?[0-9](?![\w/%]|[.,-][0-9])"
-)
+_PART = re.compile(r"(?<![\w.,/-])[0-3]?[0-9]/[0-3]?[0-9](?![\w/%]|[.,-][0-9])")
 
 
 def find(page: Page) -> Iterator[Span]:
     """Find dates; a bare year is another kind than a date."""
     if page.digits >= 2:
         yield from _numeric(page)
-        if not page.words.isdisjoint(MONTHS):
-            yield from _written(page)
+    if page.digits and not page.words.isdisjoint(MONTHS):
+        yield from _written(page)
     if page.digits >= 4:
         yield from _years(page)
 

@@ -110,7 +110,7 @@ def find(page: Page) -> Iterator[Span]:
         kind = _KIND_OF[page.lower[start:stop]]
         match = (_PLATE if kind == "plate" else _VALUE).match(page.text, stop)
         if match and _is_labelled(page.lower, start, stop, match):
-            yield Span(match.start(1), match.end(1), kind, 0.7)
+            yield Span(match.start(1), match.end(1), kind, 0.9)
     if page.digits >= 4 and len(page.text) >= 17:
         for match in _VIN.finditer(page.text):
             word = match.group()

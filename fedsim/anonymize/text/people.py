@@ -76,10 +76,11 @@ def people_in(
         if last > first:
             words = run[first:last]
             score = _score(words, is_strict=is_strict)
+            cue = run[first - 1].lower if first else before
             if titled or (first == 0 and _ends_in_title(before)):
                 score = max(score, 0.85)
             elif not is_strict and score < 0.6:
-                score = max(score, _context(words, lower, before if first == 0 else "", score))
+                score = max(score, _context(words, lower, cue, score))
             pieces += [(first, last, score)] if score else _inner(run, first, last, is_strict)
         first = max(last, first + 1)
     return pieces

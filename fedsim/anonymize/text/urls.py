@@ -24,9 +24,7 @@ _COUNTRIES = (
 )
 # Those are taken as well where www, or a known second level, says that this is a domain.
 _DOUBTFUL = "in is it me no pl be to my id rs md py sh so am ag as cc tv do at al ad la so st mu"
-_SURE = frozenset((
-    "{_GENERIC}", "{_COUNTRIES}",
-))  # fmt: skip
+_SURE = frozenset(f"{_GENERIC} {_COUNTRIES}".split())
 _ANY = _SURE | frozenset(_DOUBTFUL.split())
 _SECOND = frozenset((
     "co", "com", "org", "net", "gov", "edu", "ac", "gob", "or", "ne", "www",
