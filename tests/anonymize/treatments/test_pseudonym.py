@@ -54,7 +54,7 @@ def bits_of(pseudonyms):
 
 @pytest.mark.parametrize("what", ["another key", "another column"])
 def test_without_the_same_key_there_is_only_chance(keys, others, what):
-    """Over 10^5 values: bits agree as coins do, nothing collides (chance: 3 x 10^-29)."""
+    """Over 10^5 values: bits agree as coins do, nothing collides (chance: 6 x 10^-29)."""
     values = pd.Series([f"{i:09d}" for i in range(MANY)])
     a = Pseudonym().apply(values, ColumnContext("id", keys))
     elsewhere = ColumnContext("id", others) if what == "another key" else ColumnContext("nr", keys)
