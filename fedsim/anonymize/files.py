@@ -150,13 +150,17 @@ def writer(
     unowned: Any = _Open(file)
     text = io.TextIOWrapper(unowned, encoding=encoding, newline="")
     lines = csv.writer(text, delimiter=separator, lineterminator="\n")
+    # Python up to 3.12 does not quote a carriage return on its own, which readers end a row at.
+    quoted = csv.writer(text, delimiter=separator, lineterminator="\n", quoting=csv.QUOTE_ALL)
     lines.writerow(schema.names)
 
     def write(batch: Any) -> None:
         if batch is None:
             text.flush()
             return
-        lines.writerows(zip(*[_texts(column) for column in batch.columns], strict=True))
+        columns = [_texts(column) for column in batch.columns]
+        put = quoted if any(map(_has_return, columns)) else lines
+        put.writerows(zip(*columns, strict=True))
 
     return write
 
@@ -298,6 +302,10 @@ def _parquet_writer(file: BinaryIO, schema: Any) -> Callable[[Any], None]:
             out.write_batch(batch)
 
     return write
+
+
+def _has_return(cells: list[Any]) -> bool:
+    return any(isinstance(cell, str) and "\r" in cell for cell in cells)
 
 
 def _texts(column: Any) -> list[Any]:
