@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fedsim.anonymize.hierarchies import Hierarchy
 from fedsim.anonymize.protection import Protection, Target, allows
 
-__all__ = ["Histogram", "Offer", "by_children", "by_threshold", "common", "node_at"]
+__all__ = ["Histogram", "Offer", "by_children", "by_threshold", "common", "firsts", "node_at"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -17,9 +17,10 @@ Bools = NDArray[np.bool_]
 
 # What a row that is set aside is expected to lose, in quasi-identifiers generalized to the root:
 # rows that are alone in k alone find company soon, those that l or t parted do not. Measured on
-# Adult, where 0.3 to 1 and 1 to 1.5 do about equally well.
+# Adult, where 0.3 to 1 and 1 to 2 do about equally well.
 _ASIDE_LOSS = 0.6
 _ASIDE_LOSS_OF_VALUES = 1.5
+_NOTHING = 1e-9  # spared: what differences of equal losses come to in floating point
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,38 +50,60 @@ class Offer:
 
 
 def by_threshold(
-    histogram: Histogram, tree: Hierarchy, protection: Protection, of: Sequence[Target]
+    histogram: Histogram,
+    tree: Hierarchy,
+    protection: Protection,
+    of: Sequence[Target],
+    *,
+    may_set_aside: bool,
 ) -> Offer:
     """Offer to cut each group's leaves in two, where that wins most."""
     first, last, sizes = _bounds(histogram)
     group, leaf = histogram.group, histogram.leaf
     entry = np.arange(len(group))
-    is_last = entry == last[group]
-    left = _running(histogram.counts, first)[:, None][:, 0]
+    left = _running(histogram.counts, first)
     right = sizes[group] - left
-    fine = ~is_last & (left >= protection.k) & (right >= protection.k)
-    if protection.is_about_values:
-        at = np.flatnonzero(fine)
-        lefts = [_running(values, first) for values in histogram.values]
-        rights = [all_[last][group[at]] - all_[at] for all_ in lefts]
-        fine[at] = allows(protection, left[at], [all_[at] for all_ in lefts], of)
-        fine[at] &= allows(protection, right[at], rights, of)
+    left_is_fine, right_is_fine = _fine_halves(histogram, left, right, protection, of)
+    is_cut = left_is_fine | right_is_fine if may_set_aside else left_is_fine & right_is_fine
     place = _places(histogram, tree, first)
     after = place[np.minimum(entry + 1, len(entry) - 1)]
-    whole = place[last] - place[first]
-    spared = (whole[group] * sizes[group] - (place - place[first][group]) * left).astype(np.float64)
-    spared -= (place[last][group] - after) * right
-    share = left / sizes[group]
-    score = _per_bit(spared / max(tree.leaves - 1, 1), _bits(share) + _bits(1 - share))
-    best, at = _first_best(np.where(fine, score, -np.inf), first)
-    cut_at = leaf[np.minimum(at + 1, len(leaf) - 1)]
+    lost = left * (place - place[first][group]) + right * (place[last][group] - after)
+    spared = (place[last] - place[first])[group] * sizes[group] - lost
+    aside = np.where(left_is_fine, 0, left) + np.where(right_is_fine, 0, right)
+    spared = spared / max(tree.leaves - 1, 1) - aside * _aside_loss(protection)
+    best, at = _first_best(np.where(is_cut & (spared > _NOTHING), spared, -np.inf), first)
+    at = np.minimum(at, len(leaf) - 1)
+    low = leaf[np.minimum(at + 1, len(leaf) - 1)]
+    parts = np.stack([np.where(left_is_fine, 0, -1)[at], np.where(right_is_fine, 1, -1)[at]], 1)
 
     def pieces(which: Bools) -> tuple[Ints, Ints, Ints]:
         groups = np.flatnonzero(which)
-        low = np.stack([np.zeros_like(groups), cut_at[groups]], axis=1).reshape(-1)
-        return np.repeat(groups, 2), low, np.tile(np.array([0, 1]), len(groups))
+        lows = np.stack([np.zeros_like(groups), low[groups]], axis=1).reshape(-1)
+        return np.repeat(groups, 2), lows, parts[groups].reshape(-1)
 
     return Offer(best, pieces)
+
+
+def _fine_halves(
+    histogram: Histogram,
+    left: Ints,
+    right: Ints,
+    protection: Protection,
+    of: Sequence[Target],
+) -> tuple[Bools, Bools]:
+    """Say of cuts behind each entry which half is allowed; neither, where one would be empty."""
+    if not protection.is_about_values:
+        return (left >= protection.k) & (right > 0), right >= protection.k
+    first, last, _ = _bounds(histogram)
+    left_is_fine = np.zeros(len(left), dtype=bool)
+    right_is_fine = left_is_fine.copy()
+    sums = [_running(values, first) for values in histogram.values]
+    enough = np.flatnonzero((left >= protection.k) & (right > 0))
+    left_is_fine[enough] = allows(protection, left[enough], [one[enough] for one in sums], of)
+    enough = np.flatnonzero(right >= protection.k)
+    after = [one[last][histogram.group[enough]] - one[enough] for one in sums]
+    right_is_fine[enough] = allows(protection, right[enough], after, of)
+    return left_is_fine, right_is_fine
 
 
 def by_children(
@@ -117,8 +140,8 @@ class _Children:
     """
 
     group: Ints
-    low: Ints
-    high: Ints
+    low: NDArray[np.int32]
+    high: NDArray[np.int32]
     first_leaf: Ints
     last_leaf: Ints
     loss: Floats
@@ -133,11 +156,12 @@ def _children(histogram: Histogram, tree: Hierarchy) -> _Children:
     first, last, sizes = _bounds(histogram)
     leaf, group = histogram.leaf, histogram.group
     level = common(tree, leaf[first], leaf[last])
-    group_loss = _loss(tree, level, leaf[first])
+    low, high = node_at(tree, level, leaf[first])
+    group_loss = (high - low - 1) / max(tree.leaves - 1, 1)
     low, high = node_at(tree, np.maximum(level - 1, 0)[group], leaf)
-    starts = np.flatnonzero((np.diff(group, prepend=-1) != 0) | (np.diff(low, prepend=-1) != 0))
+    starts = firsts(group * tree.leaves + low)
     ends = np.append(starts[1:], len(group)) - 1
-    loss = _loss(tree, common(tree, leaf[starts], leaf[ends]), leaf[starts])
+    loss = _loss(tree, leaf[starts], leaf[ends])
     return _Children(
         group=group[starts],
         low=low[starts],
@@ -147,7 +171,7 @@ def _children(histogram: Histogram, tree: Hierarchy) -> _Children:
         loss=loss,
         sizes=np.add.reduceat(histogram.counts, starts),
         values=tuple(np.add.reduceat(values, starts, axis=0) for values in histogram.values),
-        first=np.flatnonzero(np.diff(group[starts], prepend=-1)),
+        first=firsts(group[starts]),
         group_loss=group_loss,
         group_sizes=sizes,
     )
@@ -205,15 +229,11 @@ class _Split:
         high = np.maximum.reduceat(np.where(kept, -1, children.last_leaf), first)
         there = rest > 0
         rest_loss = np.zeros(len(first))
-        rest_loss[there] = _loss(tree, common(tree, low[there], high[there]), low[there])
-        of_values = protection.is_about_values
-        penalty = rest_loss + (_ASIDE_LOSS_OF_VALUES if of_values else _ASIDE_LOSS) * self.aside
-        share = children.sizes / children.group_sizes[children.group]
-        bits = np.add.reduceat(np.where(kept, _bits(share), 0.0), first)
-        bits += _bits(rest / children.group_sizes)
-        score = _per_bit(spared - rest * penalty, bits)
-        is_cut = (parts > 0) & (parts + there > 1)
-        self.wins = np.where(is_cut, score, -np.inf)
+        rest_loss[there] = _loss(tree, low[there], high[there])
+        penalty = rest_loss + _aside_loss(protection) * self.aside
+        spared -= rest * penalty
+        is_cut = (parts > 0) & (parts + there > 1) & (spared > _NOTHING)
+        self.wins = np.where(is_cut, spared, -np.inf)
 
     def pieces(self, which: Bools) -> tuple[Ints, Ints, Ints]:
         children = self.children
@@ -247,24 +267,32 @@ def common(tree: Hierarchy, low: NDArray[np.integer], high: NDArray[np.integer])
     return found
 
 
-def node_at(tree: Hierarchy, level: Ints, leaf: Ints) -> tuple[Ints, Ints]:
+def node_at(
+    tree: Hierarchy, level: NDArray[np.integer], leaf: NDArray[np.integer]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Return the leaves low:high of the groups that leaves are in at some levels."""
-    low, high = np.empty_like(leaf), np.empty_like(leaf)
-    for j, (groups, starts) in enumerate(zip(tree.levels, tree.starts, strict=True)):
-        at = level == j
-        group = groups[leaf[at]]
-        low[at], high[at] = starts[group], starts[group + 1]
-    return low, high
+    low, high = tree.bounds
+    return low[level, leaf], high[level, leaf]
 
 
-def _loss(tree: Hierarchy, level: Ints, leaf: Ints) -> Floats:
-    low, high = node_at(tree, level, leaf)
-    return (high - low - 1) / max(tree.leaves - 1, 1)
+def firsts(group: NDArray[np.integer]) -> Ints:
+    """Return where each run of equal numbers begins."""
+    is_first = np.empty(len(group), dtype=bool)
+    is_first[:1] = True
+    np.not_equal(group[1:], group[:-1], out=is_first[1:])
+    return np.flatnonzero(is_first)
+
+
+def _loss(tree: Hierarchy, low: Ints, high: Ints) -> Floats:
+    """Return NCP's term of the lowest groups with these leaves."""
+    begin, end = node_at(tree, common(tree, low, high), low)
+    found: Floats = (end - begin - 1) / max(tree.leaves - 1, 1)
+    return found
 
 
 def _bounds(histogram: Histogram) -> tuple[Ints, Ints, Ints]:
     """Return each group's first and last entry and its number of rows."""
-    first = np.flatnonzero(np.diff(histogram.group, prepend=-1))
+    first = firsts(histogram.group)
     last = np.append(first[1:], len(histogram.group)) - 1
     return first, last, np.add.reduceat(histogram.counts, first)
 
@@ -295,16 +323,8 @@ def _running(counts: Ints, first: Ints) -> Ints:
     return running
 
 
-def _bits(share: Floats) -> Floats:
-    logs = np.log2(share, out=np.zeros_like(share), where=share > 0)
-    found: Floats = -share * logs
-    return found
-
-
-def _per_bit(spared: Floats, bits: Floats) -> Floats:
-    """Weigh what is spared by the information a cut uses up: groups can be halved so often only."""
-    found: Floats = spared / np.sqrt(np.maximum(bits, 1e-9))
-    return np.where(spared > 1e-9, found, -np.inf)
+def _aside_loss(protection: Protection) -> float:
+    return _ASIDE_LOSS_OF_VALUES if protection.is_about_values else _ASIDE_LOSS
 
 
 def _first_best(score: Floats, first: Ints) -> tuple[Floats, Ints]:

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.anonymize._offers import common, node_at
+from fedsim.anonymize._offers import common, firsts, node_at
 from fedsim.anonymize.cuts import Histogram
 from fedsim.anonymize.hierarchies import Hierarchy
 from fedsim.anonymize.mondrian import tally
@@ -43,7 +43,7 @@ def values_of(
     "nodes": the lowest group of the hierarchy with all leaves that are there. "sets": those leaves,
     or, of numbers, the range of them.
     """
-    first = np.flatnonzero(np.diff(histogram.group, prepend=-1))
+    first = firsts(histogram.group)
     if how == "nodes":
         last = np.append(first[1:], len(histogram.group)) - 1
         leaf = histogram.leaf[first]

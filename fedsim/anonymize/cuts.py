@@ -57,10 +57,9 @@ def choose(
 
     `histograms`: of each quasi-identifier, over the same groups 0, 1, ..., none of which is empty.
     """
+    offer = by_threshold if how == "sets" else by_children
     offers = [
-        by_threshold(histogram, tree, protection, of)
-        if how == "sets"
-        else by_children(histogram, tree, protection, of, may_set_aside=may_set_aside)
+        offer(histogram, tree, protection, of, may_set_aside=may_set_aside)
         for histogram, tree in zip(histograms, trees, strict=True)
     ]
     wins = np.stack([offer.wins for offer in offers])

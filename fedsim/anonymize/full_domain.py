@@ -49,7 +49,7 @@ def full_domain(
         low, high = 0, len(chain)  # of the chain: the first that k allows is in low:high
         while low < high:
             node = chain[(low + high) // 2]
-            left_out_by_k, left_out, loss = table.judge(lattice.levels[node])
+            left_out_by_k, left_out, loss = table.judge(lattice.levels[node], most)
             if left_out_by_k > most:
                 lattice.drop_below(node)
                 low = (low + high) // 2 + 1
@@ -114,7 +114,7 @@ class _Lattice:
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """Different rows and how often each is there, and which one each row is."""
+    """Different rows, [quasi, rows], how often each is there, and which one each row is."""
 
     codes: NDArray[np.int32]
     counts: NDArray[np.int64]
@@ -142,21 +142,28 @@ class _Table:
             self.loss_of_leaf.append(loss)
             self.losses.append(loss @ share / len(encoded.trees))
 
-    def judge(self, levels: NDArray[np.int8]) -> tuple[int, int, float]:
-        """Return rows that k leaves out, that the whole protection leaves out, and the GCP."""
+    def judge(self, levels: NDArray[np.int8], most: int) -> tuple[int, int, float]:
+        """Return rows that k leaves out, that the whole protection leaves out, and the GCP.
+
+        Where k alone leaves out more than `most`, the others are not worked out.
+        """
         class_of, sizes = self._classes(levels)
         by_k = int(sizes[sizes < self.protection.k].sum())
+        if by_k > most:
+            return by_k, by_k, np.inf
         fine = self._fine(levels, class_of, sizes)
         left_out = int(sizes[~fine].sum())
+        loss = sum(float(self.losses[column][level]) for column, level in enumerate(levels))
         if left_out == 0:
-            loss = sum(self.losses[c][level] for c, level in enumerate(levels))
-            return by_k, 0, float(loss)
-        counts = np.where(fine[class_of], self.cells.counts, 0)
-        columns = range(len(levels))
-        loss = sum(
-            self.loss_of_leaf[c][levels[c]][self.cells.codes[:, c]] @ counts for c in columns
+            return by_k, 0, loss
+        lost = np.flatnonzero(~fine[class_of])
+        counts = self.cells.counts[lost]
+        spared = sum(
+            float(self.loss_of_leaf[c][level][self.cells.codes[c][lost]] @ counts)
+            for c, level in enumerate(levels)
         )
-        return by_k, left_out, float(loss / len(levels) + left_out) / self.encoded.rows
+        loss += (left_out - spared / len(levels)) / self.encoded.rows
+        return by_k, left_out, loss
 
     def recoding(self, levels: NDArray[np.int8]) -> Recoding:
         """Return the recoding at these levels, without what is not allowed."""
@@ -167,14 +174,14 @@ class _Table:
 
     def _classes(self, levels: NDArray[np.int8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the class of each different row, and the classes' sizes."""
-        keys, span = np.zeros(len(self.cells.codes), dtype=np.int64), 1
+        keys, span = np.zeros(len(self.cells.counts), dtype=np.int64), 1
         for column, (tree, level) in enumerate(zip(self.encoded.trees, levels, strict=True)):
             many = len(tree.labels[level])
             if span * many > 2**62:
                 different, keys = np.unique(keys, return_inverse=True)
                 span = len(different)
             if many > 1:
-                keys = keys * many + tree.levels[level][self.cells.codes[:, column]]
+                keys = keys * many + tree.levels[level][self.cells.codes[column]]
                 span *= many
         if span <= 4 * len(keys):
             there = np.bincount(keys, minlength=span) > 0
@@ -207,7 +214,7 @@ class _Table:
         member[class_of[kept]] = kept  # any row of the class has its values
         index, values = [], []
         for column, (tree, level) in enumerate(zip(self.encoded.trees, levels, strict=True)):
-            group = tree.levels[level][self.cells.codes[member, column]]
+            group = tree.levels[level][self.cells.codes[column][member]]
             starts = tree.starts[level]
             which, different = of_ranges(starts[group], starts[group + 1])
             index.append(which)
@@ -218,4 +225,4 @@ class _Table:
 
 def _cells(codes: NDArray[np.int32]) -> _Cells:
     different, of_row, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
-    return _Cells(different, counts.astype(np.int64), of_row.reshape(-1).astype(np.int64))
+    return _Cells(different.T.copy(), counts.astype(np.int64), of_row.reshape(-1).astype(np.int64))

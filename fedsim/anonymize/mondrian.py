@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.anonymize._offers import firsts
 from fedsim.anonymize.cuts import ASIDE, Cuts, Histogram, choose, follow, joined
 from fedsim.anonymize.protection import Protection, Target
 from fedsim.anonymize.table import Encoded
@@ -28,8 +29,8 @@ def grow(
     """
     class_of = np.full(encoded.rows, -1, dtype=np.int64)
     classes, rows = 0, np.arange(encoded.rows)
-    for tree in range(1 if how == "sets" else TREES):
-        may_set_aside = how == "nodes" and tree < TREES - 1
+    for tree in range(TREES):
+        may_set_aside = tree < TREES - 1
         aside, at, groups = [], np.zeros(len(rows), dtype=np.int64), 1
         while len(rows):
             cuts = _cut(encoded, rows, at, groups, (protection, of, how, may_set_aside))
@@ -80,7 +81,7 @@ def _counted(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int
         different = np.flatnonzero(counts)
         return different, counts[different]
     ascending = np.sort(keys)
-    first = np.flatnonzero(np.diff(ascending, prepend=-1))
+    first = firsts(ascending)
     return ascending[first], np.diff(np.append(first, len(keys)))
 
 

@@ -73,6 +73,13 @@ class Hierarchy:
             found.append(np.append(first, self.leaves).astype(np.int32))
         return tuple(found)
 
+    @cached_property
+    def bounds(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return int32 [levels, leaves] twice: where each leaf's group begins and ends."""
+        pairs = list(zip(self.levels, self.starts, strict=True))
+        low = np.stack([starts[groups] for groups, starts in pairs])
+        return low, np.stack([starts[groups + 1] for groups, starts in pairs])
+
     def label(self, low: int, high: int) -> str:
         """Name the leaves from `low` up to `high` (not included): a group's name, or a range.
 
