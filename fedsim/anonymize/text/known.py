@@ -124,7 +124,7 @@ class KnownValues:
             return
         words = [word for word, _, _ in run]
         is_sure = any(word in self.sure for word in words)
-        is_pair = any(pair in self.pairs for pair in pairwise(words))
+        is_pair = any(pair in self.pairs and len("".join(pair)) > 2 for pair in pairwise(words))
         is_name = any(  # "Will" in the middle of a text is a name, "will" is not
             has_capitals and len(word) > 1 and word.isalpha() and page.text[start].isupper()
             for word, start, _ in run
