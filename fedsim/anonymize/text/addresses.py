@@ -87,13 +87,13 @@ _CUED = re.compile(
 
 def find(page: Page) -> Iterator[Span]:
     """Find streets with a number, boxes and flats; pieces that follow each other are one."""
+    if not page.digits:
+        return
     spans = sorted(_pieces(page), key=lambda span: (span.start, -span.stop))
     yield from _joined(page.text, spans)
 
 
 def _pieces(page: Page) -> Iterator[Span]:
-    if not page.digits:
-        return
     text, lower = page.text, page.lower
     if not page.words.isdisjoint(_TYPES_LAST):
         for match in _NUMBER_FIRST.finditer(text):

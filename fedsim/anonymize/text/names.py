@@ -43,7 +43,7 @@ def find(page: Page) -> Iterator[Span]:
 
 def _named(run: Run, page: Page, is_strict: bool) -> Iterator[Span]:
     """Name the pieces of one run: an organization is the whole, a known place beats a person."""
-    if all(word.role & (STOPS | TITLE | ENDS | PLACE) == STOPS for word in run):
+    if not run or all(word.role & (STOPS | TITLE | ENDS | PLACE) == STOPS for word in run):
         return
     before = "" if is_strict else _cue_before(page.lower, run[0].start)
     if len(run) == 1 and not before and not is_strict:

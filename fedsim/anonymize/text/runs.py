@@ -23,10 +23,22 @@ class Word(NamedTuple):
 Run = list[Word]
 
 _MARKS = "\u0300-\u036f"  # accents as characters of their own
-_WORD = re.compile(rf"[{UPPER}](?<![\w'].)[^\W\d_{_MARKS}]*(?:[{_MARKS}'-]?[^\W\d_]+)*[{_MARKS}]?")
-_ANY_WORD = re.compile(rf"[^\W\d_](?<![\w'].)[^\W\d_]*(?:[{_MARKS}'-]?[^\W\d_]+)*[{_MARKS}]?")
-_MOST = 12  # words of a run
+_REST = rf"[^\W\d_{_MARKS}]*(?:[{_MARKS}'-][^\W\d_]+)*[{_MARKS}]?"
+_PARTICLE = "|".join(sorted(PARTICLES))
+# Between words of a name: a space, particles, the dot of an initial; a genitive ends the name.
+_JOINT = rf"(?:(?<=\b[{UPPER}])\.)?(?<!'s) (?:(?:{_PARTICLE}) ){{0,3}}"
+_MORE = 11  # words of a run after the first
 _SOME = STOPS | TITLE | ENDS | PLACE
+
+
+def _patterns(first: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return what finds words that begin with one of some letters, and what finds runs of them."""
+    head, more = rf"{first}(?<![\w'].){_REST}", rf"{first}{_REST}"
+    return re.compile(head), re.compile(rf"{head}(?:{_JOINT}{more}){{0,{_MORE}}}")
+
+
+_CAPITALISED = _patterns(f"[{UPPER}]")
+_ANY = _patterns(r"[^\W\d_]")
 
 
 def runs(text: str, lower: str) -> Iterator[Run]:
@@ -34,32 +46,25 @@ def runs(text: str, lower: str) -> Iterator[Run]:
 
     Of a text without capitals, every word counts as capitalised.
     """
-    pattern = _ANY_WORD if text == lower else _WORD
-    run: Run = []
     known = roles()
-    for match in pattern.finditer(text):
+    word_form, run_form = _ANY if text == lower else _CAPITALISED
+    for match in run_form.finditer(text):
         start, stop = match.span()
-        word = lower[start:stop]
-        if word.endswith("'s") and stop - start > 2:
-            stop, word = stop - 2, word[:-2]
-        if run and not (len(run) < _MOST and _is_joined(text, run[-1], start)):
-            if len(run) > 1 or run[0].role & _SOME != STOPS:
-                yield run
-            run = []
-        if stop - start <= MAX_WORD:
-            run.append(Word(start, stop, word, known[word] if word in known else role(word)))
-    if run and (len(run) > 1 or run[0].role & _SOME != STOPS):
-        yield run
+        piece = lower[start:stop]
+        if " " in piece:
+            run = [_word(lower, *word.span()) for word in word_form.finditer(text, start, stop)]
+            yield [word for word in run if word.stop - word.start <= MAX_WORD]
+            continue
+        flags = known.get(piece)
+        if flags is None:
+            if stop - start <= MAX_WORD:
+                yield [_word(lower, start, stop)]
+        elif flags & _SOME != STOPS:
+            yield [Word(start, stop, piece, flags)]
 
 
-def _is_joined(text: str, last: Word, start: int) -> bool:
-    gap = start - last.stop
-    if gap == 1:
-        return text[last.stop] == " "
-    if gap == 2:
-        return text[last.stop : start] == ". " and last.stop - last.start == 1
-    return gap < 12 and text[last.stop] == " " and _is_particle(text[last.stop : start])
-
-
-def _is_particle(between: str) -> bool:
-    return between[-1] == " " and all(word in PARTICLES for word in between.split())
+def _word(lower: str, start: int, stop: int) -> Word:
+    if lower.endswith("'s", start, stop) and stop - start > 2:
+        stop -= 2
+    word = lower[start:stop]
+    return Word(start, stop, word, role(word))
