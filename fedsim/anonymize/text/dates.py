@@ -21,6 +21,7 @@ _NUMERIC = re.compile(
     + _TIME
     + r"(?![\w/-]|\.[0-9])"
 )
+_JOINED = re.compile(r"[0-9][-./][0-9]")
 _COMPACT = re.compile(r"[12](?<!\w[12])[089][0-9]{2}[01][0-9][0-3][0-9]T[0-2][0-9][0-5][0-9]\w*")
 
 _NAMES = """
@@ -89,7 +90,7 @@ def find(page: Page) -> Iterator[Span]:
 
 def _numeric(page: Page) -> Iterator[Span]:
     text = page.text
-    for match in _NUMERIC.finditer(text):
+    for match in _NUMERIC.finditer(text) if _JOINED.search(text) else ():
         first = match.group()[: match.group().index(match.group(1))]
         if _is_numeric_date(match.group(1), first, match.group(2), match.group(3)):
             yield Span(match.start(), match.end(), "date", 0.85)

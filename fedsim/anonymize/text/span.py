@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Page", "Span", "page_of"]
 
@@ -20,8 +21,7 @@ class Span:
     score: float
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """A text as detectors read it, every character at the place it has in the original.
 
     `text` has digits, dashes and spaces of all scripts as their ASCII ones, `lower` is the same in
@@ -46,7 +46,7 @@ def page_of(text: str) -> Page:
     if not text.isascii() and _UNUSUAL.search(text):
         text = text.translate(_PLAIN)
     lower = _lower(text)
-    digits = sum(map(text.count, "0123456789"))
+    digits = sum(map(text.count, "0123456789")) if _DIGIT.search(text) else 0
     numbers = tuple(match.span() for match in _LONG.finditer(text)) if digits > 5 else ()
     return Page(text, lower, digits, _words(lower), numbers)
 
@@ -85,5 +85,6 @@ def _plain() -> dict[int, str]:
 _PLAIN = _plain()
 _SPACED = {code: " " for code in range(128) if not chr(code).isalpha()}
 _UNUSUAL = re.compile(f"[{re.escape(''.join(map(chr, _PLAIN)))}]")
+_DIGIT = re.compile(r"[0-9]")
 _WORD = re.compile(r"[^\W\d_]+")
 _LONG = re.compile(r"[0-9](?:[ ()./+-]{0,3}[0-9]){5,}")
