@@ -53,6 +53,7 @@ LEVELS = [
     ("fedsim.secure_messages", 2),
     ("fedsim.ckks_messages", 2),
     ("fedsim.carrier", 2),
+    ("fedsim.agreement", 6),
     ("fedsim.environment", 2),
     ("fedsim.strategies", 3),
     ("fedsim.clients", 3),
