@@ -17,6 +17,7 @@ KINDS = ("person", "place", "organization")
 _LIST = re.compile(r"(?:, | and |, and | & | or )\Z")
 _CUE_LENGTH = 28
 _LAST_WORDS = frozenset(cue.split()[-1] for cue in (*PERSON_CUES, *PLACE_CUES, *ORGANIZATION_CUES))
+_SOME = STOPS | TITLE | ENDS | PLACE
 _REPEATED = 0.5  # a name at least this sure is looked for in the rest of the text
 
 
@@ -27,47 +28,48 @@ def find(page: Page) -> Iterator[Span]:
     ends: dict[int, float] = {}
     is_strict = page.text == page.lower
     for run in runs(page.text, page.lower):
-        spans = list(_named(run, page, is_strict))
+        spans = _named(run, page, is_strict)
         if not spans:
             left.append(run)
         for span in spans:
             yield span
             if span.kind == "person":
-                ends[span.stop] = span.score
-                ends[span.start] = span.score
+                ends[span.stop] = ends[span.start] = span.score
                 if span.score >= _REPEATED:
                     found.update(page.lower[span.start : span.stop].split())
     if found and not is_strict:
         yield from _again(left, found, ends, page)
 
 
-def _named(run: Run, page: Page, is_strict: bool) -> Iterator[Span]:
+def _named(run: Run, page: Page, is_strict: bool) -> list[Span]:
     """Name the pieces of one run: an organization is the whole, a known place beats a person."""
-    if not run or all(word.role & (STOPS | TITLE | ENDS | PLACE) == STOPS for word in run):
-        return
     before = "" if is_strict else _cue_before(page.lower, run[0].start)
-    if len(run) == 1 and not before and not is_strict:
-        yield from _lone(run[0])
-        return
+    if len(run) == 1 and not before:
+        return [] if is_strict else _lone(run[0])
+    if all(word.role & _SOME == STOPS for word in run):
+        return []
     pieces = [] if is_strict else organization_in(run, before)
     if pieces:
-        yield from _spans(run, pieces, "organization")
-        return
+        return _spans(run, pieces, "organization")
     people = people_in(run, page.lower, before, is_strict=is_strict)
     places = places_in(run, page.text, page.lower, before)
     if people and places and max(score for *_, score in people) >= 0.5:
         places = [piece for piece in places if piece[2] > 0.45]
-    yield from _spans(run, people, "person")
-    yield from _spans(run, places, "place")
+    return _spans(run, people, "person") + _spans(run, places, "place")
 
 
-def _lone(word: Word) -> Iterator[Span]:
+def _spans(run: Run, pieces: list[tuple[int, int, float]], kind: str) -> list[Span]:
+    return [
+        Span(run[first].start, run[last - 1].stop, kind, score) for first, last, score in pieces
+    ]
+
+
+def _lone(word: Word) -> list[Span]:
     """Name a word that stands alone, without anything before it that says what it is."""
-    score = 0.0 if word.role & TITLE else alone(word)
-    if score:
-        yield Span(word.start, word.stop, "person", score)
     if word.role & PLACE and word.lower in KNOWN_PLACES:
-        yield Span(word.start, word.stop, "place", 0.6)
+        return [Span(word.start, word.stop, "place", 0.6)]
+    score = 0.0 if word.role & TITLE else alone(word)
+    return [Span(word.start, word.stop, "person", score)] if score else []
 
 
 def _cue_before(lower: str, start: int) -> str:
@@ -79,11 +81,6 @@ def _cue_before(lower: str, start: int) -> str:
         return before
     words = before.rstrip(":,").rsplit(None, 1)
     return before if words and words[-1] in _LAST_WORDS else ""
-
-
-def _spans(run: Run, pieces: list[tuple[int, int, float]], kind: str) -> Iterator[Span]:
-    for first, last, score in pieces:
-        yield Span(run[first].start, run[last - 1].stop, kind, score)
 
 
 def _again(left: list[Run], found: set[str], ends: dict[int, float], page: Page) -> Iterator[Span]:

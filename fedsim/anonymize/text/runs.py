@@ -53,7 +53,10 @@ def runs(text: str, lower: str) -> Iterator[Run]:
         piece = lower[start:stop]
         if " " in piece:
             run = [_word(lower, *word.span()) for word in word_form.finditer(text, start, stop)]
-            yield [word for word in run if word.stop - word.start <= MAX_WORD]
+            if stop - start > MAX_WORD:
+                run = [word for word in run if word.stop - word.start <= MAX_WORD]
+            if run:
+                yield run
             continue
         flags = known.get(piece)
         if flags is None:
