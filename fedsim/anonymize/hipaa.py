@@ -105,8 +105,7 @@ def _open(schema: Schema, name: str) -> str:
     if is_dropped(schema, name):
         return ""
     if column.role == "direct":
-        kept = _treatment(column) == "keep"
-        return f"{name}: is kept" if kept else ""
+        return ""
     check = _CHECKS.get(kind.name if kind else "")
     why = check(column) if check else "is let out"
     return f"{name}: {why}" if why else ""

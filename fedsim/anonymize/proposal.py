@@ -265,6 +265,8 @@ def _intervals(profile: Profile) -> tuple[Mapping[str, Any], str]:
     span = max(profile.high - profile.low, 1e-9)
     width = 10.0 ** math.floor(math.log10(span / 20))
     step = 1.0 if profile.is_whole and span < 10_000 else width
+    if step == 1.0 and not profile.is_whole:
+        step = 0.5  # leaves of width 1 are whole numbers, which these are not
     widths = [step * factor for factor in (5, 10, 50) if step * factor < span]
     widest = widths[-1] if widths else step
     low = math.floor(profile.low / widest) * widest
