@@ -33,7 +33,6 @@ GROUPS = {
     "transforms": "fedsim.transforms",
     "treatments": "fedsim.anonymize.treatments",
     "hierarchies": "fedsim.anonymize.hierarchies",
-    "treatments": "fedsim.anonymize.treatments",
 }
 _NOT_PARTS = {"app"}  # clients/app.py is the Flower app that runs the parts beside it
 

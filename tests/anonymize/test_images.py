@@ -172,8 +172,8 @@ def test_pictures_are_turned_upright_before_the_note_that_says_so_goes(make, ori
     assert_is_clean(stripped.content)
     found = pixels(stripped.content)
     assert found.shape == upright.shape
-    # Coding a JPEG again at quality 95 moves these saturated colours by up to 13 of 255; a wrong turn
-    # by more than 100.
+    # Coding a JPEG again at quality 95 moves these saturated colours by up to 13 of 255; a wrong
+    # turn by more than 100.
     loss = 16 if make is jpeg and orientation > 1 else 0
     assert np.abs(found.astype(int) - upright.astype(int)).max() <= loss
 
