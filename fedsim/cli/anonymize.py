@@ -3,6 +3,7 @@
 import typer
 
 from fedsim.cli import (
+    _anonymize_images,
     _anonymize_inspect,
     _anonymize_report,
     _anonymize_run,
@@ -19,3 +20,4 @@ app.command("inspect")(_anonymize_inspect.inspect)
 app.command("run")(_anonymize_run.run)
 app.command("verify")(_anonymize_verify.verify)
 app.command("report")(_anonymize_report.report)
+app.command("images")(_anonymize_images.images)
