@@ -62,7 +62,8 @@ def choose(
         offer(histogram, tree, protection, of, may_set_aside=may_set_aside)
         for histogram, tree in zip(histograms, trees, strict=True)
     ]
-    wins = np.stack([offer.wins for offer in offers])
+    # Rounded, so that equal wins tie however a machine adds.
+    wins = np.round(np.stack([offer.wins for offer in offers]), 9)
     quasi = np.where(wins.max(axis=0) > 0, wins.argmax(axis=0), -1)
     return _numbered(offers, quasi)
 
