@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export FLWR_TELEMETRY_ENABLED := 0
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: run test test-slow lint types bench bench-secagg clean
+.PHONY: run test test-slow lint types bench bench-secagg bench-anonymize clean
 
 run: $(STAMP)
 	$(BIN)/fedsim run digits
@@ -30,6 +30,9 @@ bench: $(STAMP)
 
 bench-secagg: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/secagg.py
+
+bench-anonymize: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/anonymize.py
 
 # torch first and by itself: the build this machine gets must not be replaced by another.
 $(STAMP): pyproject.toml constraints.txt
