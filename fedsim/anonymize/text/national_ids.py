@@ -75,7 +75,7 @@ def _found(entry: _Identity, page: Page, first: int, last: int) -> Iterator[Span
                 yield Span(match.start(), match.end(), entry.kind, 0.9)
 
 
-_SEPARATORS = str.maketrans("", "", " .-/")
+_SEPARATORS = str.maketrans("", "", " .-/+")
 
 
 def _bare(number: str) -> str:
