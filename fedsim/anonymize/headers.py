@@ -64,7 +64,7 @@ _KINDS: tuple[tuple[str, Role, str, str], ...] = (
      "birth, birthday, birthdate, dob, date of birth, geburtsdatum, geburtstag, geboren, "
      "naissance, date naissance, nacimiento, nascita, geboortedatum"),
     ("zip", "quasi", "a postal code",
-     "zip, zipcode, zip code, postal, postcode, plz, postleitzahl, code postal, cp, "
+     "zip, zipcode, zip code, postal, postcode, plz, postleitzahl, code postal, "
      "codigo postal, cap"),
     ("street", "direct", "an address",
      "address, street, addr, adresse, strasse, str, rue, direccion, calle, indirizzo, via, "
@@ -103,7 +103,7 @@ _KINDS: tuple[tuple[str, Role, str, str], ...] = (
      "salary class, gehalt, einkommen, salaire, revenu, salario, ingreso, stipendio, reddito, "
      "inkomen, debt, default, target, num"),
     ("date", "quasi", "a date",
-     "date, datum, fecha, data, admission, discharge, visit, aufnahme, entlassung, timestamp, "
+     "date, datum, fecha, admission, discharge, visit, aufnahme, entlassung, timestamp, "
      "time, year, jahr, annee, ano, anno, jaar"),
 )  # fmt: skip
 KINDS = tuple(

@@ -67,9 +67,21 @@ def anonymize(
 
     Raises `ConfigError` for what does not fit together and for rows that were let out before,
     `DataError` for cells and for a protection that cannot be had, `SetupError` where the output
-    cannot be written. Whatever happens, `output` is what it was, or complete.
+    cannot be written or the memory is too small. Whatever happens, `output` is what it was, or
+    complete.
     """
-    say = progress or _nothing
+    try:
+        return _anonymize(source, schema, output, order, progress or _nothing)
+    except MemoryError as error:
+        raise SetupError(
+            "there is too little memory: about 100 bytes are needed for each row, and room for "
+            "every column whose treatment needs all rows at once"
+        ) from error
+
+
+def _anonymize(
+    source: Path, schema: Schema, output: Path, order: Order, say: Progress
+) -> dict[str, Any]:
     table = _input(source, schema, output, order)
     treat = treater(table, schema, order.keys, order.seed, lambda share: say("treating", share))
     pins = pinning.open_pins(order.pins or source.absolute().parent / pinning.FOLDER)

@@ -28,7 +28,8 @@ __all__ = ["SUPPRESSED", "Release", "class_labels", "order_of", "write"]
 
 SUPPRESSED = "*"  # in place of every quasi-identifier of a row that is suppressed and kept
 _MOST_BUCKETS = 256  # open files
-_BUCKET_ROWS = 131_072
+_BUCKET_BYTES = 32 << 20  # of rows that are sorted at once, unless that makes too many buckets
+_BATCH_ROWS = 32_768
 _POSITION = "\0position"  # no column of a table has this name: they are stripped
 
 
@@ -93,9 +94,8 @@ def write(
     Raises `OSError` where the disk is full.
     """
     rows = int(release.positions.max(initial=-1)) + 1
-    size = max(_BUCKET_ROWS, -(-rows // _MOST_BUCKETS))
     with ExitStack() as open_files:
-        buckets = _Buckets(folder, size, open_files)
+        buckets = _Buckets(folder, rows, open_files)
         for batch in _batches(release, advance):
             buckets.add(batch)
         table = release.table
@@ -111,8 +111,9 @@ def write(
 class _Buckets:
     """Rows by the part of the output that they go to: each part fits in memory."""
 
-    def __init__(self, folder: Path, size: int, open_files: ExitStack) -> None:
-        self._folder, self._size, self._open = folder, size, open_files
+    def __init__(self, folder: Path, rows: int, open_files: ExitStack) -> None:
+        self._folder, self._rows, self._open = folder, rows, open_files
+        self._size = 0  # rows of a bucket
         self._files: dict[int, BinaryIO] = {}
         self._writers: dict[int, Any] = {}
         self.schema: Any = None
@@ -123,6 +124,8 @@ class _Buckets:
 
         if self.schema is None:
             self.schema = pa.schema(list(batch.schema)[:-1])
+            fitting = _BUCKET_BYTES * batch.num_rows // max(batch.nbytes, 1)
+            self._size = max(fitting, -(-self._rows // _MOST_BUCKETS), 1)
         bucket = batch.column(batch.num_columns - 1).to_numpy() // self._size
         order = np.argsort(bucket, kind="stable")
         ordered = batch.take(pa.array(order))
@@ -137,10 +140,11 @@ class _Buckets:
         for number in sorted(self._files):
             self._writers[number].close()
             self._files[number].seek(0)
-            rows = pa.ipc.open_stream(self._files[number]).read_all().combine_chunks()
+            rows = pa.ipc.open_stream(self._files[number]).read_all()
             self._files[number].close()  # which gives its room on the disk back
-            rows = rows.take(pa.array(np.argsort(rows.column(_POSITION).to_numpy())))
-            yield from rows.drop_columns([_POSITION]).combine_chunks().to_batches()
+            order = pa.array(np.argsort(rows.column(_POSITION).to_numpy()))
+            rows = rows.drop_columns([_POSITION]).take(order)
+            yield from rows.to_batches(max_chunksize=_BATCH_ROWS)
 
     def _writer(self, number: int, schema: Any) -> Any:
         import pyarrow as pa

@@ -23,11 +23,16 @@ def text_of(value: object) -> str:
 def places(
     column: Any, leaves: Sequence[str], text: Callable[[object], str] = text_of
 ) -> NDArray[np.int32]:
-    """Return where each cell of a column is in a list of leaves; -1 for empty and unknown ones."""
+    """Return where each cell of a column is in a list of leaves; -1 for empty and unknown ones.
+
+    "1.0" in a file of text is the leaf "1", unless there is a leaf "1.0": a program wrote whole
+    numbers so because a cell of the column was empty.
+    """
     import pandas as pd
 
     index = {leaf: i for i, leaf in enumerate(leaves)}
     indices, uniques = pd.factorize(column, use_na_sentinel=True)
-    found = [index.get(text(value), -1) for value in uniques]
+    texts = [text(value) for value in uniques]
+    found = [index.get(text, index.get(text.removesuffix(".0"), -1)) for text in texts]
     codes: NDArray[np.int32] = np.array([*found, -1], dtype=np.int32)[indices]
     return codes

@@ -98,7 +98,7 @@ def test_without_the_key_beside_the_pins_the_order_within_a_class_is_another(tmp
 def test_rows_that_wait_on_the_disk_come_out_the_same(source, schema, monkeypatch):
     run(source, schema, pins=source.parent / "pins")
     whole = (source.parent / "out.csv").read_bytes()
-    monkeypatch.setattr(release, "_BUCKET_ROWS", 7)
+    monkeypatch.setattr(release, "_BUCKET_BYTES", 300)
     run(source, schema, "again.csv", pins=source.parent / "pins")
     assert (source.parent / "again.csv").read_bytes() == whole
 
@@ -339,3 +339,11 @@ def test_any_table(tmp_path_factory, rows, how, most):
     assert set(out["note"]) <= set(raw["note"])
     assert out["note"].is_unique
     assert json.loads(json.dumps(found)) == found
+
+
+def test_whole_numbers_that_were_written_with_a_point_are_found(tmp_path):
+    raw = hospital().assign(sex=[0.0, 1.0] * 150)
+    raw.to_csv(tmp_path / "in.csv", index=False)
+    values = {"name": "categories", "values": ["0", "1"]}
+    _, out = run(tmp_path / "in.csv", columns(sex={"role": "quasi", "hierarchy": values}))
+    assert set(out["sex"]) <= {"0", "1", "*"}

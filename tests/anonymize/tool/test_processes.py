@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -28,7 +26,8 @@ def start(folder, *arguments, limit="", name="in.csv", out="out.csv"):
     """Start the command in a process of its own, with a limit of its resources."""
     code = f"import resource\n{limit}\nfrom fedsim.cli import main\nmain()"
     command = ["anonymize", "run", name, "--schema", "schema.toml", "--output", out, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # pyarrow's own pools reserve a gigabyte that they do not use, which a limit would count.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *command], env=environment, cwd=folder, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -94,47 +93,36 @@ def test_a_full_disk_leaves_nothing(folder, most):
 
 @pytest.mark.slow
 def test_a_file_larger_than_memory(folder):
-    """About 800 MB of text, with room for the interpreter, its libraries and 450 MB."""
-    piece = hospital(50_000)
-    piece["note"] = ["x" * 500 + str(i) for i in range(len(piece))]
+    """More than 800 MB of text in a process that may have 700 MB, its libraries included."""
+    piece = hospital(20_000)
+    piece["note"] = ["x" * 2_000 + str(i) for i in range(len(piece))]
     with (folder / "in.csv").open("w") as file:
-        for i in range(32):
+        for i in range(20):
             piece.to_csv(file, index=False, header=i == 0)
     assert (folder / "in.csv").stat().st_size > 800_000_000
-    small = folder / "small.csv"
-    hospital(1_000).to_csv(small, index=False)
-    peak = {}
-    for name, out in (("small.csv", "a.csv"), ("in.csv", "b.csv")):
-        limit = "resource.setrlimit(resource.RLIMIT_DATA, (1_500_000_000, 1_500_000_000))"
-        process = start(folder, "--json", limit=limit, name=name, out=out)
-        used = _peak(process)
-        out_text, err = process.communicate()
-        assert process.returncode == 0, err
-        peak[name] = used
-        rows = json.loads(out_text.splitlines()[-1])["rows"]
-    assert rows == 1_600_000
-    assert peak["in.csv"] - peak["small.csv"] < 450_000_000
+    most = 700_000_000
+    limit = f"resource.setrlimit(resource.RLIMIT_DATA, ({most}, {most}))"
+    process = start(folder, "--json", limit=limit)
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    assert json.loads(out)["rows"] == 400_000
     counts: dict[tuple[str, ...], int] = {}
-    for batch in chunks(open_table(folder / "b.csv"), ["age", "sex", "zip"]):
+    for batch in chunks(open_table(folder / "out.csv"), ["age", "sex", "zip"]):
         for row in zip(*batch.to_pydict().values(), strict=True):
             counts[row] = counts.get(row, 0) + 1
-    assert sum(counts.values()) == 1_600_000
+    assert sum(counts.values()) == 400_000
     assert min(counts.values()) >= 5
 
 
-def _peak(process):
-    """The most memory that a process had: the kernel's own high-water mark, looked at."""
-    most = 0
-    while process.poll() is None:
-        try:
-            text = Path(f"/proc/{process.pid}/status").read_text()
-        except OSError:
-            break
-        for line in text.splitlines():
-            if line.startswith("VmHWM"):
-                most = max(most, int(line.split()[1]) * 1024)
-        time.sleep(0.05)
-    return most
+@pytest.mark.slow
+def test_too_little_memory_is_said(folder):
+    hospital(1_000_000).to_csv(folder / "in.csv", index=False)
+    limit = "resource.setrlimit(resource.RLIMIT_DATA, (390_000_000, 390_000_000))"
+    process = start(folder, limit=limit)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3, err
+    assert "too little memory" in err
+    assert left(folder) == set()
 
 
 def test_large_numbers_of_categories(folder):
