@@ -11,13 +11,24 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import IO, Any
 
 from torch import Tensor
 
+from fedsim import (
+    comparison,
+    environment,
+    models,
+    privacy_check,
+    report,
+    ring,
+    secure_rounds,
+    spending,
+    tiers,
+)
 from fedsim import config as configuration
 from fedsim import data as datasets
-from fedsim import environment, models, privacy_check, report, ring, secure_rounds, spending, tiers
 from fedsim.behind import Behind
 from fedsim.clients import _ckks
 from fedsim.clients._secure_sum import SECRET, simulated_directory
@@ -79,16 +90,39 @@ def run(
 
     Raises `ConfigError` for everything wrong with it, before anything starts; `RunFailedError`
     when it cannot go on, and `Interrupted` after Ctrl-C: both leave a run that `resume` continues.
+    A run on anonymized records may be followed by its twin on raw ones (`fedsim.comparison`).
 
     >>> import fedsim  # doctest: +SKIP
     >>> fedsim.run("digits", ["rounds.count=3"])  # doctest: +SKIP
     """
+    config, store = _configuration(experiment, overrides), RunStore(runs)
+    places = _places(store, data_dir, experiment)
     tell = listener or (lambda event: None)
-    config = _configuration(experiment, overrides)
+    return _with_twin(_run(config, store, places, tell), config, store, places, tell)
+
+
+def _with_twin(
+    result: Result, config: RunConfig, store: RunStore, places: Places, tell: Listener
+) -> Result:
+    """Run the same on raw records, where that is asked for; return the run with both."""
+    twin = comparison.twin_of(config)
+    if twin is None or result.stored.summary.get("raw"):
+        return result
+    tell(Stage("the same on raw records, to compare"))
+    _run(twin, store, places, tell, {comparison.BESIDE: result.run_id})
+    return replace(result, stored=store.get(result.run_id))
+
+
+def _run(
+    config: RunConfig,
+    store: RunStore,
+    places: Places,
+    tell: Listener,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> Result:
+    """Run an experiment; `more`: facts that are kept with it."""
     _must_have_key(config)
     with joined(config.engine) as resources:
-        store = RunStore(runs)
-        places = _places(store, data_dir, experiment)
         federation = _open_federation(config, places, tell)
         with started_behind(config.engine, resources):
             if config.privacy.unit != "none":
@@ -100,7 +134,7 @@ def run(
             _preflight(store, federation, state)
             tell(Stage("choosing how clients are trained"))
             execution = tiers.choose(federation, store.root / "cache")
-            facts = _facts(federation, places, execution, resources)
+            facts = {**_facts(federation, places, execution, resources), **more}
             run_id = store.create(
                 config.name,
                 configuration.to_dict(config),
@@ -155,9 +189,9 @@ def resume(
                 done = found.round if found else 0
                 store.truncate(stored.id, done)
                 session.log(f"resumed after round {done}")
-            if found is None:
-                return session.go(start_state(federation), {})
-            return session.go(ServerState(found.round, found.state), dict(found.memos))
+            state = ServerState(found.round, found.state) if found else start_state(federation)
+            result = session.go(state, dict(found.memos) if found else {})
+    return _with_twin(result, config, store, places, tell)
 
 
 def plan(
@@ -406,6 +440,8 @@ class _Session:
         self.log(status)
         path = write_report(self.store, self.run_id)
         stored = self.store.get(self.run_id)
+        if beside := comparison.record(self.store, stored, stored.summary["metrics"]):
+            write_report(self.store, beside)
         result = Result(
             run_id=self.run_id,
             status=status,
@@ -556,6 +592,7 @@ def _facts(
         "notice": spending.notice(config),
         "privacy": spending.facts(federation),
         "secure_sum": secure_rounds.facts(federation, form),
+        "anonymization": dict(federation.anonymization),
         "dimension": form.dimension,
         "fraction_bits": form.fraction_bits,
         "max_abs_update": form.max_abs,

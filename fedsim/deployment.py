@@ -14,7 +14,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from fedsim import ckks_messages
+from fedsim import agreement, ckks_messages
 from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim.clients._secure_sum import SECRET, server_directory
@@ -35,6 +35,8 @@ def experiment_text(run_config: Mapping[str, Any]) -> str:
     """
     experiment = str(run_config["experiment"])
     config = configuration.load(experiment, str(run_config["overrides"]).split())
+    if config.anonymization.name not in ("none", "raw"):
+        agreement.refuse_deployed(config.anonymization.cut)
     code = (str(Path(experiment).resolve().parent),) if Path(experiment).is_file() else ()
     data_dir = str(run_config["data-dir"]) or datasets.default_data_dir()
     return to_text(config, Places(data_dir=data_dir, code=code))

@@ -8,7 +8,7 @@ import importlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedsim import anonymized, losses, metrics, models
 from fedsim import config as configuration
 from fedsim import data as datasets
-from fedsim import losses, metrics, models
 from fedsim.clients._private import Private
 from fedsim.config.schema import Privacy, RunConfig, SecureSum
 from fedsim.core import ClientContext, Task, Update
@@ -49,7 +49,8 @@ class Federation:
 
     `population`: the clients there really are; in the pooled baseline `clients` has one more.
     `module` is resident: whoever uses it first sets its weights from a vector. `keys`: those that
-    files are sealed with, if they are.
+    files are sealed with, if they are. `anonymization`: what it came to, where records are
+    anonymized.
     """
 
     config: RunConfig
@@ -62,6 +63,7 @@ class Federation:
     metrics: tuple[str, ...]
     device: torch.device
     keys: StorageKeys | None = None
+    anonymization: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def real_clients(self) -> ClientData:
@@ -161,15 +163,7 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
         if folder not in sys.path:
             sys.path.insert(0, folder)
     config = _as_private(_as_mode(config))
-    clients = datasets.open_clients(
-        config.data,
-        config.partition,
-        seed=config.seed,
-        holdout=config.evaluation.holdout if config.evaluation.federated_every else 0.0,
-        data_dir=Path(places.data_dir) if places.data_dir else None,
-        cache_dir=Path(places.cache_dir) if places.cache_dir else None,
-        keys=keys,
-    )
+    clients, anonymization = _open(config, places, keys)
     population = clients.clients
     if config.mode == "pooled":
         clients = datasets.Together(clients)
@@ -193,6 +187,7 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
         metrics=tuple(config.metrics) or _default_metrics(clients.meta),
         device=device,
         keys=keys,
+        anonymization=anonymization,
     )
 
 
@@ -217,6 +212,23 @@ def from_text(text: str) -> Federation:
         configuration.from_dict(content["config"]),
         Places(places["data_dir"], places["cache_dir"], code),
     )
+
+
+def _open(
+    config: RunConfig, places: Places, keys: StorageKeys | None
+) -> tuple[ClientData, dict[str, Any]]:
+    """Open the clients, anonymized where the experiment says so, and say what that came to."""
+    folders = {
+        "data_dir": Path(places.data_dir) if places.data_dir else None,
+        "cache_dir": Path(places.cache_dir) if places.cache_dir else None,
+    }
+    if config.anonymization.name != "none":
+        return anonymized.open_clients(config, keys=keys, **folders)
+    holdout = config.evaluation.holdout if config.evaluation.federated_every else 0.0
+    clients = datasets.open_clients(
+        config.data, config.partition, seed=config.seed, holdout=holdout, keys=keys, **folders
+    )
+    return clients, {}
 
 
 def _as_mode(config: RunConfig) -> RunConfig:

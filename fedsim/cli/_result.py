@@ -5,6 +5,7 @@ from typing import Any
 
 from fedsim.cli._output import print_json, print_table
 from fedsim.report.section import bytes_text, number, seconds_text
+from fedsim.report.sections.anonymization import line as anonymization_line
 
 __all__ = ["print_result"]
 
@@ -29,15 +30,24 @@ def print_result(result: Any, *, as_json: bool) -> None:
                 "report": str(result.report),
                 "notice": result.stored.facts.get("notice", ""),
                 "privacy": summary.get("privacy"),
+                "anonymization": result.stored.facts.get("anonymization") or None,
+                "raw": summary.get("raw"),
             }
         )
         return
+    raw = summary.get("raw") or {}
     rows = [
-        [name, number(value), number(result.metrics.get(f"{name}/worst_decile"))]
+        [
+            name,
+            number(value),
+            number(result.metrics.get(f"{name}/worst_decile")),
+            *([number(raw["metrics"].get(name))] if raw else []),
+        ]
         for name, value in sorted(result.metrics.items())
         if name.count("/") == 1
     ]
-    print_table(["metric", "last value", "worst tenth of clients"], rows)
+    head = ["metric", "last value", "worst tenth of clients", *(["raw records"] if raw else [])]
+    print_table(head, rows)
     print_table(
         ["rounds", "real time", "sent down", "sent up", "lost", "model sha256"],
         [
@@ -51,6 +61,8 @@ def print_result(result: Any, *, as_json: bool) -> None:
             ]
         ],
     )
+    if found := result.stored.facts.get("anonymization"):
+        print(anonymization_line(found))
     if privacy := summary.get("privacy"):
         print(_privacy(privacy))
     if notice := result.stored.facts.get("notice"):

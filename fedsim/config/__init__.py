@@ -1,5 +1,6 @@
 """Experiments as text: loaded, checked as a whole, written back."""
 
+from fedsim.config._anonymization import schema_of
 from fedsim.config._check import check, check_data
 from fedsim.config._explain import explain
 from fedsim.config._load import experiments, load
@@ -16,6 +17,7 @@ __all__ = [
     "from_dict",
     "json_schema",
     "load",
+    "schema_of",
     "template",
     "to_dict",
 ]

@@ -75,8 +75,13 @@ def with_schema(
 
 
 def schema_of(settings: Anonymization) -> Schema:
-    """Return the schema of an experiment. Raises `ConfigError` with every problem."""
-    content: dict[str, Any] = {"columns": settings.columns}
+    """Return the schema of an experiment. Raises `ConfigError` with every problem.
+
+    Columns are in the order of their names: an experiment travels as JSON, which keeps no other,
+    and a model's inputs must be in the same one everywhere.
+    """
+    columns = {name: settings.columns[name] for name in sorted(settings.columns)}
+    content: dict[str, Any] = {"columns": columns}
     content |= {"subject": settings.subject} if settings.subject else {}
     content |= {"empty": list(settings.empty)} if settings.empty else {}
     return schema_from_dict(content)

@@ -20,6 +20,7 @@ ORDER = (
     "partition",
     "cost",
     "secure_sum",
+    "anonymization",
     "lost",
     "environment",
 )

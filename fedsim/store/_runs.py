@@ -167,9 +167,14 @@ class RunStore:
         self._change(run_id, {"status": status})
 
     def finish(self, run_id: str, status: str, summary: Mapping[str, Any]) -> None:
-        """Record how a run ended and what it came to. Raises `UnknownRunError`."""
-        now = datetime.now(UTC).isoformat(timespec="microseconds")
-        self._change(run_id, {"status": status, "finished": now, "summary": plain(summary)})
+        """Record how a run ended and what it came to; of one that had finished, what else it did.
+
+        Raises `UnknownRunError`.
+        """
+        values = {"status": status, "summary": plain(summary)}
+        if self.get(run_id).status != "finished":
+            values["finished"] = datetime.now(UTC).isoformat(timespec="microseconds")
+        self._change(run_id, values)
 
     def get(self, run: str) -> StoredRun:
         """Return a run by id, by name (its latest), by the beginning of its id, or "last".
