@@ -47,9 +47,12 @@ __all__ = [
     "Charging",
     "Seen",
     "agree",
+    "keep",
     "load",
+    "must_be_kept",
     "refuse_deployed",
-    "save",
+    "refuse_open",
+    "without_cut",
 ]
 
 CUT_FILE = "cut.json"  # in the folder of a run
@@ -92,6 +95,10 @@ class Agreed:
             "noise_multiplier": self.noise,
             "noise_by": "server" if self.noise else "nobody",
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON: the cut, and the facts."""
+        return {"cut": self.cut.to_dict(), "agreed": self.facts()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,17 +200,37 @@ def refuse_deployed(cut: str) -> None:
         raise ConfigError([Problem("anonymization.cut", cut, accepted, hint)])
 
 
-def save(agreed: Agreed, folder: Path) -> Path:
-    """Write a cut with its hash into the folder of a run; return the path."""
-    path = folder / CUT_FILE
-    plain = {"cut": agreed.cut.to_dict(), "agreed": agreed.facts()}
-    with replacing(path) as file:
-        file.write(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode() + b"\n")
-    return path
+def keep(plain: Mapping[str, Any], folder: Path) -> None:
+    """Write what `Agreed.to_dict` returned, if a cut was agreed on, into the folder of a run."""
+    if "cut" not in plain:
+        return
+    kept = {name: plain[name] for name in ("cut", "agreed")}
+    with replacing(folder / CUT_FILE) as file:
+        file.write(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode() + b"\n")
+
+
+def must_be_kept(plain: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with another cut than the one that a run began with.
+
+    Raises `RunFailedError`: a second cut of the same rows, beside the first, narrows people down.
+    """
+    if "cut" not in plain:
+        return
+    kept = load(folder)
+    if kept is None or kept.cut.fingerprint() != plain["agreed"]["sha256"]:
+        raise RunFailedError(
+            f"{folder / CUT_FILE} is not the cut that clients would now generalize by: restore it, "
+            "and the data and the schema that it was agreed for"
+        )
+
+
+def without_cut(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is reported of an agreement: all but the cut itself."""
+    return {name: value for name, value in plain.items() if name != "cut"}
 
 
 def load(folder: Path) -> Agreed | None:
-    """Return the cut of a run, None where none was agreed on yet.
+    """Return the cut of a run, None where none was agreed on.
 
     Raises `RunFailedError` for a file that is none, or whose cut is not the one that was agreed.
     """

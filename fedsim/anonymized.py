@@ -240,9 +240,10 @@ def _by_agreement(
         clients.config.secure_sum,
         how=settings.name,
         k_over=settings.k_over if settings.cut == "shared" else "federation",
+        set_aside=settings.cut == "shared",  # such rows would go up to the very top
     )
     by = shared.merged if settings.cut == "merged" else shared.assign
-    return [by(agreed.cut, own) for own in tables], {"agreed": agreed.facts()}
+    return [by(agreed.cut, own) for own in tables], agreed.to_dict()
 
 
 def _summary(
@@ -351,6 +352,8 @@ def _opened(clients: _Clients, training: _Training, meta: Meta) -> PooledClients
 def _key(config: RunConfig, holdout: float) -> str:
     """Name everything that determines what is kept."""
     settings = {**asdict(config.anonymization), "compare_raw": None, "format": _FORMAT}
+    if config.anonymization.cut != "local":  # by which sums it was agreed on is reported
+        settings["secure_sum"] = asdict(config.secure_sum)
     key = datasets.cache_key(
         config.data, config.partition, config.seed, holdout, anonymization=settings
     )

@@ -17,6 +17,7 @@ from typing import IO, Any
 from torch import Tensor
 
 from fedsim import (
+    agreement,
     comparison,
     environment,
     models,
@@ -144,6 +145,7 @@ def _run(
             )
             folder = store.folder(run_id)
             write_atomically(folder / "config.toml", configuration.dump_toml(config).encode())
+            agreement.keep(federation.anonymization, folder)
             return _Session(
                 store, run_id, folder, federation, places, execution, resources, tell
             ).go(state, {})
@@ -184,6 +186,7 @@ def resume(
             session = _Session(
                 store, stored.id, folder, federation, places, execution, resources, tell
             )
+            agreement.must_be_kept(federation.anonymization, folder)
             with _only_one(session.folder, stored.id), closing(session.writer):
                 found = session.files.load_checkpoint()
                 done = found.round if found else 0
@@ -592,7 +595,7 @@ def _facts(
         "notice": spending.notice(config),
         "privacy": spending.facts(federation),
         "secure_sum": secure_rounds.facts(federation, form),
-        "anonymization": dict(federation.anonymization),
+        "anonymization": agreement.without_cut(federation.anonymization),
         "dimension": form.dimension,
         "fraction_bits": form.fraction_bits,
         "max_abs_update": form.max_abs,

@@ -172,10 +172,14 @@ def test_supernodes_are_refused_but_for_local_cuts():
 def test_a_kept_cut_is_the_one_agreed_on(tmp_path):
     assert agreement.load(tmp_path) is None
     found = agree(tables())
-    path = agreement.save(found, tmp_path)
+    agreement.keep(found.to_dict(), tmp_path)
+    agreement.must_be_kept(found.to_dict(), tmp_path)
+    path = tmp_path / agreement.CUT_FILE
     again = agreement.load(tmp_path)
     assert again.facts() == found.facts()
     assert again.cut.encode() == found.cut.encode()
+    with pytest.raises(RunFailedError, match="not the cut"):
+        agreement.must_be_kept(agree(tables(seed=1)).to_dict(), tmp_path)
     plain = json.loads(path.read_text())
     plain["cut"]["covers"][0][1][0] += 1
     path.write_text(json.dumps(plain))
