@@ -22,6 +22,7 @@ def test_the_wheel_holds_the_linked_folders_and_the_data_files(tmp_path):
         "clients/app.py",
         "data/partition/dirichlet.py",
         "experiments/digits.toml",
+        "anonymize/schemas/adult.toml",
         "report/templates/report.html",
         "report/schema.json",
         "py.typed",
