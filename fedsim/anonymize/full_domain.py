@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.anonymize.models import k_map
-from fedsim.anonymize.protection import Protection, Target, allows, histogram
+from fedsim.anonymize.protection import Protection, Target, allowed, allows
 from fedsim.anonymize.recoding import Recoding, of_ranges
 from fedsim.anonymize.table import Encoded
 from fedsim.errors import ConfigError, DataError, Problem
@@ -194,13 +194,11 @@ class _Table:
     def _fine(
         self, levels: NDArray[np.int8], class_of: NDArray[np.int64], sizes: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        of_row = class_of[self.cells.of_row] if self.of else None
-        counts = (
-            [histogram(of_row, each, len(sizes)) for each in self.encoded.sensitive if self.of]
-            if of_row is not None
-            else []
-        )
-        fine = allows(self.protection, sizes, counts, self.of)
+        if self.of:
+            of_row = class_of[self.cells.of_row]
+            fine = allowed(self.protection, of_row, len(sizes), self.encoded.sensitive, self.of)
+        else:
+            fine = allows(self.protection, sizes, (), ())
         if self.people is not None and self.protection.k_map is not None:
             recoding = self._recoding(levels, class_of, len(sizes))
             fine &= k_map.allows(k_map.fitting(recoding, self.people), self.protection.k_map)

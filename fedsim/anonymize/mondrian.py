@@ -8,13 +8,12 @@ from numpy.typing import NDArray
 
 from fedsim.anonymize._offers import firsts
 from fedsim.anonymize.cuts import ASIDE, Cuts, Histogram, choose, follow, joined
-from fedsim.anonymize.protection import Protection, Target
+from fedsim.anonymize.protection import CELLS_AT_ONCE, Protection, Target
 from fedsim.anonymize.table import Encoded
 
 __all__ = ["grow", "tally"]
 
 TREES = 4  # rows set aside by the first come into the second, and so on; the last sets none aside
-_CELLS_AT_ONCE = 20_000_000  # of histograms by sensitive value
 
 
 def grow(
@@ -54,20 +53,28 @@ def tally(
 ) -> list[Histogram]:
     """Return the histograms of groups of rows, of each quasi-identifier.
 
-    `at` [len(rows)]: the group of each; `with_values`: by each sensitive column as well.
+    `at` [len(rows)]: the group of each; `with_values`: by each sensitive column as well. Where
+    leaves by values would be very many, leaves are counted together by groups of the hierarchy, as
+    the first leaf of each.
     """
-    sensitive = [column.codes[rows] for column in encoded.sensitive] if with_values else []
+    sensitive = [(column.codes[rows], len(column.values)) for column in encoded.sensitive]
     found = []
     for column, tree in enumerate(encoded.trees):
-        keys = at * tree.leaves + encoded.codes[rows, column]
+        leaves = encoded.codes[rows, column]
+        keys = at * tree.leaves + leaves
         if not with_values:
             different, counts = _counted(keys)
             found.append(Histogram(*np.divmod(different, tree.leaves), counts))
             continue
+        most = max(2 * CELLS_AT_ONCE // sum(many for _, many in sensitive), int(at.max()) + 1)
         different, entry, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        for low in tree.bounds[0][1:-1]:
+            if len(different) <= most:
+                break
+            keys = at * tree.leaves + low[leaves]
+            different, entry, counts = np.unique(keys, return_inverse=True, return_counts=True)
         values = []
-        for codes, each in zip(sensitive, encoded.sensitive, strict=True):
-            many = len(each.values)
+        for codes, many in sensitive:
             cells = np.bincount(entry * many + codes, minlength=len(different) * many)
             values.append(cells.reshape(len(different), many))
         found.append(Histogram(*np.divmod(different, tree.leaves), counts, tuple(values)))
@@ -101,7 +108,7 @@ def _cut(
             np.bincount(at, minlength=groups), max(tree.leaves for tree in encoded.trees)
         )
         cells = np.cumsum(entries * sum(len(each.values) for each in encoded.sensitive))
-        edges = np.flatnonzero(np.diff(cells // _CELLS_AT_ONCE, prepend=0)).tolist()
+        edges = np.flatnonzero(np.diff(cells // CELLS_AT_ONCE, prepend=0)).tolist()
         ranges = list(zip([0, *edges], [*edges, groups], strict=True))
     found = []
     for low, high in ranges:

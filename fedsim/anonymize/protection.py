@@ -15,7 +15,9 @@ from fedsim.anonymize.table import Sensitive
 from fedsim.errors import ConfigError, Problem
 from fedsim.fields import accepted, fields_of, fits
 
-__all__ = ["Protection", "Target", "allows", "histogram", "targets"]
+__all__ = ["CELLS_AT_ONCE", "Protection", "Target", "allowed", "allows", "histogram", "targets"]
+
+CELLS_AT_ONCE = 4_000_000  # of histograms by sensitive value that are held together
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,4 +114,28 @@ def allows(
         if protection.delta is not None:
             told = delta_disclosure.disclosures(found, target.reference)
             fine &= delta_disclosure.allows(told, protection.delta)
+    return fine
+
+
+def allowed(
+    protection: Protection,
+    class_of: NDArray[np.integer],
+    classes: int,
+    sensitive: Sequence[Sensitive],
+    of: Sequence[Target],
+) -> NDArray[np.bool_]:
+    """Say which classes of rows have what the protection asks for, k-map aside.
+
+    `class_of` [rows]: -1 for rows in none. `of`: empty where it is about no values.
+    """
+    sizes = np.bincount(class_of[class_of >= 0], minlength=classes).astype(np.int64)
+    if not of:
+        return allows(protection, sizes, (), ())
+    fine = np.empty(classes, dtype=bool)
+    step = max(1, CELLS_AT_ONCE // sum(len(column.values) for column in sensitive))
+    for low in range(0, classes, step):
+        high = min(low + step, classes)
+        at = np.where((class_of >= low) & (class_of < high), class_of - low, -1)
+        counts = [histogram(at, column, high - low) for column in sensitive]
+        fine[low:high] = allows(protection, sizes[low:high], counts, of)
     return fine

@@ -11,7 +11,7 @@ from fedsim.anonymize.full_domain import full_domain
 from fedsim.anonymize.merging import merge
 from fedsim.anonymize.models import k_map, l_diversity
 from fedsim.anonymize.mondrian import grow
-from fedsim.anonymize.protection import Protection, Target, allows, histogram, targets
+from fedsim.anonymize.protection import Protection, Target, allowed, histogram, targets
 from fedsim.anonymize.recoding import Recoding
 from fedsim.anonymize.table import Encoded
 from fedsim.errors import ConfigError, DataError, Problem
@@ -86,9 +86,7 @@ def _allowed(
     encoded: Encoded, class_of: NDArray[np.integer], protection: Protection, of: Sequence[Target]
 ) -> NDArray[np.bool_]:
     classes = int(class_of.max(initial=-1)) + 1
-    sizes = np.bincount(class_of[class_of >= 0], minlength=classes).astype(np.int64)
-    counts = [histogram(class_of, each, classes) for each in encoded.sensitive] if of else []
-    return allows(protection, sizes, counts, of)
+    return allowed(protection, class_of, classes, encoded.sensitive, of)
 
 
 def _joined(

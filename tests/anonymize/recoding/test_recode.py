@@ -215,10 +215,10 @@ def test_what_cannot_be_is_refused_before_any_work():
 def test_histograms_in_pieces_make_the_same_cuts(encoded, k):
     protection = Protection(k=k, t=0.4)
     whole = recode(encoded, protection)
-    usual = mondrian._CELLS_AT_ONCE
-    mondrian._CELLS_AT_ONCE = 7
+    usual = mondrian.CELLS_AT_ONCE
+    mondrian.CELLS_AT_ONCE = 3 * AGE.leaves
     try:
         pieces = recode(encoded, protection)
     finally:
-        mondrian._CELLS_AT_ONCE = usual
+        mondrian.CELLS_AT_ONCE = usual
     np.testing.assert_array_equal(whole.class_of, pieces.class_of)
