@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedsim import config as configuration
+from fedsim.anonymize.schema import schema_from_dict
 from fedsim.cli._app import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +56,9 @@ def test_the_toml_in_the_docs_loads():
     for page in PAGES:
         for block in re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             content = tomllib.loads(block)
-            if "project" not in content:
+            if "columns" in content:
+                schema_from_dict(content)
+            elif "project" not in content:
                 configuration.load(content, (), {})
 
 

@@ -77,8 +77,8 @@ def _other(schema: Schema) -> Entry:
     rest = tuple(name for name in schema.having("direct") if name not in named)
     still_open = [reason for name in rest if (reason := _open(schema, name))]
     still_open += [
-        f"{name}: pseudonyms are codes derived from what they stand for, which 164.514(c) allows "
-        "only apart from the person's data"
+        f"{name}: pseudonyms are derived from what they stand for; 164.514(c) allows only codes "
+        "that are not"
         for name in schema.columns
         if _treatment(schema.columns[name]) in ("pseudonym", "format-preserving")
     ]

@@ -168,6 +168,7 @@ def _refused(folder: Path, overlaps: Sequence[Pin]) -> Problem:
 
 def _other_bytes(earlier: Pin) -> str:
     return (
-        "the same release gave another file before (a treatment draws at random): two draws side "
+        "the same release gave another file before (a treatment draws at random, or goes by the "
+        "order of the rows): two draws side "
         f"by side hide less. Use the file of then, SHA-256 {earlier.released}"
     )

@@ -5,7 +5,7 @@ The schema of this content is fedsim/report/anonymization.schema.json; how it lo
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from fedsim import registry
@@ -122,13 +122,24 @@ def _column(schema: Schema, name: str) -> dict[str, Any]:
     }
 
 
+def _named(treatment: Any) -> str:
+    """Return a treatment's name, and its settings that are not the usual ones."""
+    settings = [
+        f"{field.name} {getattr(treatment, field.name)}"
+        for field in fields(treatment)
+        if getattr(treatment, field.name) != field.default
+        and isinstance(getattr(treatment, field.name), (str, int, float))
+    ]
+    name = registry.name_of("treatments", treatment)
+    return f"{name} ({', '.join(settings)})" if settings else name
+
+
 def _became(schema: Schema, name: str, column: Column) -> str:
     if is_dropped(schema, name):
         return "removed"
     steps = []
     if column.treatment is not None:
-        title = getattr(column.treatment, "title", None)
-        steps.append(title or registry.name_of("treatments", column.treatment))
+        steps.append(getattr(column.treatment, "title", None) or _named(column.treatment))
     if column.role == "quasi":
         hierarchy = registry.name_of("hierarchies", column.hierarchy)
         steps.append(f"generalized ({hierarchy})")

@@ -94,8 +94,8 @@ def summary(content: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _title(content: Mapping[str, Any]) -> str:
     pseudonyms = any("pseudonym" in column["became"] for column in content["columns"])
-    also = " with pseudonyms" if pseudonyms else ""
-    return f"A table that is {content['method']['k']}-anonymous{also}"
+    also = ", pseudonymized" if pseudonyms else ""
+    return f"A table with k-anonymity, k = {content['method']['k']}{also}"
 
 
 def _suppressed(content: Mapping[str, Any]) -> str:
