@@ -98,7 +98,7 @@ class Agreed:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON: the cut, and the facts."""
-        return {"cut": self.cut.to_dict(), "agreed": self.facts()}
+        return {"tree": self.cut.to_dict(), "agreed": self.facts()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +202,9 @@ def refuse_deployed(cut: str) -> None:
 
 def keep(plain: Mapping[str, Any], folder: Path) -> None:
     """Write what `Agreed.to_dict` returned, if a cut was agreed on, into the folder of a run."""
-    if "cut" not in plain:
+    if "tree" not in plain:
         return
-    kept = {name: plain[name] for name in ("cut", "agreed")}
+    kept = {name: plain[name] for name in ("tree", "agreed")}
     with replacing(folder / CUT_FILE) as file:
         file.write(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode() + b"\n")
 
@@ -214,7 +214,7 @@ def must_be_kept(plain: Mapping[str, Any], folder: Path) -> None:
 
     Raises `RunFailedError`: a second cut of the same rows, beside the first, narrows people down.
     """
-    if "cut" not in plain:
+    if "tree" not in plain:
         return
     kept = load(folder)
     if kept is None or kept.cut.fingerprint() != plain["agreed"]["sha256"]:
@@ -226,7 +226,7 @@ def must_be_kept(plain: Mapping[str, Any], folder: Path) -> None:
 
 def without_cut(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is reported of an agreement: all but the cut itself."""
-    return {name: value for name, value in plain.items() if name != "cut"}
+    return {name: value for name, value in plain.items() if name != "tree"}
 
 
 def load(folder: Path) -> Agreed | None:
@@ -237,7 +237,7 @@ def load(folder: Path) -> Agreed | None:
     path = folder / CUT_FILE
     try:
         plain: Mapping[str, Any] = json.loads(path.read_bytes())
-        cut, facts = cut_from_dict(plain["cut"]), plain["agreed"]
+        cut, facts = cut_from_dict(plain["tree"]), plain["agreed"]
         found = Agreed(
             cut,
             str(facts["secure_sum"]),

@@ -181,7 +181,7 @@ def test_a_kept_cut_is_the_one_agreed_on(tmp_path):
     with pytest.raises(RunFailedError, match="not the cut"):
         agreement.must_be_kept(agree(tables(seed=1)).to_dict(), tmp_path)
     plain = json.loads(path.read_text())
-    plain["cut"]["covers"][0][1][0] += 1
+    plain["tree"]["covers"][0][1][0] += 1
     path.write_text(json.dumps(plain))
     with pytest.raises(RunFailedError, match="changed"):
         agreement.load(tmp_path)
