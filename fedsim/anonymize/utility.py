@@ -1,13 +1,17 @@
 """What a recoding cost: measures of the information that is lost."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fedsim.anonymize.models import t_closeness
+from fedsim.anonymize.protection import histogram, targets
 from fedsim.anonymize.recoding import Recoding
 from fedsim.anonymize.table import Encoded
 
-__all__ = ["losses"]
+__all__ = ["closeness", "losses"]
 
 
 def losses(encoded: Encoded, recoding: Recoding, k: int = 1) -> dict[str, Any]:
@@ -33,3 +37,30 @@ def losses(encoded: Encoded, recoding: Recoding, k: int = 1) -> dict[str, Any]:
         "classes": recoding.classes,
         "suppressed": recoding.suppressed,
     }
+
+
+def closeness(
+    encoded: Encoded,
+    recoding: Recoding,
+    references: Sequence[NDArray[np.number]] | None = None,
+) -> dict[str, dict[str, float]]:
+    """Return the t of each sensitive column, in the senses that differ where rows are suppressed.
+
+    `declared`: of the classes, from the whole table's distribution or the one given, which is what
+    a recoding is held to. `kept`: from that of the rows that are kept, which is all that a reader
+    of the released table can work out. `suppressed_as_class`: from the whole table's, suppressed
+    rows being one more class, for tables that keep them.
+    """
+    found = {}
+    suppressed = recoding.class_of < 0
+    with_them = np.where(suppressed, recoding.classes, recoding.class_of)
+    declared = targets(encoded.sensitive, references)
+    for column, target in zip(encoded.sensitive, declared, strict=True):
+        counts = histogram(with_them, column, recoding.classes + bool(suppressed.any()))
+        kept, how = counts[: recoding.classes], (column.distance, column.tree)
+        found[column.name] = {
+            "declared": t_closeness.reached(kept, target.reference, *how),
+            "kept": t_closeness.reached(kept, kept.sum(axis=0), *how) if len(kept) else 0.0,
+            "suppressed_as_class": t_closeness.reached(counts, counts.sum(axis=0), *how),
+        }
+    return found
