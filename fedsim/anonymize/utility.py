@@ -1,4 +1,4 @@
-"""What a recoding cost: measures of the information that is lost."""
+"""What a recoding cost, and how close its classes are where rows are suppressed."""
 
 from collections.abc import Sequence
 from typing import Any
