@@ -89,7 +89,27 @@ def _tables(facts: Mapping[str, Any]) -> list[Table]:
         Table("Promised and reached", ["", "declared", f"reached, {where}"], rows),
         Table("What it cost", ["", ""], costs),
         Table("Chance that a record is found again", ["by", ""], chances),
+        *_agreement(facts),
     ]
+
+
+def _agreement(facts: Mapping[str, Any]) -> list[Table]:
+    """Say how clients agreed on one cut, where they did."""
+    agreed = facts.get("agreed")
+    if not agreed:
+        return []
+    sums = f"{agreed['sums']} by {agreed['secure_sum']}"
+    rows = [
+        [
+            "k is over",
+            "all clients together" if agreed["k_over"] == "federation" else "each client",
+        ],
+        ["secure sums", sums if agreed["protects"] else f"{sums}: simulated, protecting nothing"],
+        ["numbers in the longest", number(agreed["longest"])],
+        ["classes", number(agreed["classes"])],
+        ["cut, SHA-256", agreed["sha256"][:16]],
+    ]
+    return [Table("One cut for all clients", ["", ""], rows)]
 
 
 def _inputs(facts: Mapping[str, Any]) -> Table:
