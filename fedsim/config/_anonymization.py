@@ -102,9 +102,8 @@ def check(config: RunConfig, refuse: Refuse) -> None:
     else:
         _check_schema(config, refuse)
     _check_cut(config, refuse)
-    if settings.compare_raw and config.privacy.unit != "none" and settings.name != "raw":
-        accepted = "false with privacy.unit: training on the raw records too would spend budget"
-        refuse(f"{_SECTION}.compare_raw", True, accepted)
+    if config.privacy.unit != "none" and settings.name != "raw":
+        _check_private(config, refuse)
 
 
 def _check_schema(config: RunConfig, refuse: Refuse) -> None:
@@ -120,8 +119,20 @@ def _check_schema(config: RunConfig, refuse: Refuse) -> None:
     if not schema.having("quasi"):
         accepted = "at least one column with role quasi: else there is nothing to generalize"
         refuse(f"{_SECTION}.columns", list(schema.columns), accepted)
-    if not target:
-        return
+    for name, column in schema.columns.items():
+        if (epsilon := getattr(column.treatment, "epsilon", None)) is not None:
+            accepted = "unset: an epsilon of single cells is in no ledger of a run; give a scale"
+            refuse(f"{_SECTION}.columns.{name}.treatment.epsilon", epsilon, accepted)
+    is_about_values = settings.diversity != "none" or settings.t or settings.delta
+    if is_about_values and not schema.having("sensitive"):
+        accepted = "at least one column with role sensitive, or a protection of k alone"
+        refuse(f"{_SECTION}.columns", list(schema.columns), accepted)
+    if target:
+        _check_target(schema, target, refuse)
+
+
+def _check_target(schema: Schema, target: str, refuse: Refuse) -> None:
+    """Refuse labels that would be hidden, changed or undeclared."""
     if target not in schema.columns:
         accepted = f"a role, sensitive or insensitive: {target!r} is what there is to learn"
         hint = registry.suggest(target, schema.columns)
@@ -129,10 +140,9 @@ def _check_schema(config: RunConfig, refuse: Refuse) -> None:
     elif (role := schema.columns[target].role) in ("direct", "quasi"):
         accepted = f"sensitive or insensitive: {target!r} is what there is to learn"
         refuse(f"{_SECTION}.columns.{target}.role", role, accepted)
-    is_about_values = settings.diversity != "none" or settings.t or settings.delta
-    if is_about_values and not schema.having("sensitive"):
-        accepted = "at least one column with role sensitive, or a protection of k alone"
-        refuse(f"{_SECTION}.columns", list(schema.columns), accepted)
+    elif schema.columns[target].treatment is not None:
+        accepted = f"unset: models learn labels as they are, and {target!r} is one"
+        refuse(f"{_SECTION}.columns.{target}.treatment", "set", accepted)
 
 
 def _check_cut(config: RunConfig, refuse: Refuse) -> None:
@@ -154,6 +164,25 @@ def _check_cut(config: RunConfig, refuse: Refuse) -> None:
     if settings.t_reference == "client" and settings.t is not None:
         accepted = "'federation' with a cut that is shared: t is from all clients' distribution"
         refuse(f"{_SECTION}.t_reference", settings.t_reference, accepted)
+
+
+def _check_private(config: RunConfig, refuse: Refuse) -> None:
+    """Refuse where epsilon would not hold: where whom it hides decides how others are recoded."""
+    settings, unit = config.anonymization, config.privacy.unit
+    if unit == "example":
+        accepted = (
+            "'user' or 'local' with [anonymization]: a record decides how others of its client are "
+            "generalized, and noise for one example would not hide that"
+        )
+        refuse("privacy.unit", unit, accepted, "Or set anonymization.name=none.")
+    reason = f"with privacy.unit = {unit!r}: else a client decides what others train on"
+    if settings.cut != "local":
+        refuse(f"{_SECTION}.cut", settings.cut, f"'local' {reason}")
+    if settings.t_reference != "client":
+        refuse(f"{_SECTION}.t_reference", settings.t_reference, f"'client' {reason}")
+    if settings.compare_raw:
+        accepted = "false with privacy.unit: training on the raw records too would spend budget"
+        refuse(f"{_SECTION}.compare_raw", True, accepted)
 
 
 def _tables() -> list[str]:

@@ -160,3 +160,34 @@ def test_a_shared_cut_needs_a_secure_sum() -> None:
     assert "anonymization.cut" in refusals(*sums, cut="shared", name="full-domain")
     found = refusals(*sums, cut="shared", max_suppression=0.1, t=0.3)
     assert {"anonymization.max_suppression", "anonymization.t_reference"} <= found.keys()
+
+
+def test_an_epsilon_that_would_not_hold_is_refused() -> None:
+    """One record, or one client, must not decide what the others' records become."""
+    given = ["privacy.epsilon=3", "anonymization.compare_raw=false"]
+    assert "noise for one example" in refusals("privacy.unit=example", *given)["privacy.unit"]
+    found = refusals("privacy.unit=user", *given, t_reference="federation")
+    assert "else a client decides" in found["anonymization.t_reference"]
+    sums = ["secure_sum.name=ideal", "evaluation.federated_every=0"]
+    found = refusals("privacy.unit=user", *given, *sums, cut="shared")
+    assert "else a client decides" in found["anonymization.cut"]
+    loaded("privacy.unit=local", *given)
+    loaded("privacy.unit=example", *given, "anonymization.name=raw")
+
+
+def test_a_target_is_learned_as_it_is() -> None:
+    treated = {"disease": {"role": "insensitive", "treatment": "remove"}}
+    treated["age"] = {"role": "quasi", "hierarchy": {"name": "categories", "values": ["a"]}}
+    found = refusals(schema=None, columns=treated)
+    assert "labels as they are" in found["anonymization.columns.disease.treatment"]
+
+
+def test_noise_with_an_epsilon_has_no_ledger_here() -> None:
+    noise = {"name": "noise", "low": 0.0, "high": 1.0, "epsilon": 1.0}
+    columns = {
+        "disease": {"role": "sensitive"},
+        "chol": {"role": "insensitive", "treatment": noise},
+    }
+    columns["age"] = {"role": "quasi", "hierarchy": {"name": "categories", "values": ["a"]}}
+    found = refusals(schema=None, columns=columns)
+    assert "ledger" in found["anonymization.columns.chol.treatment.epsilon"]
