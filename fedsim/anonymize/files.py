@@ -41,6 +41,7 @@ _KINDS: dict[str, Literal["csv", "parquet"]] = {
 _SEPARATORS = ",;\t|"
 _BLOCK_BYTES = 4 << 20  # read at once; no row may be longer
 _BATCH_ROWS = 32_768
+_LINES = 4_096  # written at once: Python's texts take room of their own
 _HEADER_BYTES = 1 << 20
 
 
@@ -158,9 +159,10 @@ def writer(
         if batch is None:
             text.flush()
             return
-        columns = [_texts(column) for column in batch.columns]
-        put = quoted if any(map(_has_return, columns)) else lines
-        put.writerows(zip(*columns, strict=True))
+        for first in range(0, batch.num_rows, _LINES):
+            columns = [_texts(column) for column in batch.slice(first, _LINES).columns]
+            put = quoted if any(map(_has_return, columns)) else lines
+            put.writerows(zip(*columns, strict=True))
 
     return write
 

@@ -28,8 +28,7 @@ __all__ = ["SUPPRESSED", "Release", "class_labels", "order_of", "write"]
 
 SUPPRESSED = "*"  # in place of every quasi-identifier of a row that is suppressed and kept
 _MOST_BUCKETS = 256  # open files
-_BUCKET_BYTES = 32 << 20  # of rows that are sorted at once, unless that makes too many buckets
-_BATCH_ROWS = 32_768
+_BUCKET_BYTES = 8 << 20  # of rows that are sorted at once, unless that makes too many buckets
 _POSITION = "\0position"  # no column of a table has this name: they are stripped
 
 
@@ -144,7 +143,7 @@ class _Buckets:
             self._files[number].close()  # which gives its room on the disk back
             order = pa.array(np.argsort(rows.column(_POSITION).to_numpy()))
             rows = rows.drop_columns([_POSITION]).take(order)
-            yield from rows.to_batches(max_chunksize=_BATCH_ROWS)
+            yield from rows.combine_chunks().to_batches()
 
     def _writer(self, number: int, schema: Any) -> Any:
         import pyarrow as pa

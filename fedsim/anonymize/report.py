@@ -29,7 +29,8 @@ LIMITS = (
     "It is not anonymous by law because of this report. Pseudonymized data are personal data "
     "(GDPR, article 4(5) and recital 26), and whether k-anonymous data still are depends on all "
     "means reasonably likely to be used to single somebody out.",
-    "It is not differential privacy: no epsilon bounds what is learned from it.",
+    "It is not differential privacy: no epsilon bounds what is learned from it, but from a column "
+    "whose noise states one.",
     "It does not compose: another table of the same people, from here or from somebody else, can "
     "undo it. What was let out here before is refused; what others let out is not known.",
     "It does not protect from what an attacker knows beside the quasi-identifiers: that a person "
