@@ -83,19 +83,20 @@ class Pins:
             return pin
         return replace(pin, reason=reason, again=tuple(earlier.name for earlier in overlaps))
 
-    def record(self, pin: Pin, people: NDArray[np.uint64]) -> None:
-        """Keep a pin; raise `DataError` where the same cut gave another file before.
+    def record(self, pin: Pin, people: NDArray[np.uint64]) -> bool:
+        """Keep a pin, and say whether it is a new one.
 
-        That happens where a treatment draws at random: two draws of it, averaged, hide less.
+        Raises `DataError` where the same cut gave another file before. That happens where a treatment draws at random: two draws of it, averaged, hide less.
         """
         for earlier in self.all():
             if earlier.name == pin.name:
                 if earlier.released != pin.released:
                     raise DataError(_other_bytes(earlier))
-                return
+                return False
         write_secret(self.folder / f"{pin.name}.rows", np.unique(people).astype("<u8").tobytes())
         text = json.dumps(asdict(pin), indent=1, sort_keys=True)
         write_secret(self.folder / f"{pin.name}.json", text.encode() + b"\n")
+        return True
 
     def all(self) -> list[Pin]:
         """Return every pin, oldest first. Raises `SetupError` for a file that is none."""

@@ -24,6 +24,7 @@ from fedsim.anonymize.release import Release, class_labels, order_of, write
 from fedsim.anonymize.report import content
 from fedsim.anonymize.risk import risks
 from fedsim.anonymize.schema import Schema
+from fedsim.anonymize.spending import charge
 from fedsim.anonymize.table import Encoded
 from fedsim.anonymize.treating import treater
 from fedsim.anonymize.utility import losses
@@ -108,7 +109,17 @@ def _anonymize(
             write(release, file, output.parent, lambda share: say("writing", share))
             found = _recounted(release, order, output, file, lambda share: say("verifying", share))
             pin = replace(pin, released=_sha256(file))
-            pins.record(pin, gathered.people)
+            is_new = pins.record(pin, gathered.people)
+            if is_new:
+                charge(
+                    pins.folder,
+                    schema,
+                    gathered.people,
+                    row_set=pin.rows,
+                    run=pin.name,
+                    dataset=source.stem,
+                    time=order.created,
+                )
     except OSError as error:
         raise SetupError(f"cannot write {output}: {error.strerror or error}") from error
     fitting = None if people is None else k_map.fitting(recoding, people.codes)

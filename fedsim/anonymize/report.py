@@ -14,6 +14,7 @@ from fedsim.anonymize.pins import Pin
 from fedsim.anonymize.protection import Protection
 from fedsim.anonymize.risk import Risks
 from fedsim.anonymize.schema import Column, Schema
+from fedsim.anonymize.spending import claims
 from fedsim.anonymize.treating import is_dropped
 from fedsim.anonymize.verify import Recount
 
@@ -83,6 +84,7 @@ def content(
             "c_avg": losses["c_avg"],
         },
         "columns": [_column(schema, name) for name in schema.columns],
+        "noise": claims(schema),
         "leftovers": [asdict(leftover) for leftover in recount.leftovers],
         "formulas": list(recount.formulas),
         "hipaa": [asdict(entry) | {"columns": list(entry.columns)} for entry in checklist(schema)],

@@ -87,6 +87,13 @@ def summary(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("risk to be found", f"{content['risks']['prosecutor_max']:.1%} at most"),
         ("utility lost", f"{content['utility']['gcp']:.4f} of 1 (GCP)"),
     ]
+    if content.get("noise"):
+        noise = content["noise"]
+        delta = f" at delta {noise['delta']:g}" if noise["delta"] else ""
+        names = ", ".join(each["column"] for each in noise["columns"])
+        found.append(
+            ("epsilon", f"{noise['epsilon']:g}{delta} for each record, of noise on {names}")
+        )
     if reached["k_map"] is not None:
         found.insert(1, ("population", f"every class fits {reached['k_map']:,} people at least"))
     return found

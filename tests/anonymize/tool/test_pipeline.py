@@ -12,6 +12,7 @@ from fedsim.anonymize.protection import Protection
 from fedsim.anonymize.pseudonym_keys import PseudonymKeys
 from fedsim.anonymize.schema import schema_from_dict
 from fedsim.errors import ConfigError, DataError, RunFailedError, SetupError
+from fedsim.privacy.ledger import Ledger
 
 from .conftest import COLUMNS, hospital
 
@@ -221,10 +222,16 @@ def test_noise_is_drawn_once_for_a_release(tmp_path):
     found, out = run(tmp_path / "in.csv", schema)
     assert "epsilon 1" in next(c["became"] for c in found["columns"] if c["name"] == "diagnosis")
     assert out["diagnosis"].astype(float).nunique() > 290
+    assert found["noise"]["epsilon"] == 1.0
+    (path,) = (tmp_path / ".fedsim-pins" / "ledger").glob("*.jsonl")
+    (entry,) = Ledger(path).entries()
+    assert (entry.unit, entry.adjacency) == ("local", "replace-one")
+    assert [spend.release.mechanism for spend in entry.spends] == ["laplace"]
     before = (tmp_path / "out.csv").read_bytes()
     with pytest.raises(DataError, match="draws at random"):
         run(tmp_path / "in.csv", schema)  # two draws would hide less
     assert (tmp_path / "out.csv").read_bytes() == before
+    assert len(Ledger(path).entries()) == 1
 
 
 def test_a_population_is_counted(tmp_path, schema):
