@@ -7,9 +7,10 @@ from fedsim.anonymize.text.keywords import Labels
 from fedsim.anonymize.text.span import Page, Span
 from fedsim.anonymize.text.words import UPPER, stop_words
 
-__all__ = ["KINDS", "find"]
+__all__ = ["KINDS", "LEAST_DIGITS", "WORDS", "find"]
 
 KINDS = ("address",)
+LEAST_DIGITS = 1
 
 _NUMBER = r"[0-9]{1,5}(?:[ ]?[A-Za-z](?![\w]))?(?:[-/][0-9]{1,4}[A-Za-z]?)?"
 _WORD = rf"(?:[{UPPER}][\w.'-]{{0,30}}|[0-9]{{1,3}}(?:st|nd|rd|th))"
@@ -84,11 +85,11 @@ _CUED = re.compile(
     rf"\Z| (?:and|in case|after|before|until|for|with|because|so|but) )"
 )
 
+WORDS = _TYPES_LAST | _TYPES_FIRST.heads | _TRIGGERS_BOX | _TRIGGERS_UNIT | _CUES.heads
+
 
 def find(page: Page) -> Iterator[Span]:
     """Find streets with a number, boxes and flats; pieces that follow each other are one."""
-    if not page.digits:
-        return
     spans = sorted(_pieces(page), key=lambda span: (span.start, -span.stop))
     yield from _joined(page.text, spans)
 

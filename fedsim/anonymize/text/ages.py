@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterator
 
-from fedsim.anonymize.text.keywords import ends_with
+from fedsim.anonymize.text.keywords import Endings, ends_with
 from fedsim.anonymize.text.span import Page, Span
 
-__all__ = ["KINDS", "find"]
+__all__ = ["KINDS", "LEAST_DIGITS", "WORDS", "find"]
 
 KINDS = ("age", "age-over-89")
+LEAST_DIGITS = 1
 
 _NUMBER = re.compile(
     r"[0-9](?<![\w.,$€£/+-][0-9])[0-9]{0,2}(?![\w%]|[.,:/][0-9])|"
@@ -18,11 +19,11 @@ _AFTER = re.compile(
     r"[ -]?(?:years?|yrs?\.?)(?:[ -]old\b|[ -]of[ -]age\b)|[ -]?y[./]?o\b\.?|"
     r"[ -]year[ -]old|[ -]?(?:jahre alt|jährige\w*|ans\b|años|anni)\b"
 )
-_BEFORE = (
+_BEFORE = Endings((
     "age", "aged", "age of", "age is", "age was", "turn", "turns", "turned", "turning", "alter",
     "âge", "edad",
-)  # fmt: skip
-_WORDS = frozenset((
+))  # fmt: skip
+WORDS = frozenset((
     "age", "aged", "turn", "turns", "turned", "turning", "alter", "âge", "edad", "year",
     "years", "yr", "yrs", "y", "yo", "o", "jahre", "jährige", "jähriger", "jährigen", "ans",
     "años", "anni",
@@ -31,7 +32,7 @@ _WORDS = frozenset((
 
 def find(page: Page) -> Iterator[Span]:
     """Find numbers of up to three digits beside a word that says that they are an age."""
-    if not page.digits or page.words.isdisjoint(_WORDS):
+    if page.words.isdisjoint(WORDS):
         return
     for match in _NUMBER.finditer(page.text):
         start, stop = match.span()

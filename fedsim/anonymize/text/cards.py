@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from fedsim.anonymize.text.checksums import luhn
 from fedsim.anonymize.text.span import Page, Span
 
-__all__ = ["KINDS", "find", "is_card"]
+__all__ = ["KINDS", "LEAST_DIGITS", "WORDS", "find", "is_card"]
 
 KINDS = ("card",)
+LEAST_DIGITS = 12
+WORDS = frozenset(
+    ("card", "cards", "cc", "visa", "mastercard", "amex", "maestro", "karte", "carte", "tarjeta")
+)
 
 # first number, last number, lengths: the issuer identification ranges that the networks publish
 _RANGES = (
@@ -55,8 +59,6 @@ def is_card(digits: str) -> bool:
 
 def find(page: Page) -> Iterator[Span]:
     """Find cards written in one piece or in the groups that are printed on them."""
-    if page.digits < 12:
-        return
     for first, last in page.numbers:
         match = _NUMBER.search(page.text, first) if last - first >= 12 else None
         while match and match.start() < last:
@@ -71,12 +73,9 @@ def find(page: Page) -> Iterator[Span]:
 
 def _is_named(page: Page, start: int) -> bool:
     """Say whether "card" stands before: then ranges that are not on the list count as well."""
-    return not page.words.isdisjoint(_WORDS) and bool(
+    return not page.words.isdisjoint(WORDS) and bool(
         _NAMED.search(page.lower[max(0, start - 40) : start])
     )
 
 
-_WORDS = frozenset(
-    ("card", "cards", "cc", "visa", "mastercard", "amex", "maestro", "karte", "carte", "tarjeta")
-)
-_NAMED = re.compile(rf"\b(?:{'|'.join(sorted(_WORDS))})\b")
+_NAMED = re.compile(rf"\b(?:{'|'.join(sorted(WORDS))})\b")

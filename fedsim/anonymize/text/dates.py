@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterator
 
 from fedsim.anonymize.text.checksums import is_date
-from fedsim.anonymize.text.keywords import ends_with
+from fedsim.anonymize.text.keywords import Endings, ends_with
 from fedsim.anonymize.text.span import Page, Span
 
-__all__ = ["KINDS", "MONTHS", "find"]
+__all__ = ["KINDS", "LEAST_DIGITS", "MONTHS", "WORDS", "find"]
 
 #: `year` is a year alone, which identifies nobody by itself and which HIPAA leaves in
 KINDS = ("date", "year")
+LEAST_DIGITS = 1
 
 _TIME = (
     r"(?:(?:[T ]|,? at |, )[0-2]?[0-9]:[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,9})?)?"
@@ -44,6 +45,7 @@ MONTHS = {
     for number, line in enumerate(_NAMES.strip().splitlines(), 1)
     for name in line.split()
 }
+WORDS = frozenset(MONTHS)
 _INITIALS = "jfmasondeagJFMASONDEAG"
 _MONTH = re.compile(
     rf"[{_INITIALS}](?<!\w.)(?:"
@@ -66,15 +68,15 @@ _YEAR = re.compile(
     r"[12](?<![\w.,/+-].)[09][0-9]{2}(?:-[12][09][0-9]{2})?(?![\w%]|[.,:/-][0-9])|"
     r"1[678][0-9]{2}(?<![\w.,/+-].{4})(?![\w%]|[.,:/-][0-9])"
 )
-_SAYS_YEAR = (
+_SAYS_YEAR = Endings((
     "in", "since", "during", "from", "of", "until", "till", "before", "after", "circa",
     "ca", "year", "born", "date", "dated", "spring", "summer", "autumn", "fall", "winter",
     "early", "late", "mid", "by", "©", "(c)", "to", "between", "and", "through",
-)  # fmt: skip
-_SAYS_DATE = (
+))  # fmt: skip
+_SAYS_DATE = Endings((
     "on", "since", "until", "till", "date", "dated", "seen", "admitted", "discharged",
     "born", "dob", "d.o.b", "visit", "due", "from", "through",
-)  # fmt: skip
+))  # fmt: skip
 _PART = re.compile(r"(?<![\w.,/-])[0-3]?[0-9]/[0-3]?[0-9](?![\w/%]|[.,-][0-9])")
 
 
@@ -82,7 +84,7 @@ def find(page: Page) -> Iterator[Span]:
     """Find dates; a bare year is another kind than a date."""
     if page.digits >= 2:
         yield from _numeric(page)
-    if page.digits and not page.words.isdisjoint(MONTHS):
+    if not page.words.isdisjoint(WORDS):
         yield from _written(page)
     if page.digits >= 4:
         yield from _years(page)
@@ -151,6 +153,6 @@ def _years(page: Page) -> Iterator[Span]:
             yield Span(match.start(), match.end(), "year", 0.5)
 
 
-def _is_said(lower: str, start: int, cues: tuple[str, ...]) -> bool:
+def _is_said(lower: str, start: int, cues: Endings) -> bool:
     """Say whether a word right before tells that this is a date or a year."""
     return ends_with(lower[max(0, start - 18) : start].rstrip(" .:"), cues)

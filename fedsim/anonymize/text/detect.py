@@ -1,6 +1,7 @@
 """Find personal data in free text by rules: no model, nothing to download, linear in the text.
 
-Each family of identifiers is a file with `KINDS` and `find(page)`. Where a form has a check digit
+Each family of identifiers is a file with `KINDS`; `find(page)`; `LEAST_DIGITS`, below which a page
+has nothing for it to find; and `WORDS`, which it asks a page for. Where a form has a check digit
 it is verified; where it has none, a word beside it must say what it is. Names are found by a
 gazetteer and by context: a name that is on no list and stands without context is not found, which
 is what `fedsim.anonymize.text.known` is for.
@@ -8,8 +9,8 @@ is what `fedsim.anonymize.text.known` is for.
 
 import bisect
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice, pairwise
 from typing import Any
 
 from fedsim.anonymize.text import (
@@ -35,15 +36,13 @@ from fedsim.registry import suggest
 
 __all__ = ["KINDS", "Finder", "check_kinds", "find", "resolve"]
 
-_FAMILIES: tuple[tuple[tuple[str, ...], Callable[[Page], Iterator[Span]]], ...] = tuple(
-    (family.KINDS, family.find)
-    for family in (
-        emails, urls, ip_addresses, iban, cards, national_ids, phones, dates, ages, labelled,
-        addresses, postcodes, titles, names,
-    )
+_FAMILIES = (
+    emails, urls, ip_addresses, iban, cards, national_ids, phones, dates, ages, labelled,
+    addresses, postcodes, titles, names,
 )  # fmt: skip
+_BLOCK = 256  # texts that are read at a time
 #: every kind that rules can find
-KINDS = tuple(kind for kinds, _ in _FAMILIES for kind in kinds)
+KINDS: tuple[str, ...] = tuple(kind for family in _FAMILIES for kind in family.KINDS)
 
 
 class Finder:
@@ -53,13 +52,48 @@ class Finder:
         """Raise `ConfigError` for a kind that does not exist; None: all kinds."""
         self.kinds = frozenset(KINDS if kinds is None else check_kinds(kinds))
         self._all = self.kinds.issuperset(KINDS)
-        self._families = [find for own, find in _FAMILIES if not self.kinds.isdisjoint(own)]
+        families = [each for each in _FAMILIES if not self.kinds.isdisjoint(each.KINDS)]
+        self._finds = [(family.LEAST_DIGITS, family.find) for family in families]
+        self._asked = frozenset[str]().union(*(family.WORDS for family in families))
 
     def __call__(self, text: str, known: KnownValues | None = None) -> list[Span]:
         """Return the spans of a text in order; none overlaps another."""
         shown, offsets = _without_hidden(text)
-        page = page_of(shown)
-        spans = [span for family in self._families for span in family(page)]
+        page = page_of(shown, self._asked)
+        spans = [s for least, find in self._finds if page.digits >= least for s in find(page)]
+        return self._settled(spans, page, known, offsets)
+
+    def find_all(
+        self, texts: Iterable[str], known: Iterable[KnownValues | None] | None = None
+    ) -> Iterator[list[Span]]:
+        """Yield the spans of each text, as a call for each would, in less time.
+
+        `known`: for each text, values that are found as well.
+        """
+        pairs = (
+            ((text, None) for text in texts) if known is None else zip(texts, known, strict=True)
+        )
+        while block := list(islice(pairs, _BLOCK)):
+            yield from self._read([text for text, _ in block], [values for _, values in block])
+
+    def _read(self, texts: list[str], known: list[KnownValues | None]) -> list[list[Span]]:
+        """Let each family read all texts in turn, so that its forms stay at hand."""
+        shown = [_without_hidden(text) for text in texts]
+        pages = [page_of(text, self._asked) for text, _ in shown]
+        found: list[list[Span]] = [[] for _ in pages]
+        for least, find in self._finds:
+            for page, spans in zip(pages, found, strict=True):
+                if page.digits >= least:
+                    spans += find(page)
+        return [
+            self._settled(spans, page, values, offsets)
+            for spans, page, values, (_, offsets) in zip(found, pages, known, shown, strict=True)
+        ]
+
+    def _settled(
+        self, spans: list[Span], page: Page, known: KnownValues | None, offsets: list[int]
+    ) -> list[Span]:
+        """Leave the kinds that are asked for, add what is known, and resolve overlaps."""
         if not self._all:
             spans = [span for span in spans if span.kind in self.kinds]
         if known:
@@ -107,7 +141,7 @@ def resolve(spans: Sequence[Span]) -> list[Span]:
     >>> resolve([Span(0, 4, "year", 0.5), Span(0, 10, "date", 0.8), Span(12, 14, "age", 0.8)])
     [Span(start=0, stop=10, kind='date', score=0.8), Span(start=12, stop=14, kind='age', score=0.8)]
     """
-    ordered = sorted(spans, key=_by_place)
+    ordered = sorted(spans)
     if all(one.stop <= two.start for one, two in pairwise(ordered)):
         return ordered
     starts: list[int] = []
@@ -121,10 +155,6 @@ def resolve(spans: Sequence[Span]) -> list[Span]:
             starts.insert(at, span.start)
             kept.insert(at, span)
     return kept
-
-
-def _by_place(span: Span) -> tuple[int, int]:
-    return (span.start, span.stop)
 
 
 def _by_rank(span: Span) -> tuple[Any, ...]:

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 
 from fedsim.anonymize.text.span import Page, Span
 
-__all__ = ["KINDS", "find"]
+__all__ = ["KINDS", "LEAST_DIGITS", "WORDS", "find"]
 
 KINDS = ("email",)
+LEAST_DIGITS = 0
+WORDS: frozenset[str] = frozenset()
 
 _LOCAL = 64  # octets: RFC 5321, 4.5.3.1.1
 _LEFT = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+\Z")

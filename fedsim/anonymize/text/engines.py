@@ -1,6 +1,6 @@
 """What finds personal data in a text: the rules of this package, or Presidio's recognizers."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from typing import Literal, Protocol
 
 from fedsim.anonymize.text.detect import Finder
@@ -18,6 +18,11 @@ class Engine(Protocol):
 
     def __call__(self, text: str, known: KnownValues | None = None) -> list[Span]:
         """Return the spans of a text; `known`: values of the record that are found as well."""
+
+    def find_all(
+        self, texts: Iterable[str], known: Iterable[KnownValues | None] | None = None
+    ) -> Iterator[list[Span]]:
+        """Yield the spans of each text, as a call for each would; `known` of each text."""
 
 
 def engine(name: EngineName, kinds: Collection[str] | None = None) -> Engine:

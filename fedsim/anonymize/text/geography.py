@@ -1,6 +1,6 @@
 """Places: countries, states and large cities by name, others by the words before them."""
 
-from fedsim.anonymize.text.keywords import ends_with, phrases
+from fedsim.anonymize.text.keywords import Endings, ends_with, phrases
 from fedsim.anonymize.text.roles import KNOWN_PLACES, PLACE
 from fedsim.anonymize.text.runs import Run
 from fedsim.anonymize.text.states import STATE_CODES
@@ -22,6 +22,7 @@ _CUES = phrases(
 )
 _LABELS = ("where", "city", "town", "place of birth", "birthplace", "country", "state", "location")
 PLACE_CUES = (*_CUES, *_LABELS)
+_BY_CUE, _BY_LABEL = Endings(_CUES), Endings(_LABELS)
 
 
 def is_known_place(name: str) -> bool:
@@ -47,7 +48,7 @@ def places_in(run: Run, text: str, lower: str, before: str) -> list[tuple[int, i
     if pieces or text == lower or len(run) > _LONGEST:
         return pieces
     if before and (
-        ends_with(before, _CUES) or (before[-1] == ":" and ends_with(before[:-1], _LABELS))
+        ends_with(before, _BY_CUE) or (before[-1] == ":" and ends_with(before[:-1], _BY_LABEL))
     ):
         return [(0, len(run), 0.45)]
     last = run[-1]

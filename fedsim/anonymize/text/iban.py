@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from fedsim.anonymize.text.checksums import iso7064_mod97
 from fedsim.anonymize.text.span import Page, Span
 
-__all__ = ["KINDS", "LENGTHS", "find", "is_iban"]
+__all__ = ["KINDS", "LEAST_DIGITS", "LENGTHS", "WORDS", "find", "is_iban"]
 
 KINDS = ("iban",)
+LEAST_DIGITS = 8
+WORDS: frozenset[str] = frozenset()
 
 _TABLE = """
 AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28
@@ -36,8 +38,6 @@ def is_iban(text: str) -> bool:
 
 def find(page: Page) -> Iterator[Span]:
     """Find IBANs written without separators, or with single spaces or hyphens anywhere."""
-    if page.digits < 8:
-        return
     for match in _START.finditer(page.text):
         length = LENGTHS.get(page.text[match.start() : match.start() + 2].upper())
         if length is None:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from fedsim.anonymize.text.span import Page, Span
 
-__all__ = ["KINDS", "find"]
+__all__ = ["KINDS", "LEAST_DIGITS", "WORDS", "find"]
 
 KINDS = ("ip",)
+LEAST_DIGITS = 0
+WORDS: frozenset[str] = frozenset()
 
 _V4 = re.compile(r"[0-9](?<![\w.][0-9])[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![\w]|\.[0-9])")
 _V6 = re.compile(r"[0-9A-Fa-f:](?<![\w:.][0-9A-Fa-f:])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){1,8}"

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 
 from fedsim.anonymize.text.span import Page
 
-__all__ = ["Labels", "ends_with", "phrases"]
+__all__ = ["Endings", "Labels", "ends_with", "phrases"]
 
 
 class Labels:
@@ -13,7 +13,7 @@ class Labels:
     Most pages have none of them, which a look at the page's set of words tells.
     """
 
-    __slots__ = ("_by_head", "_heads")
+    __slots__ = ("_by_head", "heads")
 
     def __init__(self, phrases: Collection[str]) -> None:
         """Sort the phrases by their first word."""
@@ -21,18 +21,20 @@ class Labels:
         for phrase in phrases:
             heads.setdefault(_head(phrase), []).append(phrase)
         self._by_head = heads
-        self._heads = frozenset(heads)
+        #: the words to ask a page for
+        self.heads = frozenset(heads)
 
     def on(self, page: Page) -> Iterator[tuple[int, int]]:
         """Return where a phrase begins and ends; phrases stand by themselves.
 
         >>> from fedsim.anonymize.text.span import page_of
-        >>> list(Labels(["zip"]).on(page_of("the zip is 1234, unzip it")))
+        >>> labels = Labels(["zip"])
+        >>> list(labels.on(page_of("the zip is 1234, unzip it", labels.heads)))
         [(4, 7)]
         """
-        if self._heads.isdisjoint(page.words):
+        if self.heads.isdisjoint(page.words):
             return
-        for head in self._heads & page.words:
+        for head in self.heads & page.words:
             for phrase in self._by_head[head]:
                 yield from _places(page.lower, phrase)
 
@@ -52,15 +54,36 @@ def _places(lower: str, phrase: str) -> Iterator[tuple[int, int]]:
         at = lower.find(phrase, stop)
 
 
-def ends_with(before: str, cues: tuple[str, ...]) -> bool:
+class Endings:
+    """Endings to look for in many texts; most texts have none, as their last two letters tell."""
+
+    __slots__ = ("_by_tail", "_short")
+
+    def __init__(self, endings: Collection[str]) -> None:
+        """Sort the endings by their own last two letters."""
+        self._short = tuple(ending for ending in endings if len(ending) < 2)
+        self._by_tail = {
+            tail: tuple(ending for ending in endings if ending.endswith(tail)) + self._short
+            for tail in {ending[-2:] for ending in endings if len(ending) > 1}
+        }
+
+    def of(self, text: str) -> tuple[str, ...]:
+        """Return the endings of a text.
+
+        >>> Endings(["ova", "va", "sen"]).of("petrova")
+        ('ova', 'va')
+        """
+        near = self._by_tail.get(text[-2:], self._short)
+        return tuple([end for end in near if text.endswith(end)]) if text.endswith(near) else ()
+
+
+def ends_with(before: str, cues: Endings) -> bool:
     """Say whether a text in lower case ends with one of some words or phrases, whole.
 
-    >>> ends_with("my name is", ("name is",)), ends_with("i rename", ("name",))
+    >>> ends_with("my name is", Endings(["name is"])), ends_with("i rename", Endings(["name"]))
     (True, False)
     """
-    if not before.endswith(cues):
-        return False
-    return any(before.endswith(cue) and not before[: -len(cue)][-1:].isalnum() for cue in cues)
+    return any(not before[: -len(cue)][-1:].isalnum() for cue in cues.of(before))
 
 
 def phrases(text: str) -> tuple[str, ...]:

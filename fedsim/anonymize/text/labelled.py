@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fedsim.anonymize.text.keywords import Labels
 from fedsim.anonymize.text.span import Page, Span
 
-__all__ = ["KINDS", "find", "is_vin"]
+__all__ = ["KINDS", "LEAST_DIGITS", "WORDS", "find", "is_vin"]
 
 _LABELS: dict[str, tuple[str, ...]] = {
     "medical-record": (
@@ -56,6 +56,8 @@ _KIND_OF = {label: kind for kind, labels in _LABELS.items() for label in labels}
 _ALL = Labels(_KIND_OF)
 #: what labels tell; `code` is any other unique number
 KINDS = tuple(_LABELS)
+LEAST_DIGITS = 1
+WORDS = _ALL.heads
 
 _JOIN = (
     r"(?:'s)?(?:[ -]?(?:identification|identifier|record|card|plan|license|licence))?"
@@ -104,8 +106,6 @@ def is_vin(text: str) -> bool:
 
 def find(page: Page) -> Iterator[Span]:
     """Find labelled numbers, vehicle identification numbers and MAC addresses."""
-    if not page.digits:
-        return
     for start, stop in _ALL.on(page):
         kind = _KIND_OF[page.lower[start:stop]]
         match = (_PLATE if kind == "plate" else _VALUE).match(page.text, stop)

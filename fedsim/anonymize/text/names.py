@@ -10,9 +10,11 @@ from fedsim.anonymize.text.roles import ENDS, KNOWN_PLACES, PLACE, STOPS, TITLE
 from fedsim.anonymize.text.runs import Run, Word, runs
 from fedsim.anonymize.text.span import Page, Span
 
-__all__ = ["KINDS", "find"]
+__all__ = ["KINDS", "LEAST_DIGITS", "WORDS", "find"]
 
 KINDS = ("person", "place", "organization")
+LEAST_DIGITS = 0
+WORDS: frozenset[str] = frozenset()
 
 _LIST = re.compile(r"(?:, | and |, and | & | or )\Z")
 _CUE_LENGTH = 28
@@ -46,7 +48,7 @@ def _named(run: Run, page: Page, is_strict: bool) -> list[Span]:
     before = "" if is_strict else _cue_before(page.lower, run[0].start)
     if len(run) == 1 and not before:
         return [] if is_strict else _lone(run[0])
-    if all(word.role & _SOME == STOPS for word in run):
+    if not [word for word in run if word.role & _SOME != STOPS]:
         return []
     pieces = [] if is_strict else organization_in(run, before)
     if pieces:
@@ -74,7 +76,7 @@ def _lone(word: Word) -> list[Span]:
 
 def _cue_before(lower: str, start: int) -> str:
     """Return what stands before a run without white space, or nothing where it cannot be a cue."""
-    before = lower[max(0, start - _CUE_LENGTH) : start].rstrip()
+    before = lower[max(0, start - _CUE_LENGTH) : start].rstrip() if start else ""
     if not before:
         return ""
     if before[-1] == ".":

@@ -18,7 +18,7 @@ from fedsim.anonymize.text.checksums import (
 )
 from fedsim.anonymize.text.span import Page, Span
 
-__all__ = ["KINDS", "find", "is_valid"]
+__all__ = ["KINDS", "LEAST_DIGITS", "WORDS", "find", "is_valid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,3 +267,5 @@ _SCATTERED = tuple(entry for entry in _IDENTITIES if not entry.least)
 _TOGETHER = tuple(entry for entry in _IDENTITIES if entry.least)
 #: the identity numbers that are known here
 KINDS = tuple(entry.kind for entry in _IDENTITIES)
+LEAST_DIGITS = 6
+WORDS: frozenset[str] = frozenset()

@@ -1,6 +1,6 @@
 """Organizations: the words that end their names, firms named after people, and "I work for"."""
 
-from fedsim.anonymize.text.keywords import ends_with, phrases
+from fedsim.anonymize.text.keywords import Endings, ends_with, phrases
 from fedsim.anonymize.text.roles import ENDS, STOPS
 from fedsim.anonymize.text.runs import Run
 
@@ -14,6 +14,7 @@ ORGANIZATION_CUES = phrases(
     hired by | employee of | ceo of | founder of
     """
 )
+_BY_CUE = Endings(ORGANIZATION_CUES)
 
 
 def organization_in(run: Run, before: str) -> list[tuple[int, int, float]]:
@@ -27,6 +28,6 @@ def organization_in(run: Run, before: str) -> list[tuple[int, int, float]]:
             while first < last - 1 and run[first].role & (STOPS | ENDS) == STOPS:
                 first += 1
             return [(first, last, 0.65)] if last - first > 1 else []
-    if before and ends_with(before, ORGANIZATION_CUES):
+    if before and ends_with(before, _BY_CUE):
         return [(0, len(run), 0.5)]
     return []

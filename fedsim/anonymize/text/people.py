@@ -7,7 +7,7 @@ the text.
 
 import re
 
-from fedsim.anonymize.text.keywords import ends_with, phrases
+from fedsim.anonymize.text.keywords import Endings, ends_with, phrases
 from fedsim.anonymize.text.roles import FAMILY, GIVEN, KNOWN_PLACES, ORDINARY, STOPS, TITLE
 from fedsim.anonymize.text.runs import Run, Word
 from fedsim.anonymize.text.words import TITLES
@@ -29,6 +29,7 @@ PERSON_CUES = phrases(
     | speak with | met with | along with
     """
 )
+_BY_CUE = Endings(PERSON_CUES)
 _VERB = re.compile(
     r" (?:said|says|explained|explains|told|tells|replied|asked|asks|wrote|writes|"
     r"lives|lived|listed|thinks|was born|"
@@ -37,7 +38,7 @@ _VERB = re.compile(
 )
 # Endings that family names have and few other words: Slavic, Scandinavian, Finnish, Hungarian,
 # Armenian, Georgian, Greek, Turkish, Italian, Spanish, German, English.
-_ENDINGS = (
+_ENDINGS = Endings((
     "ov", "ova", "ová", "ev", "eva", "yev", "yeva", "in", "ina", "ich", "ić", "ič", "vich", "sky",
     "ski", "ska", "ská", "cki", "cka", "czyk", "wicz", "iak", "czak", "enko", "chuk", "yuk",
     "sson", "sen", "dóttir", "dottir", "nen", "kvist", "qvist", "ström", "gren", "berg", "strand",
@@ -45,14 +46,14 @@ _ENDINGS = (
     "akis", "idis", "iadis", "oğlu", "oglu", "elli", "etti", "ucci", "acci", "oni", "ini", "ano",
     "ez", "mann", "stein", "bauer", "meyer", "maier", "hofer", "feld", "wald", "hardt", "son",
     "ton", "ley", "worth", "ford", "wood", "well", "shaw", "field", "man",
-)  # fmt: skip
+))  # fmt: skip
 # The commonest of them end too many other words to count by themselves.
-_SURE_ENDINGS = (
+_SURE_ENDINGS = Endings((
     "ova", "ová", "yev", "yeva", "ovič", "ović", "evič", "ević", "vich", "ovsky", "owski", "owska",
     "ewski", "ská", "cki", "czyk", "wicz", "enko", "chuk", "sson", "dóttir", "dottir", "konen",
     "ainen", "kvist", "qvist", "ström", "opoulos", "poulou", "iadis", "shvili", "oğlu", "kowski",
     "gaard", "czak", "ffy",
-)  # fmt: skip
+))  # fmt: skip
 _LEAST = 6  # letters of a word that an ending makes a name
 
 
@@ -119,11 +120,13 @@ def _by_family(words: Run, *, is_given: bool, is_family: bool) -> float:
         return 0.7
     if is_family and not words[-1].role & ORDINARY:
         return 0.0 if head in KNOWN_PLACES else 0.6
-    if tail.endswith(_ENDINGS) and (is_given or (len(head) > 2 and tail.endswith(_SURE_ENDINGS))):
+    if _ENDINGS.of(tail) and (is_given or (len(head) > 2 and _SURE_ENDINGS.of(tail))):
         return 0.6
-    has_initial = any(word.stop - word.start == 1 for word in words[1:-1])
-    is_known = any(word.role & (GIVEN | ORDINARY) == GIVEN for word in words)
-    return 0.55 if has_initial or is_known else 0.0
+    for word in words:
+        is_initial = word.stop - word.start == 1 and word is not words[0] and word is not words[-1]
+        if is_initial or word.role & (GIVEN | ORDINARY) == GIVEN:
+            return 0.55
+    return 0.0
 
 
 def alone(word: Word) -> float:
@@ -132,15 +135,15 @@ def alone(word: Word) -> float:
         return 0.0
     if word.role & (GIVEN | FAMILY):
         return 0.5
-    is_like_one = len(word.lower) >= _LEAST and word.lower.endswith(_SURE_ENDINGS)
+    is_like_one = len(word.lower) >= _LEAST and _SURE_ENDINGS.of(word.lower)
     return 0.45 if is_like_one else 0.0
 
 
 def _context(words: Run, lower: str, before: str, score: float) -> float:
     """Score words by what stands before and after them."""
-    if len(words) > 4 or any(word.lower in KNOWN_PLACES for word in words):
+    if len(words) > 4 or not KNOWN_PLACES.isdisjoint([word.lower for word in words]):
         return 0.0
-    if before and ends_with(before[:-1] if before[-1] in ":," else before, PERSON_CUES):
+    if before and ends_with(before[:-1] if before[-1] in ":," else before, _BY_CUE):
         return 0.6
     if (len(words) in (2, 3) or score) and _VERB.match(lower, words[-1].stop):
         return 0.5

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 from fedsim.anonymize.text.span import Page, Span
 
-__all__ = ["KINDS", "find"]
+__all__ = ["KINDS", "LEAST_DIGITS", "WORDS", "find"]
 
 KINDS = ("phone",)
+LEAST_DIGITS = 6
 
 _EXTENSION = r"(?: ?(?:x|ext\.?|extension) ?[0-9]{1,6})?"
 _END = r"(?!\w|[.,:/-][0-9])"
@@ -55,7 +56,7 @@ _BEFORE = re.compile(
     r"number to reach|phone number|home|work|office)\b|☎|☏|📞)[^0-9\n]{0,30}(?:\n\s*)?\Z"
 )
 _AFTER = re.compile(r"[ \t]?[-(,]?[ ]?(?:office|fax|mobile|home|work|cell|desk)\b")
-_SAYING = frozenset(re.findall(r"[^\W\d_]+", _BEFORE.pattern)) | {
+WORDS = frozenset(re.findall(r"[^\W\d_]+", _BEFORE.pattern)) | {
     "téléphone",
     "teléfono",
     "móvil",
@@ -67,9 +68,7 @@ _SAYING = frozenset(re.findall(r"[^\W\d_]+", _BEFORE.pattern)) | {
 
 def find(page: Page) -> Iterator[Span]:
     """Find numbers of 7 to 15 digits (E.164's most), 6 where the form is plain."""
-    if page.digits < 6:
-        return
-    text, said = page.text, not page.words.isdisjoint(_SAYING)
+    text, said = page.text, not page.words.isdisjoint(WORDS)
     done = -1
     for first, last in page.numbers:
         first = max(first - 4, done, 0)  # a plus and a bracket before

@@ -7,9 +7,10 @@ from fedsim.anonymize.text.keywords import Labels
 from fedsim.anonymize.text.span import Page, Span
 from fedsim.anonymize.text.states import STATE_CODES
 
-__all__ = ["KINDS", "find"]
+__all__ = ["KINDS", "LEAST_DIGITS", "WORDS", "find"]
 
 KINDS = ("postcode",)
+LEAST_DIGITS = 1
 
 # Royal Mail's forms A9, A99, AA9, AA99, A9A, AA9A and the inward code; no C, I, K, M, O, V there.
 _BRITISH = re.compile(
@@ -26,6 +27,7 @@ _LABELS = Labels((
     "zip", "zipcode", "postal code", "postcode", "post code", "postleitzahl", "plz",
     "code postal", "codigo postal", "código postal", "postnummer", "pincode",
 ))  # fmt: skip
+WORDS = _LABELS.heads
 _LABELLED = re.compile(
     r"(?:[ -]?code)?(?:s|/postal code)?(?: (?:is|was|of|now))?[ \t]?[:=#]?\s{0,2}"
     r"((?:[A-Za-z]{1,2}-)?[0-9A-Za-z]{0,2}[0-9][0-9A-Za-z]{0,4}(?:[ -]"
@@ -35,8 +37,6 @@ _LABELLED = re.compile(
 
 def find(page: Page) -> Iterator[Span]:
     """Find codes by form, after the code of a state, or after a word such as ZIP."""
-    if not page.digits:
-        return
     if _LETTER_DIGIT.search(page.text):
         for pattern in (_BRITISH, _CANADIAN):
             for match in pattern.finditer(page.text):

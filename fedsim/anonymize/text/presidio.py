@@ -5,7 +5,7 @@ people and places, which Presidio leaves to a model, are not found. What Presidi
 package's kinds; entities that have none here are `code`.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -51,8 +51,16 @@ class PresidioFinder:
         """Return the spans of a text in order; none overlaps another."""
         spans = [span for span in self._found(text) if span.kind in self.kinds]
         if known:
-            spans += known.find(page_of(text))
+            spans += known.find(page_of(text, frozenset()))
         return resolve(spans)
+
+    def find_all(
+        self, texts: Iterable[str], known: Iterable[KnownValues | None] | None = None
+    ) -> Iterator[list[Span]]:
+        """Yield the spans of each text; `known`: for each, values that are found as well."""
+        if known is None:
+            return map(self, texts)
+        return (self(text, own) for text, own in zip(texts, known, strict=True))
 
     def _found(self, text: str) -> Iterator[Span]:
         for result in self._analyzer.analyze(text=text, language="en"):

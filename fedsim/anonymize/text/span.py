@@ -1,14 +1,12 @@
 """What detectors read and what they answer: a page of text and the spans found on it."""
 
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
 __all__ = ["Page", "Span", "page_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A piece of a text, `text[start:stop]`, and what it is.
 
     `score`: how much its form alone says, 0 to 1. A checksum that holds is near 1, a bare name on
@@ -26,8 +24,9 @@ class Page(NamedTuple):
 
     `text` has digits, dashes and spaces of all scripts as their ASCII ones, `lower` is the same in
     lower case. What lets detectors skip a text they have nothing to do in: `digits` counts the
-    digits, `words` are the words in lower case, `numbers` are the places of what has six digits and
-    more, through the separators that numbers are written with.
+    digits, `words` are those of the page's words, in lower case, that a detector asked for,
+    `numbers` are the places of what has six digits and more, through the separators that numbers
+    are written with.
     """
 
     text: str
@@ -37,24 +36,25 @@ class Page(NamedTuple):
     numbers: tuple[tuple[int, int], ...]
 
 
-def page_of(text: str) -> Page:
-    r"""Prepare a text for the detectors.
+def page_of(text: str, asked: frozenset[str]) -> Page:
+    r"""Prepare a text for the detectors; `asked`: the words that they go by.
 
-    >>> page_of("\uff14\uff12\u00a0\u2013 Ab").lower
-    '42 - ab'
+    >>> page = page_of("\uff14\uff12\u00a0\u2013 Ab Cd", frozenset(["ab", "xy"]))
+    >>> page.lower, page.digits, page.words
+    ('42 - ab cd', 2, frozenset({'ab'}))
     """
     if not text.isascii() and _UNUSUAL.search(text):
         text = text.translate(_PLAIN)
     lower = _lower(text)
-    digits = sum(map(text.count, "0123456789")) if _DIGIT.search(text) else 0
-    numbers = tuple(match.span() for match in _LONG.finditer(text)) if digits > 5 else ()
-    return Page(text, lower, digits, _words(lower), numbers)
+    digits = len(text.encode(errors="replace").translate(None, _NO_DIGITS))
+    numbers = tuple([match.span() for match in _LONG.finditer(text)]) if digits > 5 else ()
+    return Page(text, lower, digits, asked.intersection(_words(lower)), numbers)
 
 
-def _words(lower: str) -> frozenset[str]:
-    if lower.isascii():  # three times as fast, and most texts
-        return frozenset(lower.translate(_SPACED).split())
-    return frozenset(_WORD.findall(lower))
+def _words(lower: str) -> list[str]:
+    if lower.isascii():  # most texts; by bytes it takes a fifth of the time
+        return lower.encode().translate(_SPACED).decode().split()
+    return _WORD.findall(lower)
 
 
 def _lower(text: str) -> str:
@@ -83,8 +83,8 @@ def _plain() -> dict[int, str]:
 
 
 _PLAIN = _plain()
-_SPACED = {code: " " for code in range(128) if not chr(code).isalpha()}
+_SPACED = bytes(code if chr(code).isalpha() else 0x20 for code in range(128)) + bytes(128)
+_NO_DIGITS = bytes(code for code in range(256) if code not in b"0123456789")
 _UNUSUAL = re.compile(f"[{re.escape(''.join(map(chr, _PLAIN)))}]")
-_DIGIT = re.compile(r"[0-9]")
 _WORD = re.compile(r"[^\W\d_]+")
 _LONG = re.compile(r"[0-9](?:[ ()./+-]{0,3}[0-9]){5,}")

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from fedsim.anonymize.text.span import Page, Span
 from fedsim.anonymize.text.words import TITLES, UPPER
 
-__all__ = ["KINDS", "find"]
+__all__ = ["KINDS", "LEAST_DIGITS", "WORDS", "find"]
 
 KINDS = ("title",)
-
-_WORDS = TITLES | {"reverend", "lieutenant", "captain"}
+LEAST_DIGITS = 0
+WORDS = TITLES | {"reverend", "lieutenant", "captain"}
 
 _TITLE = re.compile(
     rf"[MDPHFSRJCLmd](?<!\w.)(?:r|rs|s|x|iss|adam|adame|me|lle|rof|rofessor|err|rau|"
@@ -21,7 +21,7 @@ _TITLE = re.compile(
 
 def find(page: Page) -> Iterator[Span]:
     """Find titles with a dot, or before a capitalised word."""
-    if page.words.isdisjoint(_WORDS):
+    if page.words.isdisjoint(WORDS):
         return
     for match in _TITLE.finditer(page.text):
         if match.group()[0].isupper() or page.text == page.lower:

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 
 from fedsim.anonymize.text.span import Page, Span
 
-__all__ = ["KINDS", "find"]
+__all__ = ["KINDS", "LEAST_DIGITS", "WORDS", "find"]
 
 KINDS = ("url",)
+LEAST_DIGITS = 0
+WORDS: frozenset[str] = frozenset()
 
 _SCHEME = re.compile(r"\w+://[^\s<>\"'\u00ab\u00bb\u201c\u201d\\]{3,2048}")
 _REST = re.compile(r"(?::\d{1,5})?(?:[/?#][^\s<>\"'\u00ab\u00bb\u201c\u201d\\]{0,2048})?")

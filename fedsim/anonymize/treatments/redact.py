@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedsim.anonymize.text.detect import check_kinds
-from fedsim.anonymize.text.engines import Engine, EngineName, engine
+from fedsim.anonymize.text.engines import EngineName, engine
 from fedsim.anonymize.text.known import KnownValues
 from fedsim.anonymize.text.profiles import ProfileName, kinds_of
 from fedsim.anonymize.text.redact import Replacement, Style, code, keyed_tags, redact, tag
@@ -60,11 +60,12 @@ class Redact:
         import pandas as pd
 
         find = engine(self.engine, kinds_of(self.profile) if self.kinds is None else self.kinds)
-        replacements = self._replacements(len(column), ctx)
+        texts, rows = _texts(column), len(column)
+        found = find.find_all(texts, self._known(rows, ctx))
         cells = [
-            None if missing else _redacted(find, str(cell), known, replacement)
-            for cell, missing, known, replacement in zip(
-                column, column.isna(), self._known(len(column), ctx), replacements, strict=True
+            None if missing else redact(text, spans, replacement)
+            for text, missing, spans, replacement in zip(
+                texts, column.isna(), found, self._replacements(rows, ctx), strict=True
             )
         ]
         return pd.Series(cells, index=column.index, name=column.name, dtype="str")
@@ -104,7 +105,3 @@ def _texts(column: Any) -> Sequence[str]:
     return [
         "" if missing else str(cell) for cell, missing in zip(column, column.isna(), strict=True)
     ]
-
-
-def _redacted(find: Engine, text: str, known: KnownValues | None, replacement: Replacement) -> str:
-    return redact(text, find(text, known), replacement)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.anonymize.text.detect import KINDS, find, resolve
+from fedsim.anonymize.text.detect import KINDS, Finder, find, resolve
+from fedsim.anonymize.text.known import KnownValues
 from fedsim.anonymize.text.national_ids import KINDS as NATIONAL_IDS
 from fedsim.anonymize.text.span import Span
 from fedsim.errors import ConfigError
@@ -166,6 +167,32 @@ def test_spans_are_in_order_apart_and_inside(text):
         assert span.kind in KINDS
         assert 0 < span.score <= 1
         at = span.stop
+
+
+@given(st.lists(st.sampled_from([marked.replace("«", "") for _, marked in FOUND] + NOTHING)))
+def test_many_texts_at_once_are_read_as_one_by_one(texts):
+    known = [KnownValues.of([text.split()[0]]) for text in texts]
+    assert list(Finder().find_all(texts)) == [Finder()(text) for text in texts]
+    expected = [Finder()(*pair) for pair in zip(texts, known, strict=True)]
+    assert list(Finder().find_all(texts, known)) == expected
+
+
+def test_values_are_known_of_every_text_or_of_none():
+    with pytest.raises(ValueError, match="shorter"):
+        list(Finder().find_all(["Ann", "Bob"], [KnownValues.of(["Ann"])]))
+
+
+def test_a_block_of_texts_ends_no_column():
+    texts = [f"Mail a{number}@example.org" for number in range(1000)]
+    assert [span.stop for (span,) in Finder().find_all(iter(texts))] == [len(t) for t in texts]
+
+
+@pytest.mark.parametrize(("kind", "marked"), FOUND)
+def test_a_kind_is_found_by_itself(kind, marked):
+    """Words that a family goes by are its own: another that asks for them may be left out."""
+    before, value = marked.split("»")[0].split("«")
+    text = marked.replace("«", "").replace("»", "")
+    assert (len(before), len(before + value)) in {s[:2] for s in find(text, kinds=[kind])}
 
 
 SPANS = st.builds(
