@@ -86,7 +86,8 @@ class Pins:
     def record(self, pin: Pin, people: NDArray[np.uint64]) -> bool:
         """Keep a pin, and say whether it is a new one.
 
-        Raises `DataError` where the same cut gave another file before. That happens where a treatment draws at random: two draws of it, averaged, hide less.
+        Raises `DataError` where the same cut gave another file before: where a treatment draws at
+        random, and two draws of it, averaged, hide less.
         """
         for earlier in self.all():
             if earlier.name == pin.name:
