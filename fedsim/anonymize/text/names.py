@@ -81,7 +81,7 @@ def _cue_before(lower: str, start: int) -> str:
         return ""
     if before[-1] == ".":
         return before
-    words = before.rstrip(":,").rsplit(None, 1)
+    words = (before.rstrip(":,") if before[-1] in ":," else before).rsplit(None, 1)
     return before if words and words[-1] in _LAST_WORDS else ""
 
 

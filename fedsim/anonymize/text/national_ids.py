@@ -51,7 +51,7 @@ def is_valid(kind: str, number: str) -> bool:
 def find(page: Page) -> Iterator[Span]:
     """Find identity numbers of all states known here."""
     text = page.text
-    if page.digits >= 7 and any(len(word) >= 16 for word in text.split()):
+    if page.digits >= 7 and max(map(len, text.split())) >= 16:
         for entry in _SCATTERED:
             yield from _found(entry, page, 0, len(text))
     done = 0
