@@ -31,6 +31,7 @@ from fedsim.config.schema import SecureSum
 from fedsim.crypto import random_key
 from fedsim.errors import ConfigError, DataError, Problem, RunFailedError, SecAggAborted
 from fedsim.files import replacing
+from fedsim.privacy import accounting
 from fedsim.privacy.accounting import ADJACENCY
 from fedsim.privacy.budget import Budget
 from fedsim.privacy.events import Release
@@ -47,11 +48,12 @@ __all__ = [
     "Charging",
     "Seen",
     "agree",
+    "agreed_from_dict",
     "keep",
     "load",
-    "must_be_kept",
     "refuse_deployed",
     "refuse_open",
+    "to_text",
     "without_cut",
 ]
 
@@ -71,7 +73,7 @@ class Agreed:
     """A finished cut, and how it came about.
 
     `secure_sum`: its name; `sums`: how many there were; `longest`: numbers in the longest; `noise`:
-    the noise multiplier, 0 for none.
+    the noise multiplier, 0 for none; `delta`: that epsilon is stated at.
     """
 
     cut: Cut
@@ -79,6 +81,15 @@ class Agreed:
     sums: int
     longest: int
     noise: float = 0.0
+    delta: float = 0.0
+
+    @property
+    def epsilon(self) -> float | None:
+        """Return what the sums tell of a record to whoever sees the cut alone; None: no bound."""
+        if not self.noise:
+            return None
+        spent = Release("gaussian", self.noise, count=self.sums)
+        return accounting.epsilon([spent], self.delta, ADJACENCY["example"])
 
     def facts(self) -> dict[str, Any]:
         """Return what a report says of it; plain data, no count of rows."""
@@ -94,6 +105,8 @@ class Agreed:
             "classes": self.cut.classes - len(self.cut.refused),
             "noise_multiplier": self.noise,
             "noise_by": "server" if self.noise else "nobody",
+            "epsilon": self.epsilon,
+            "delta": self.delta,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,6 +153,7 @@ def agree(
     set_aside: bool = True,
     run: str = "",
     noise_multiplier: float = 0.0,
+    delta: float = 0.0,
     stream: Stream | None = None,
     charge: Callable[[int, Release], None] | None = None,
     seen: Seen = lambda phase, client, message, vector: None,
@@ -147,10 +161,11 @@ def agree(
     """Have the clients of a simulation, `tables[i]` being client i's, agree on a cut.
 
     `schema`: its fingerprint. `noise_multiplier`: standard deviation of the noise on the sums, in
-    units of what one record moves them by; `stream` draws it, and `charge` writes it down. `seen`
-    is told all that the server of the secure sum receives. Raises `ConfigError` for secure sums
-    that show single clients' counts, `SecAggAborted` where there are too few clients, `DataError`
-    where all rows together have not what the protection asks for.
+    units of what one record moves them by; `stream` draws it, `charge` writes it down, and `delta`
+    is what its epsilon is stated at. `seen` is told all that the server of the secure sum receives.
+    Raises `ConfigError` for secure sums that show single clients' counts, `SecAggAborted` where
+    there are too few clients, `DataError` where all rows together have not what the protection asks
+    for.
     """
     refuse_open(secure)
     if noise_multiplier and (charge is None or stream is None):
@@ -179,7 +194,7 @@ def agree(
         cut = shared.grow(cut, total, same[0])
     if k_over == "client":
         _must_hold_everywhere(cut, same)
-    return Agreed(cut, secure.name, cut.sums, longest, noise_multiplier)
+    return Agreed(cut, secure.name, cut.sums, longest, noise_multiplier, delta)
 
 
 def refuse_open(secure: SecureSum) -> None:
@@ -200,28 +215,19 @@ def refuse_deployed(cut: str) -> None:
         raise ConfigError([Problem("anonymization.cut", cut, accepted, hint)])
 
 
+def to_text(plain: Mapping[str, Any]) -> str:
+    """Write what `Agreed.to_dict` returned as one line, "" where no cut was agreed on."""
+    if "tree" not in plain:
+        return ""
+    kept = {name: plain[name] for name in ("tree", "agreed")}
+    return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
+
 def keep(plain: Mapping[str, Any], folder: Path) -> None:
     """Write what `Agreed.to_dict` returned, if a cut was agreed on, into the folder of a run."""
-    if "tree" not in plain:
-        return
-    kept = {name: plain[name] for name in ("tree", "agreed")}
-    with replacing(folder / CUT_FILE) as file:
-        file.write(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode() + b"\n")
-
-
-def must_be_kept(plain: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with another cut than the one that a run began with.
-
-    Raises `RunFailedError`: a second cut of the same rows, beside the first, narrows people down.
-    """
-    if "tree" not in plain:
-        return
-    kept = load(folder)
-    if kept is None or kept.cut.fingerprint() != plain["agreed"]["sha256"]:
-        raise RunFailedError(
-            f"{folder / CUT_FILE} is not the cut that clients would now generalize by: restore it, "
-            "and the data and the schema that it was agreed for"
-        )
+    if text := to_text(plain):
+        with replacing(folder / CUT_FILE) as file:
+            file.write(f"{text}\n".encode())
 
 
 def without_cut(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,29 +235,34 @@ def without_cut(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name != "tree"}
 
 
-def load(folder: Path) -> Agreed | None:
-    """Return the cut of a run, None where none was agreed on.
+def load(folder: Path) -> Agreed:
+    """Return the cut of a run, which whoever joins it later gets: it is never agreed on again.
 
-    Raises `RunFailedError` for a file that is none, or whose cut is not the one that was agreed.
+    Raises `RunFailedError` for a file that is missing, or whose cut is not the one that was agreed:
+    a second cut of the same rows, beside the first, narrows people down.
     """
     path = folder / CUT_FILE
     try:
         plain: Mapping[str, Any] = json.loads(path.read_bytes())
-        cut, facts = cut_from_dict(plain["tree"]), plain["agreed"]
-        found = Agreed(
-            cut,
-            str(facts["secure_sum"]),
-            int(facts["sums"]),
-            int(facts["longest"]),
-            float(facts["noise_multiplier"]),
-        )
-    except FileNotFoundError:
-        return None
+        found = agreed_from_dict(plain)
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
         raise RunFailedError(f"{path} is no agreed cut ({error}): restore it") from error
-    if cut.fingerprint() != facts["sha256"]:
+    if found.cut.fingerprint() != plain["agreed"]["sha256"]:
         raise RunFailedError(f"{path} was changed since the clients agreed: restore it")
     return found
+
+
+def agreed_from_dict(plain: Mapping[str, Any]) -> Agreed:
+    """Read what `Agreed.to_dict` wrote. Raises other than that for anything else."""
+    facts = plain["agreed"]
+    return Agreed(
+        cut_from_dict(plain["tree"]),
+        str(facts["secure_sum"]),
+        int(facts["sums"]),
+        int(facts["longest"]),
+        float(facts["noise_multiplier"]),
+        float(facts["delta"]),
+    )
 
 
 @dataclass(slots=True)

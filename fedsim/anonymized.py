@@ -6,7 +6,7 @@ order that leads back to the file. Rows that a model is tested on are encoded ex
 they are opened: a client's held-out rows stay on the client, and the server's test set is its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -30,9 +30,13 @@ from fedsim.config.schema import Anonymization, RunConfig
 from fedsim.data import Dataset, Examples, Meta, Partition, PooledClients, RawClients
 from fedsim.data._cache import Cache, Kept, Rows
 from fedsim.errors import ConfigError, DataError
+from fedsim.privacy.noise import Stream
 from fedsim.sealing import StorageKeys
 
-__all__ = ["open_clients", "protection_of"]
+__all__ = ["Charged", "open_clients", "protection_of"]
+
+#: (name of a data set, hash of its contents): where noise on sums of its rows is written down
+Charged = Callable[[str, str], agreement.Charging]
 
 _FORMAT = 1  # of what is kept; a change makes old folders unused
 _PURPOSE = "anonymize"
@@ -71,11 +75,15 @@ def open_clients(
     data_dir: Path | None = None,
     cache_dir: Path | None = None,
     keys: StorageKeys | None = None,
+    agreed: agreement.Agreed | None = None,
+    charging: Charged | None = None,
 ) -> tuple[PooledClients, dict[str, Any]]:
     """Return the clients of an experiment with `[anonymization]`, and what that came to.
 
-    Raises what `fedsim.data.open_clients` raises, `ConfigError` or `DataError` for rows that are
-    not what the schema says, and for clients that cannot have the protection.
+    `agreed`: the cut of a run that has begun, which is never agreed on again. `charging`: without,
+    a cut that is to have noise is agreed on without it, and kept nowhere (`fedsim plan`). Raises
+    what `fedsim.data.open_clients` raises, `ConfigError` or `DataError` for rows that are not what
+    the schema says, and for clients that cannot have the protection.
     """
     settings, schema = config.anonymization, schema_of(config.anonymization)
     holdout = config.evaluation.holdout if config.evaluation.federated_every else 0.0
@@ -87,13 +95,20 @@ def open_clients(
     meta = replace(raw.table.dataset.meta, input_shape=(encoding.width,))
     if settings.name == "raw":  # nothing of raw records is kept anywhere
         found = _raw(clients)
-    elif cache_dir is None:
-        found = _anonymized(clients)
     else:
-        kept = Cache(cache_dir, keys).kept(_key(config, holdout))
-        if not kept.is_there:
-            _save(_anonymized(clients), kept, meta)
-        found = _load(kept)
+        cache = Cache(cache_dir, keys) if cache_dir else None
+        name = _key(config, holdout)
+        if settings.cut != "local" and agreed is None:
+            agreed = _agreed(clients, cache.kept(f"{name}-cut") if cache else None, charging)
+        if agreed is not None:
+            name += f"-{agreed.cut.fingerprint()[:16]}"
+        if cache is None:
+            found = _anonymized(clients, agreed)
+        else:
+            kept = cache.kept(name)
+            if not kept.is_there:
+                _save(_anonymized(clients, agreed), kept, meta)
+            found = _load(kept)
     return _opened(clients, found, meta), dict(found.summary)
 
 
@@ -105,15 +120,15 @@ def protection_of(settings: Anonymization) -> Protection:
     return Protection(t_reference=reference, **{name: getattr(settings, name) for name in names})
 
 
-def _anonymized(clients: _Clients) -> _Training:
-    """Anonymize every client's rows."""
+def _anonymized(clients: _Clients, agreed: agreement.Agreed | None) -> _Training:
+    """Anonymize every client's rows, by the cut that all agreed on where they did."""
     rows = _prepared(clients)
     references = _references(clients, rows)
-    agreed: dict[str, Any] = {}
-    if clients.settings.cut == "local":
+    if agreed is None:
         recodings = _local(clients, rows, references)
     else:
-        recodings, agreed = _by_agreement(clients, rows)
+        by = shared.merged if clients.settings.cut == "merged" else shared.assign
+        recodings = [by(agreed.cut, own.encoded) for own in rows]
     released = [
         release(
             own,
@@ -131,7 +146,7 @@ def _anonymized(clients: _Clients) -> _Training:
             f"{empty} of {len(rows)} clients would have no row left to train on: lower "
             "anonymization.max_suppression, or set anonymization.suppressed=keep"
         )
-    summary = _summary(clients, released, recodings) | agreed
+    summary = _summary(clients, released, recodings) | (agreed.to_dict() if agreed else {})
     return _joined(
         clients, [one.features for one in released], [one.kept for one in released], summary
     )
@@ -226,24 +241,29 @@ def _local(
     return found
 
 
-def _by_agreement(
-    clients: _Clients, rows: Sequence[Prepared]
-) -> tuple[list[Recoding], dict[str, Any]]:
-    """Have all clients agree on one cut by secure sums, and recode each by it."""
-    settings = clients.settings
+def _agreed(clients: _Clients, kept: Kept | None, charging: Charged | None) -> agreement.Agreed:
+    """Have all clients agree on one cut by secure sums, or return the one that they agreed on."""
+    if kept is not None and kept.is_there:
+        return agreement.agreed_from_dict(kept.facts())
+    settings, meta = clients.settings, clients.raw.table.dataset.meta
+    noise = settings.counts_noise_multiplier if charging else None
     assert settings.name in ("sets", "nodes")
-    tables = [own.encoded for own in rows]
-    agreed = agreement.agree(
-        tables,
+    found = agreement.agree(
+        [own.encoded for own in _prepared(clients)],
         clients.schema.fingerprint(),
         clients.protection,
         clients.config.secure_sum,
         how=settings.name,
         k_over=settings.k_over if settings.cut == "shared" else "federation",
         set_aside=settings.cut == "shared",  # such rows would go up to the very top
+        noise_multiplier=noise or 0.0,
+        delta=settings.counts_delta or 0.0,
+        stream=Stream.secret() if noise else None,
+        charge=charging(meta.name, meta.sha256) if charging and noise else None,
     )
-    by = shared.merged if settings.cut == "merged" else shared.assign
-    return [by(agreed.cut, own) for own in tables], agreed.to_dict()
+    if kept is not None and noise == settings.counts_noise_multiplier:
+        kept.write({}, found.to_dict(), meta.sha256)
+    return found
 
 
 def _summary(

@@ -1,18 +1,17 @@
 """The library's front door: `run`, `resume` and `plan`, used alike by the CLI and by notebooks."""
 
-import fcntl
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
-from typing import IO, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -30,6 +29,7 @@ from fedsim import (
 )
 from fedsim import config as configuration
 from fedsim import data as datasets
+from fedsim.anonymized import Charged
 from fedsim.behind import Behind
 from fedsim.clients import _ckks
 from fedsim.clients._secure_sum import SECRET, simulated_directory
@@ -48,7 +48,7 @@ from fedsim.events import ClientsDone, Event, RoundDone, RunDone, RunStarted, St
 from fedsim.federation import Federation, Places, build, to_text
 from fedsim.privacy.check import Finding
 from fedsim.rounds import Admit, ServerState, number_format, run_rounds, start_state
-from fedsim.run_files import RunFiles, RunLog
+from fedsim.run_files import RunFiles, RunLog, only_one
 from fedsim.sealing import storage_keys
 from fedsim.secagg import ckks
 from fedsim.store import RunStore, StoredRun, append_receipt
@@ -124,7 +124,8 @@ def _run(
     """Run an experiment; `more`: facts that are kept with it."""
     _must_have_key(config)
     with joined(config.engine) as resources:
-        federation = _open_federation(config, places, tell)
+        federation = _open_federation(config, places, tell, spending.charged(config, store.root))
+        places = replace(places, cut=agreement.to_text(federation.anonymization))
         with started_behind(config.engine, resources):
             if config.privacy.unit != "none":
                 tell(Stage("finding the noise that keeps the privacy budget"))
@@ -172,6 +173,9 @@ def resume(
     _must_have_key(config)
     code = tuple(stored.facts.get("code", ()))
     places = replace(_places(store, data_dir, None), code=code)
+    if "agreed" in stored.facts.get("anonymization", {}):
+        cut = agreement.to_text(agreement.load(store.folder(stored.id)).to_dict())
+        places = replace(places, cut=cut)
     with joined(config.engine) as resources:
         federation = _open_federation(config, places, tell)
         if federation.clients.meta.sha256 != stored.facts["data_sha256"]:
@@ -186,8 +190,7 @@ def resume(
             session = _Session(
                 store, stored.id, folder, federation, places, execution, resources, tell
             )
-            agreement.must_be_kept(federation.anonymization, folder)
-            with _only_one(session.folder, stored.id), closing(session.writer):
+            with only_one(session.folder, stored.id), closing(session.writer):
                 found = session.files.load_checkpoint()
                 done = found.round if found else 0
                 store.truncate(stored.id, done)
@@ -308,7 +311,7 @@ class _Session:
             told[_ckks.KEY] = ckks.new_key().hex()
         population = Population(clients, told)
         engine = replace(config.engine, block_size=self._travelling(at_once))
-        lock = _only_one(self.folder, self.run_id)
+        lock = only_one(self.folder, self.run_id)
         with lock, closing(self.writer), _Interruption(self.tell) as interruption:
             try:
                 self._set_status("running", state)
@@ -565,10 +568,12 @@ def _state_bytes(state: ServerState) -> int:
     return sum(int(v.nbytes) for v in state.strategy.values() if isinstance(v, Tensor))
 
 
-def _open_federation(config: RunConfig, places: Places, tell: Listener) -> Federation:
+def _open_federation(
+    config: RunConfig, places: Places, tell: Listener, charging: Charged | None = None
+) -> Federation:
     tell(Stage("loading data"))
     environment.keep_freed_memory()
-    federation = build(config, places)
+    federation = build(config, places, charging=charging)
     number_format(federation)  # refuses a run whose sums could overflow
     privacy_check.must_fit(federation)
     return federation
@@ -632,18 +637,3 @@ def _with_stage(record: RoundRecord, stage: str, seconds: float) -> RoundRecord:
 def _unresolved(store: RunStore, run_id: str) -> RunConfig:
     """Return the configuration as the user gave it: every process applies the mode by itself."""
     return configuration.from_dict(store.get(run_id).config)
-
-
-@contextmanager
-def _only_one(folder: Path, run_id: str) -> Iterator[None]:
-    """Hold the run's lock; a second process that wants the same run is refused."""
-    with (folder / "lock").open("w") as file:
-        _lock(file, run_id)
-        yield
-
-
-def _lock(file: IO[str], run_id: str) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise RunFailedError(f"run {run_id} is going on in another process") from None

@@ -8,7 +8,7 @@ import importlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fedsim import anonymized, losses, metrics, models
 from fedsim import config as configuration
 from fedsim import data as datasets
+from fedsim.agreement import agreed_from_dict
 from fedsim.clients._private import Private
 from fedsim.config.schema import Privacy, RunConfig, SecureSum
 from fedsim.core import ClientContext, Task, Update
@@ -36,11 +37,15 @@ __all__ = ["Federation", "Places", "build", "examples_of", "from_text", "to_text
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where a process finds things: data files, the shared cache, folders of the user's code."""
+    """Where a process finds things: data files, the shared cache, folders of the user's code.
+
+    `cut`: the generalization that clients agreed on, as JSON, where they did (`fedsim.agreement`).
+    """
 
     data_dir: str | None = None
     cache_dir: str | None = None
     code: tuple[str, ...] = ()
+    cut: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +155,12 @@ class Federation:
         return float(self.config.schedule.factor(round, self.config.rounds.count))
 
 
-def build(config: RunConfig, places: Places = Places()) -> Federation:
+def build(
+    config: RunConfig, places: Places = Places(), *, charging: anonymized.Charged | None = None
+) -> Federation:
     """Open the data, build the initial model, and check that they fit each other.
 
+    `charging`: where noise on what clients agree on a cut by is written down.
     Raises `DataError`, `MissingDataError` or `ConfigError` before anything is trained, `SetupError`
     where files are to be sealed and there is no key, or a library is missing.
     """
@@ -163,7 +171,7 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
         if folder not in sys.path:
             sys.path.insert(0, folder)
     config = _as_private(_as_mode(config))
-    clients, anonymization = _open(config, places, keys)
+    clients, anonymization = _open(config, places, keys, charging)
     population = clients.clients
     if config.mode == "pooled":
         clients = datasets.Together(clients)
@@ -198,24 +206,23 @@ def examples_of(federation: Federation, shards: Sequence[Examples]) -> tuple[Ten
 
 def to_text(config: RunConfig, places: Places) -> str:
     """Write a configuration and its places as the one string that travels to every process."""
-    paths = {"data_dir": places.data_dir, "cache_dir": places.cache_dir, "code": places.code}
-    return json.dumps({"config": configuration.to_dict(config), "places": paths}, sort_keys=True)
+    content = {"config": configuration.to_dict(config), "places": asdict(places)}
+    return json.dumps(content, sort_keys=True)
 
 
 @lru_cache(maxsize=2)
 def from_text(text: str) -> Federation:
     """Build the federation that `to_text` described; once per process, then from memory."""
     content: Mapping[str, Any] = json.loads(text)
-    places = content["places"]
-    code = tuple(places["code"])
-    return build(
-        configuration.from_dict(content["config"]),
-        Places(places["data_dir"], places["cache_dir"], code),
-    )
+    places = {**content["places"], "code": tuple(content["places"]["code"])}
+    return build(configuration.from_dict(content["config"]), Places(**places))
 
 
 def _open(
-    config: RunConfig, places: Places, keys: StorageKeys | None
+    config: RunConfig,
+    places: Places,
+    keys: StorageKeys | None,
+    charging: anonymized.Charged | None,
 ) -> tuple[ClientData, dict[str, Any]]:
     """Open the clients, anonymized where the experiment says so, and say what that came to."""
     folders = {
@@ -223,7 +230,10 @@ def _open(
         "cache_dir": Path(places.cache_dir) if places.cache_dir else None,
     }
     if config.anonymization.name != "none":
-        return anonymized.open_clients(config, keys=keys, **folders)
+        agreed = agreed_from_dict(json.loads(places.cut)) if places.cut else None
+        return anonymized.open_clients(
+            config, keys=keys, agreed=agreed, charging=charging, **folders
+        )
     holdout = config.evaluation.holdout if config.evaluation.federated_every else 0.0
     clients = datasets.open_clients(
         config.data, config.partition, seed=config.seed, holdout=holdout, keys=keys, **folders

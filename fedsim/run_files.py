@@ -19,7 +19,7 @@ from fedsim.engine.checkpoint import (
     save_checkpoint,
     write_atomically,
 )
-from fedsim.errors import SealingError, SetupError
+from fedsim.errors import RunFailedError, SealingError, SetupError
 from fedsim.sealing import (
     SUFFIX,
     Label,
@@ -35,7 +35,7 @@ from fedsim.sealing import (
     storage_keys,
 )
 
-__all__ = ["Rewrapped", "RunFiles", "RunLog", "files_of", "rewrap_all", "unsealed"]
+__all__ = ["Rewrapped", "RunFiles", "RunLog", "files_of", "only_one", "rewrap_all", "unsealed"]
 
 CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "run.log"
 
@@ -234,3 +234,14 @@ def files_of(folder: Path, run: str, config: Mapping[str, Any]) -> RunFiles:
     """
     is_sealed = bool((config.get("storage") or {}).get("encrypt"))
     return RunFiles(folder, run, storage_keys() if is_sealed else None)
+
+
+@contextmanager
+def only_one(folder: Path, run_id: str) -> Iterator[None]:
+    """Hold a run's lock; a second process that wants the same run is refused: `RunFailedError`."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunFailedError(f"run {run_id} is going on in another process") from None
+        yield

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from fedsim import distributed, user_level
+from fedsim.agreement import Charging
+from fedsim.anonymized import Charged
 from fedsim.clients._private import Private
 from fedsim.config.schema import Privacy, RunConfig
+from fedsim.crypto import random_key
 from fedsim.errors import ConfigError, Problem
 from fedsim.federation import Federation
 from fedsim.privacy import example, local
@@ -19,6 +22,7 @@ from fedsim.privacy.ledger import Entry, Ledger, Receipt, Spend, grouped, ledger
 
 __all__ = [
     "Spending",
+    "charged",
     "facts",
     "most_spent",
     "notice",
@@ -220,6 +224,19 @@ def open_ledger(root: Path, federation: Federation) -> Ledger:
     meta, unit = federation.clients.meta, federation.config.privacy.unit
     assert unit != "none"
     return Ledger(ledger_path(root, meta.name, meta.sha256, unit))
+
+
+def charged(config: RunConfig, root: Path) -> Charged:
+    """Return where noise on the sums by which clients agree on a cut is written down."""
+    settings = config.anonymization
+    cap, delta = settings.counts_epsilon, settings.counts_delta or 0.0
+    budget = Budget(cap, delta) if cap else None
+
+    def of(dataset: str, sha256: str) -> Charging:
+        ledger = Ledger(ledger_path(root, dataset, sha256, "example"))
+        return Charging(ledger, f"{config.name}-{random_key().hex()[:8]}", dataset, budget)
+
+    return of
 
 
 @dataclass(slots=True)

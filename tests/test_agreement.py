@@ -170,16 +170,16 @@ def test_supernodes_are_refused_but_for_local_cuts():
 
 
 def test_a_kept_cut_is_the_one_agreed_on(tmp_path):
-    assert agreement.load(tmp_path) is None
+    with pytest.raises(RunFailedError, match="restore it"):
+        agreement.load(tmp_path)
+    agreement.keep({"name": "nodes"}, tmp_path)  # nothing was agreed on
+    assert list(tmp_path.iterdir()) == []
     found = agree(tables())
     agreement.keep(found.to_dict(), tmp_path)
-    agreement.must_be_kept(found.to_dict(), tmp_path)
     path = tmp_path / agreement.CUT_FILE
     again = agreement.load(tmp_path)
     assert again.facts() == found.facts()
     assert again.cut.encode() == found.cut.encode()
-    with pytest.raises(RunFailedError, match="not the cut"):
-        agreement.must_be_kept(agree(tables(seed=1)).to_dict(), tmp_path)
     plain = json.loads(path.read_text())
     plain["tree"]["covers"][0][1][0] += 1
     path.write_text(json.dumps(plain))
@@ -203,7 +203,12 @@ def test_noise_on_every_level_is_in_the_ledger_before_the_level_is_opened(tmp_pa
         if phase == "unmask" and client == 0:
             opened.append(len(ledger.entries()))
 
-    settings = {"noise_multiplier": 4.0, "stream": Stream.seeded(1, "cut"), "charge": charge}
+    settings = {
+        "noise_multiplier": 4.0,
+        "delta": 1e-5,
+        "stream": Stream.seeded(1, "cut"),
+        "charge": charge,
+    }
     found = agree(tables(rows=400), seen=seen, **settings)
     entries = ledger.entries()
     assert found.sums == len(entries) == len(opened)
@@ -213,6 +218,7 @@ def test_noise_on_every_level_is_in_the_ledger_before_the_level_is_opened(tmp_pa
     assert releases == [Release("gaussian", 4.0)] * found.sums
     assert epsilon(releases, 1e-5, "zero-out") < 8.0
     assert found.facts()["noise_by"] == "server"
+    assert found.facts()["epsilon"] == epsilon(releases, 1e-5, "zero-out")
     whole = united(tables(rows=400))
     assert shared.assign(found.cut, whole).sizes.min() >= K.k
     quiet = shared.central(shared.start(whole, "schema", K), whole)
@@ -222,7 +228,12 @@ def test_noise_on_every_level_is_in_the_ledger_before_the_level_is_opened(tmp_pa
 def test_an_exceeded_budget_ends_it_before_the_level_is_opened(tmp_path):
     ledger, charge = charging(tmp_path, 0.5)
     levels = []
-    settings = {"noise_multiplier": 4.0, "stream": Stream.seeded(1, "cut"), "charge": charge}
+    settings = {
+        "noise_multiplier": 4.0,
+        "delta": 1e-5,
+        "stream": Stream.seeded(1, "cut"),
+        "charge": charge,
+    }
     with pytest.raises(BudgetExceededError) as refused:
         agree(tables(rows=400), seen=lambda *told: levels.append(told[0]), **settings)
     assert refused.value.exit_code == 4

@@ -147,7 +147,10 @@ def _check_target(schema: Schema, target: str, refuse: Refuse) -> None:
 
 def _check_cut(config: RunConfig, refuse: Refuse) -> None:
     settings, secure = config.anonymization, config.secure_sum.name
-    if settings.cut == "local" or settings.name == "raw":
+    if settings.name == "raw":
+        return
+    _check_noise(settings, refuse)
+    if settings.cut == "local":
         return
     path = f"{_SECTION}.cut"
     if secure not in _SECURE:
@@ -164,6 +167,27 @@ def _check_cut(config: RunConfig, refuse: Refuse) -> None:
     if settings.t_reference == "client" and settings.t is not None:
         accepted = "'federation' with a cut that is shared: t is from all clients' distribution"
         refuse(f"{_SECTION}.t_reference", settings.t_reference, accepted)
+
+
+def _check_noise(settings: Anonymization, refuse: Refuse) -> None:
+    """Refuse noise on sums that are not made, that promises nothing, or that hides too little."""
+    names = ("counts_noise_multiplier", "counts_epsilon", "counts_delta")
+    given = {name: value for name in names if (value := getattr(settings, name)) is not None}
+    if not given:
+        return
+    if settings.cut == "local":
+        accepted = "unset with cut = 'local': each client counts alone, and shows nobody its counts"
+        for name, value in given.items():
+            refuse(f"{_SECTION}.{name}", value, accepted)
+        return
+    for name in ("counts_noise_multiplier", "counts_delta"):
+        if name not in given:
+            accepted = "a number: noise, and the delta of what it promises, are given together"
+            refuse(f"{_SECTION}.{name}", None, accepted)
+    is_about_values = settings.diversity != "none" or settings.t or settings.delta
+    if is_about_values or (settings.cut == "shared" and settings.k_over == "client"):
+        accepted = "unset, or a protection of k alone, over the federation: noise hides the rest"
+        refuse(f"{_SECTION}.counts_noise_multiplier", settings.counts_noise_multiplier, accepted)
 
 
 def _check_private(config: RunConfig, refuse: Refuse) -> None:

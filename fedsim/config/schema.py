@@ -188,7 +188,11 @@ class Anonymization:
     their quasi-identifiers hidden. `cut`: each client generalizes alone ("local"), or all by one
     tree that secure sums agree on ("shared", needs secagg, secagg+ or the simulated ideal), with k
     records of each class over the federation or on each client (`k_over`); with "merged" each then
-    joins its classes of fewer. `compare_raw`: a run of simulation is followed by the same with raw
+    joins its classes of fewer. `counts_noise_multiplier`: Gaussian noise on the sums that a cut is
+    agreed on by, over what one record moves them by; each sum is in the data set's ledger of single
+    examples before it is opened. `counts_delta` goes with it; `counts_epsilon` is the budget: a sum
+    that would pass it is not opened (exit code 4). It hides a record from whoever sees the cut, and
+    from nobody who sees more. `compare_raw`: a run of simulation is followed by the same with raw
     records, and the report has both.
     """
 
@@ -207,6 +211,9 @@ class Anonymization:
     max_suppression: Annotated[float, Ge(0), Lt(1)] = 0.0
     cut: Literal["local", "shared", "merged"] = "local"
     k_over: Literal["federation", "client"] = "federation"
+    counts_noise_multiplier: Annotated[float, Gt(0)] | None = None
+    counts_epsilon: Annotated[float, Gt(0)] | None = None
+    counts_delta: Annotated[float, Gt(0), Lt(1)] | None = None
     suppressed: Literal["keep", "drop"] = "drop"
     compare_raw: bool = True
 

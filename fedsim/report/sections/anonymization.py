@@ -109,6 +109,9 @@ def _agreement(facts: Mapping[str, Any]) -> list[Table]:
         ["classes", number(agreed["classes"])],
         ["cut, SHA-256", agreed["sha256"][:16]],
     ]
+    if agreed["epsilon"] is not None:
+        text = f"{number(agreed['epsilon'])} (delta {agreed['delta']:g}), noise by the server"
+        rows.append(["epsilon of a record, from the cut alone", text])
     return [Table("One cut for all clients", ["", ""], rows)]
 
 
