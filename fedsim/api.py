@@ -96,60 +96,65 @@ def run(
     >>> import fedsim  # doctest: +SKIP
     >>> fedsim.run("digits", ["rounds.count=3"])  # doctest: +SKIP
     """
-    config, store = _configuration(experiment, overrides), RunStore(runs)
-    places = _places(store, data_dir, experiment)
-    tell = listener or (lambda event: None)
-    return _with_twin(_run(config, store, places, tell), config, store, places, tell)
+    config, tell = _configuration(experiment, overrides), listener or (lambda event: None)
+    _must_have_key(config)
+    with joined(config.engine) as resources:  # before anything is made on the disk
+        store = RunStore(runs)
+        around = _Around(store, _places(store, data_dir, experiment), resources, tell)
+        return _with_twin(_run(config, around), config, around)
 
 
-def _with_twin(
-    result: Result, config: RunConfig, store: RunStore, places: Places, tell: Listener
-) -> Result:
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What runs one after the other have in common."""
+
+    store: RunStore
+    places: Places
+    resources: Resources
+    tell: Listener
+
+
+def _with_twin(result: Result, config: RunConfig, around: _Around) -> Result:
     """Run the same on raw records, where that is asked for; return the run with both."""
     twin = comparison.twin_of(config)
     if twin is None or result.stored.summary.get("raw"):
         return result
-    tell(Stage("the same on raw records, to compare"))
-    _run(twin, store, places, tell, {comparison.BESIDE: result.run_id})
-    return replace(result, stored=store.get(result.run_id))
+    around.tell(Stage("the same on raw records, to compare"))
+    _run(twin, around, {comparison.BESIDE: result.run_id})
+    return replace(result, stored=around.store.get(result.run_id))
 
 
 def _run(
-    config: RunConfig,
-    store: RunStore,
-    places: Places,
-    tell: Listener,
-    more: Mapping[str, Any] = MappingProxyType({}),
+    config: RunConfig, around: _Around, more: Mapping[str, Any] = MappingProxyType({})
 ) -> Result:
     """Run an experiment; `more`: facts that are kept with it."""
-    _must_have_key(config)
-    with joined(config.engine) as resources:
-        federation = _open_federation(config, places, tell, spending.charged(config, store.root))
-        places = replace(places, cut=agreement.to_text(federation.anonymization))
-        with started_behind(config.engine, resources):
-            if config.privacy.unit != "none":
-                tell(Stage("finding the noise that keeps the privacy budget"))
-                federation = spending.settled(federation)
-                found = federation.config
-                config = replace(config, privacy=found.privacy, secure_sum=found.secure_sum)
-            state = start_state(federation)
-            _preflight(store, federation, state)
-            tell(Stage("choosing how clients are trained"))
-            execution = tiers.choose(federation, store.root / "cache")
-            facts = {**_facts(federation, places, execution, resources), **more}
-            run_id = store.create(
-                config.name,
-                configuration.to_dict(config),
-                environment.describe(places.code),
-                datasets.summarize(federation.real_clients),
-                facts,
-            )
-            folder = store.folder(run_id)
-            write_atomically(folder / "config.toml", configuration.dump_toml(config).encode())
-            agreement.keep(federation.anonymization, folder)
-            return _Session(
-                store, run_id, folder, federation, places, execution, resources, tell
-            ).go(state, {})
+    store, resources, tell = around.store, around.resources, around.tell
+    charging = spending.charged(config, store.root)
+    federation = _open_federation(config, around.places, tell, charging)
+    places = replace(around.places, cut=agreement.to_text(federation.anonymization))
+    with started_behind(config.engine, resources):
+        if config.privacy.unit != "none":
+            tell(Stage("finding the noise that keeps the privacy budget"))
+            federation = spending.settled(federation)
+            found = federation.config
+            config = replace(config, privacy=found.privacy, secure_sum=found.secure_sum)
+        state = start_state(federation)
+        _preflight(store, federation, state)
+        tell(Stage("choosing how clients are trained"))
+        execution = tiers.choose(federation, store.root / "cache")
+        facts = {**_facts(federation, places, execution, resources), **more}
+        run_id = store.create(
+            config.name,
+            configuration.to_dict(config),
+            environment.describe(places.code),
+            datasets.summarize(federation.real_clients),
+            facts,
+        )
+        folder = store.folder(run_id)
+        write_atomically(folder / "config.toml", configuration.dump_toml(config).encode())
+        agreement.keep(federation.anonymization, folder)
+        session = _Session(store, run_id, folder, federation, places, execution, resources, tell)
+        return session.go(state, {})
 
 
 def resume(
@@ -197,7 +202,8 @@ def resume(
                 session.log(f"resumed after round {done}")
             state = ServerState(found.round, found.state) if found else start_state(federation)
             result = session.go(state, dict(found.memos) if found else {})
-    return _with_twin(result, config, store, places, tell)
+        around = _Around(store, replace(places, cut=""), resources, tell)
+        return _with_twin(result, config, around)
 
 
 def plan(

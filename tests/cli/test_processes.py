@@ -59,6 +59,7 @@ def test_ctrl_c_once_finishes_the_round_and_resume_completes(tmp_path):
     assert json.loads(out)["model_sha256"] == expected
 
 
+@pytest.mark.slow
 def test_an_end_that_is_asked_for_while_ray_runs_waits_for_the_round(tmp_path):
     """Ray takes SIGTERM for itself when it starts."""
     process = start(tmp_path, "run", *LONG, "engine.grid=ray", "engine.workers=1")

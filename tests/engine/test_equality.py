@@ -30,7 +30,7 @@ def reference(tiny, tmp_path_factory):
     return fedsim.run(tiny(), runs=tmp_path_factory.mktemp("reference"))
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2, 4])
+@pytest.mark.parametrize("workers", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))])
 def test_ray_gives_the_bytes_of_in_process(workers, tiny, reference, cluster, tmp_path):
     config = tiny(engine={"grid": "ray", "workers": workers})
     result = fedsim.run(config, runs=tmp_path)

@@ -50,6 +50,7 @@ def check_lost(result, runs, reason):
     assert "2 lost" in result.report.read_text()
 
 
+@pytest.mark.slow
 def test_the_same_client_is_lost_on_ray_and_the_model_is_the_same(tiny, plugin, cluster, tmp_path):
     for fault in ("raise", "nan"):
         here = run(tiny, tmp_path / fault, fault, "inprocess")
@@ -95,6 +96,7 @@ def test_time_outs_work_outside_the_main_thread(tiny, plugin, tmp_path):
     assert outcome == [ClientTimeoutError]
 
 
+@pytest.mark.slow
 def test_a_client_that_no_signal_reaches_is_found_and_its_worker_replaced(
     tiny, plugin, cluster, tmp_path, monkeypatch
 ):

@@ -20,10 +20,10 @@ from fedsim.store import RunStore
 HERE = Path(__file__).parent
 
 
-def test_kill_9_at_twenty_random_points_and_resume(tiny, tmp_path):
+def test_kill_9_at_ten_random_points_and_resume(tiny, tmp_path):
     config = tiny(rounds={"count": 8}, local={"name": "sgd", "epochs": 2, "keep_optimizer": True})
     done = subprocess.run(
-        [sys.executable, str(HERE / "kill_points.py"), str(tmp_path), "20", json.dumps(config)],
+        [sys.executable, str(HERE / "kill_points.py"), str(tmp_path), "10", json.dumps(config)],
         capture_output=True,
         text=True,
         timeout=280,

@@ -92,6 +92,7 @@ def test_cohorts_are_drawn_anew_and_evenly(tiny, tmp_path):
     assert {client for cohort in seen for client in cohort} == set(range(9))
 
 
+@pytest.mark.slow
 def test_baselines_bound_the_federation(tiny, tmp_path):
     """On label-skewed data: all data together learn best, each client alone worst."""
     config = tiny(

@@ -179,6 +179,7 @@ def test_gpu_shares_above_one_are_whole():
         configuration.load("digits", ["engine.gpus_per_worker=1.5"], {})
 
 
+@pytest.mark.slow
 def test_workers_see_the_gpus_they_were_given_out_of_those_listed():
     """Torch sees two of the three listed, as where the last cannot be used: Ray gets no more."""
     found = printed("gpu_shares.py", 2, 2, CUDA_VISIBLE_DEVICES="3,5,7")

@@ -30,7 +30,11 @@ def model_of(result):
 
 @pytest.mark.parametrize(
     "overrides",
-    [MLP, [*MLP, "local={name='fedprox', mu=0.1}"], ['model={name="cnn"}']],
+    [
+        MLP,
+        pytest.param([*MLP, "local={name='fedprox', mu=0.1}"], marks=pytest.mark.slow),
+        ['model={name="cnn"}'],
+    ],
     ids=["mlp", "fedprox", "cnn"],
 )
 def test_all_tiers_come_to_the_same_model(overrides, tmp_path):

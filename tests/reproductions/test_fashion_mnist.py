@@ -11,6 +11,7 @@ import pytest
 import fedsim
 
 
+@pytest.mark.slow
 def test_four_short_rounds_stay_in_their_own_band(tmp_path, data_dir):
     short = ["rounds.count=4", "local.epochs=1", "engine.grid=inprocess"]
     result = fedsim.run("fashion-mnist", short, runs=tmp_path, data_dir=data_dir)

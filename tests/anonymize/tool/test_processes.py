@@ -60,11 +60,14 @@ def left(folder):
 )
 def test_a_process_that_ends_leaves_the_old_file(folder, stage, number):
     hospital(40_000).to_csv(folder / "in.csv", index=False)
-    (folder / "out.csv").write_text("old")
-    process = start(folder)
-    until(process, stage)
-    process.send_signal(number)
-    process.communicate(timeout=60)
+    for _ in range(3):  # on a busy machine it may have ended before the signal arrives
+        (folder / "out.csv").write_text("old")
+        process = start(folder)
+        until(process, stage)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        if process.returncode != 0:
+            break
     assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
     assert (folder / "out.csv").read_text() == "old"
     for name in left(folder) - {"out.csv"}:
