@@ -8,6 +8,7 @@ they are opened: a client's held-out rows stay on the client, and the server's t
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -56,6 +57,11 @@ class _Clients:
     def settings(self) -> Anonymization:
         """Return the experiment's settings."""
         return self.config.anonymization
+
+    @cached_property
+    def rows(self) -> list[Prepared]:
+        """Return every client's rows as codes, made when first asked for."""
+        return _prepared(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +128,7 @@ def protection_of(settings: Anonymization) -> Protection:
 
 def _anonymized(clients: _Clients, agreed: agreement.Agreed | None) -> _Training:
     """Anonymize every client's rows, by the cut that all agreed on where they did."""
-    rows = _prepared(clients)
+    rows = clients.rows
     references = _references(clients, rows)
     if agreed is None:
         recodings = _local(clients, rows, references)
@@ -249,7 +255,7 @@ def _agreed(clients: _Clients, kept: Kept | None, charging: Charged | None) -> a
     noise = settings.counts_noise_multiplier if charging else None
     assert settings.name in ("sets", "nodes")
     found = agreement.agree(
-        [own.encoded for own in _prepared(clients)],
+        [own.encoded for own in clients.rows],
         clients.schema.fingerprint(),
         clients.protection,
         clients.config.secure_sum,
