@@ -27,6 +27,7 @@ from fedsim.anonymize import shared
 from fedsim.anonymize.protection import Protection
 from fedsim.anonymize.shared import Cut, cut_from_dict
 from fedsim.anonymize.table import Encoded
+from fedsim.config import session_parameters
 from fedsim.config.schema import SecureSum
 from fedsim.crypto import random_key
 from fedsim.errors import ConfigError, DataError, Problem, RunFailedError, SecAggAborted
@@ -315,20 +316,12 @@ class _Clients:
         return server.total.astype(np.int64)
 
     def _parameters(self, cut: Cut, run: str, content: bytes) -> Parameters:
-        secure = self.secure
-        return Parameters(
+        return session_parameters(
+            self.secure,
             run=f"{run[:100]}/cut/{cut.schema[:32]}",
             round=cut.sums,
             length=shared.length(cut, self.tables[0]),
             bits=_BITS,
-            graph="sparse" if secure.name == "secagg+" else "full",
-            threshold=secure.threshold,
-            adversaries=secure.adversaries,
-            dropouts=secure.dropouts,
-            semi_malicious=secure.semi_malicious,
-            min_cohort=secure.min_cohort,
-            profile=secure.profile,
-            nonce=random_key(),
             content=content,
         )
 

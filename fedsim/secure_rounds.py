@@ -22,7 +22,6 @@ from fedsim import config as configuration
 from fedsim.carrier import Carrier
 from fedsim.config.schema import RunConfig
 from fedsim.core import ClientRecord, lost_record
-from fedsim.crypto import random_key
 from fedsim.errors import SecAggAborted
 from fedsim.exact import InvalidUpdateError, PartialSum
 from fedsim.federation import Federation
@@ -151,20 +150,12 @@ def collect(
 
 def parameters(config: RunConfig, order: messages.Train, length: int) -> Parameters:
     """Return the parameters of a round's session."""
-    secure = config.secure_sum
-    return Parameters(
+    return configuration.session_parameters(
+        config.secure_sum,
         run=f"{config.name[:100]}/{_name(config)}",
         round=order.round,
         length=length,
         bits=distributed.ring_bits(config),
-        graph="sparse" if secure.name == "secagg+" else "full",
-        threshold=secure.threshold,
-        adversaries=secure.adversaries,
-        dropouts=secure.dropouts,
-        semi_malicious=secure.semi_malicious,
-        min_cohort=secure.min_cohort,
-        profile=secure.profile,
-        nonce=random_key(),
         content=messages.hash_of(order),
     )
 

@@ -6,6 +6,7 @@ from fedsim.config._explain import explain
 from fedsim.config._load import experiments, load
 from fedsim.config._plain import dump_toml, from_dict, to_dict
 from fedsim.config._schema import json_schema
+from fedsim.config._secure_sum import session_parameters
 from fedsim.config._template import template
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "json_schema",
     "load",
     "schema_of",
+    "session_parameters",
     "template",
     "to_dict",
 ]

@@ -2,16 +2,39 @@
 
 from collections.abc import Callable
 
-from fedsim.config.schema import RunConfig
+from fedsim.config.schema import RunConfig, SecureSum
+from fedsim.crypto import random_key
 from fedsim.secagg import ckks
+from fedsim.secagg.parameters import Parameters
 from fedsim.transforms.clip import Clip
 from fedsim.transforms.unchanged import Unchanged
 
-__all__ = ["check", "check_population"]
+__all__ = ["check", "check_population", "session_parameters"]
 
 Refuse = Callable[..., None]
 
 _SPREAD = 5.0  # standard deviations that a Poisson cohort may fall below what is expected
+
+
+def session_parameters(
+    secure: SecureSum, *, run: str, round: int, length: int, bits: int, content: bytes
+) -> Parameters:
+    """Return the parameters of a session of the secure sum that an experiment asks for."""
+    return Parameters(
+        run=run,
+        round=round,
+        length=length,
+        bits=bits,
+        graph="sparse" if secure.name == "secagg+" else "full",
+        threshold=secure.threshold,
+        adversaries=secure.adversaries,
+        dropouts=secure.dropouts,
+        semi_malicious=secure.semi_malicious,
+        min_cohort=secure.min_cohort,
+        profile=secure.profile,
+        nonce=random_key(),
+        content=content,
+    )
 
 
 def check(config: RunConfig, refuse: Refuse) -> None:
