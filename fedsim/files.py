@@ -10,7 +10,14 @@ from typing import BinaryIO
 
 from fedsim.errors import SetupError
 
-__all__ = ["make_private_folder", "read_public", "read_secret", "replacing", "write_secret"]
+__all__ = [
+    "make_private_folder",
+    "read_public",
+    "read_secret",
+    "replacing",
+    "sync_folder",
+    "write_secret",
+]
 
 _OTHERS = 0o077  # any permission of group or others
 

@@ -282,7 +282,7 @@ def test_the_disk_has_an_entry_before_it_is_acknowledged(
 def test_a_process_that_keeps_the_lock_is_not_waited_for_forever(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedsim.privacy.ledger._WAIT_S", 0.05)
+    monkeypatch.setattr("fedsim.chain._WAIT_S", 0.05)
     ledger = Ledger(path)
     ledger.admit(entry(1))
     with path.open("rb") as other:
