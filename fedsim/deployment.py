@@ -22,6 +22,7 @@ from fedsim.clients.app import app as client_app
 from fedsim.core import RoundRecord
 from fedsim.engine.flower import server_app
 from fedsim.federation import Federation, Places, to_text
+from fedsim.node.app import guarded, has_folder
 from fedsim.rounds import ServerState
 from fedsim.secure_messages import KINDS
 
@@ -67,9 +68,14 @@ def make_server_app() -> ServerApp:
 
 
 def make_client_app() -> ClientApp:
-    """Return the ClientApp: fedsim's own, with the experiment in place of Flower's run config."""
+    """Return the ClientApp: fedsim's own, with the experiment in place of Flower's run config.
+
+    On a node with a folder of its own, its guard decides first (`fedsim.node`).
+    """
 
     def with_experiment(message: Message, context: Context, call: Any) -> Message:
+        if has_folder(context):
+            return guarded(message, context, call)
         secret = context.run_config.get(SECRET)
         simulated = {SECRET: secret} if secret else {}
         # Flower refuses another run_config in its own context; the state in it is the same object.

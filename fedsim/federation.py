@@ -24,7 +24,7 @@ from fedsim.clients._private import Private
 from fedsim.config.schema import Privacy, RunConfig, SecureSum
 from fedsim.core import ClientContext, Task, Update
 from fedsim.crypto import random_key
-from fedsim.data import ClientData, Examples, Meta
+from fedsim.data import ClientData, Examples, Meta, OwnRows
 from fedsim.errors import ConfigError, Problem
 from fedsim.exact import FixedPoint
 from fedsim.privacy import central, example, local
@@ -40,12 +40,14 @@ class Places:
     """Where a process finds things: data files, the shared cache, folders of the user's code.
 
     `cut`: the generalization that clients agreed on, as JSON, where they did (`fedsim.agreement`).
+    `own`: the rows of one client alone, between organisations; None where all rows are here.
     """
 
     data_dir: str | None = None
     cache_dir: str | None = None
     code: tuple[str, ...] = ()
     cut: str = ""
+    own: OwnRows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,16 @@ class Federation:
     def real_clients(self) -> ClientData:
         """Return the clients without the one that the pooled baseline adds."""
         return self.clients.inner if isinstance(self.clients, datasets.Together) else self.clients
+
+    @property
+    def most_examples(self) -> int:
+        """Return how many examples a client trains on at most: declared, or the largest client's.
+
+        It is the same on every machine of a run, also where none has all rows.
+        """
+        is_pooled = isinstance(self.clients, datasets.Together)  # one has what all have
+        declared = 0 if is_pooled else self.clients.meta.most_examples
+        return declared or int(self.clients.sizes().max())
 
     def task(self, model: Tensor, shards: Sequence[Examples], *, as_stored: bool = False) -> Task:
         """Set the resident module to `model` and return what one client trains, or several.
@@ -215,6 +227,7 @@ def from_text(text: str) -> Federation:
     """Build the federation that `to_text` described; once per process, then from memory."""
     content: Mapping[str, Any] = json.loads(text)
     places = {**content["places"], "code": tuple(content["places"]["code"])}
+    places["own"] = OwnRows(**places["own"]) if places.get("own") else None
     return build(configuration.from_dict(content["config"]), Places(**places))
 
 
@@ -236,7 +249,13 @@ def _open(
         )
     holdout = config.evaluation.holdout if config.evaluation.federated_every else 0.0
     clients = datasets.open_clients(
-        config.data, config.partition, seed=config.seed, holdout=holdout, keys=keys, **folders
+        config.data,
+        config.partition,
+        seed=config.seed,
+        holdout=holdout,
+        keys=keys,
+        own=places.own,
+        **folders,
     )
     return clients, {}
 

@@ -54,7 +54,7 @@ def number_format(federation: Federation) -> exact.FixedPoint:
     config, privacy = federation.config, federation.config.privacy
     max_abs, max_weight = (
         config.secure_sum.max_abs or _MAX_ABS,
-        float(federation.clients.sizes().max()),
+        float(federation.most_examples),
     )
     if privacy.unit == "local":
         noise = privacy.noise_multiplier or 1.0

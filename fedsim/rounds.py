@@ -82,7 +82,7 @@ def number_format(federation: Federation, state: State | None = None) -> FixedPo
         return user_level.number_format(config, federation.population, dimension, state)
     if ring.is_secure(federation.config):
         return ring.number_format(federation)
-    max_abs, max_weight = federation.config.rounds.max_abs_update, float(sizes.max())
+    max_abs, max_weight = federation.config.rounds.max_abs_update, float(federation.most_examples)
     if privacy.unit == "local":
         noise = privacy.noise_multiplier or 1.0
         max_abs = local.reach(privacy.mechanism, privacy.clipping_norm, noise)

@@ -14,6 +14,7 @@ from fedsim import registry
 from fedsim.config._anonymization import SCHEMA, anchor_schema, with_schema
 from fedsim.config._build import assemble, part_class
 from fedsim.config._check import illegal
+from fedsim.config._declared import with_declared
 from fedsim.config._lines import key_lines
 from fedsim.config.schema import PARTS, RunConfig
 from fedsim.errors import ConfigError, Problem
@@ -82,6 +83,7 @@ def load(
     _apply(draft, _environment(os.environ if environ is None else environ, draft.problems))
     _apply(draft, _assignments(overrides, draft.problems))
     _anchor(draft.content, folder)
+    with_declared(draft.content, Path(folder or ""), draft.problems)
     source = partial(_source, draft.sources)
     with_schema(draft.content, Path(folder or ""), draft.problems, source)
     config, problems = assemble(draft.content, source)
@@ -104,6 +106,7 @@ def _read(experiment: str | Path | Mapping[str, Any]) -> _Draft:
         draft.content.setdefault("name", path.stem)
         if _is_file(path):
             _anchor(draft.content, path.parent)
+            with_declared(draft.content, path.parent, draft.problems)
             anchor_schema(draft.content, path.parent)
     for section, _, _ in IMPLIED:
         table = draft.content.get(section)

@@ -14,6 +14,7 @@ from fedsim.data._clients import (
     tensors,
     together,
 )
+from fedsim.data._declared import Declared, Elsewhere, OwnRows, declared_of
 from fedsim.data._raw import RawClients, open_raw
 from fedsim.data._source import default_data_dir
 from fedsim.data._summary import summarize
@@ -31,8 +32,11 @@ from fedsim.data._types import (
 __all__ = [
     "ClientData",
     "Dataset",
+    "Declared",
+    "Elsewhere",
     "Examples",
     "Meta",
+    "OwnRows",
     "Partition",
     "PooledClients",
     "RawClients",
@@ -42,6 +46,7 @@ __all__ = [
     "as_stored",
     "cache_key",
     "deal",
+    "declared_of",
     "default_data_dir",
     "describe",
     "fetch",

@@ -21,6 +21,7 @@ from torch import Tensor
 from fedsim import rng
 from fedsim.data._cache import Cache, Kept, Rows
 from fedsim.data._contents import check
+from fedsim.data._declared import Declared, OwnRows, declared_of, open_own, pooled
 from fedsim.data._types import (
     BornFederated,
     ClientData,
@@ -101,23 +102,34 @@ def open_clients(
     data_dir: Path | None = None,
     cache_dir: Path | None = None,
     keys: StorageKeys | None = None,
+    own: OwnRows | None = None,
 ) -> ClientData:
     """Return the clients of an experiment, from the cache where they have been dealt out before.
 
     Data that are born federated come with their clients, so `partition` says nothing about them.
-    `keys`: what the cache is sealed with; without, it is not. Raises `ConfigError`, `DataError`,
-    `MissingDataError` or `NetworkError` for whatever could not be trained on.
+    `keys`: what the cache is sealed with; without, it is not. `own`: in place of the file that
+    `data` names, of which nothing is read: the rows that are here; nothing is kept then. Raises
+    `ConfigError`, `DataError`, `MissingDataError` or `NetworkError` for whatever could not be
+    trained on.
     """
+    if own is not None:
+        return open_own(data, _must_declare(data), own)
     if isinstance(data, BornFederated):
         return data.open(seed, holdout)
     data = with_client_column(data, partition)
+
+    def dealt() -> PooledClients:
+        if (declared := declared_of(data)) is not None:
+            return _deal_declared(data, declared)
+        return deal(data.load(data_dir), partition, seed=seed, holdout=holdout)
+
     cache = Cache(cache_dir, keys) if cache_dir else None
     if cache is None:
-        clients = deal(data.load(data_dir), partition, seed=seed, holdout=holdout)
+        clients = dealt()
     else:
         kept = cache.kept(cache_key(data, partition, seed, holdout))
         if not kept.is_there:
-            _save(deal(data.load(data_dir), partition, seed=seed, holdout=holdout), kept)
+            _save(dealt(), kept)
         clients = _load(kept)
     if not isinstance(data, Featured):
         return clients
@@ -143,6 +155,29 @@ def deal(dataset: Dataset, partition: Any, *, seed: int, holdout: float) -> Pool
         return PooledClients(dataset.meta, dataset, part, held, held_is_test=True)
     train, held = _hold_out(part, holdout, seed)
     return PooledClients(dataset.meta, dataset, train, held, held_is_test=False)
+
+
+def _must_declare(data: Any) -> Declared:
+    declared = declared_of(data)
+    if declared is None:
+        accepted = "what all clients have in common: nobody here has all rows to read it off"
+        raise ConfigError([Problem("data.declared", {}, accepted)])
+    return declared
+
+
+def _deal_declared(data: Any, declared: Declared) -> PooledClients:
+    """Deal out a pooled table to the clients that it declares."""
+    if data.client is None:
+        accepted = "the column that names the clients of data.declared, with partition.name=natural"
+        raise ConfigError([Problem("partition.by", None, accepted)])
+    dataset = pooled(data, declared, data.client)
+    check(dataset)
+    parts = [
+        Partition(_offsets(np.bincount(own, minlength=len(declared.clients))), np.arange(len(own)))
+        for own in (dataset.train.group, dataset.test.group)
+        if own is not None
+    ]
+    return PooledClients(dataset.meta, dataset, *parts, held_is_test=True)
 
 
 def tensors(examples: Examples, meta: Meta) -> tuple[Tensor, Tensor]:

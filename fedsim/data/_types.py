@@ -46,6 +46,7 @@ class Meta:
 
     `outputs`: classes, vocabulary size, or 1. uint8 images are fed as (x / 255 - mean) / std.
     `vocabulary`: number of input tokens, 0 where inputs are real-valued. `sha256`: of the contents.
+    `most_examples`: that a client trains on, where that is declared; 0: as many as the largest has.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Meta:
     group_names: tuple[str, ...] = ()
     source: str = ""
     licence: str = ""
+    most_examples: int = 0
 
 
 @dataclass(frozen=True, slots=True)

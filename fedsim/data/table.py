@@ -1,6 +1,7 @@
 """Any CSV or Parquet file: `data.path=patients.csv data.target=outcome`."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -29,6 +30,8 @@ class Table:
     the target when unset: text or at most 20 whole numbers are classes, the rest is regression,
     whose target is standardized too. `missing`: what to do with empty cells; `mean` is the training
     part's (for text the word "missing"), and rows without a target are always refused or dropped.
+    `declared`: what all clients have in common, if not read off all rows together (docs/node.md): a
+    table, or the file that has it. Each client then scales, encodes and splits its own rows.
     """
 
     path: str = ""
@@ -37,6 +40,7 @@ class Table:
     task: Literal["auto", "classification", "binary", "regression"] = "auto"
     test: Annotated[float, Gt(0), Lt(1)] = 0.2
     missing: Literal["refuse", "drop", "mean"] = "refuse"
+    declared: Mapping[str, Any] = field(default_factory=dict)
 
     files: ClassVar = ()
     facts: ClassVar = {"task": "any", "examples": "your own", "licence": "your own"}
@@ -55,7 +59,7 @@ class Table:
         if self.client is not None:
             _require_column("partition.by", self.client, frame)
         frame = _without_holes(frame, self)
-        kind = _kind(frame[self.target]) if self.task == "auto" else self.task
+        kind = kind_of_target(frame[self.target]) if self.task == "auto" else self.task
         y, classes = _targets(frame[self.target], kind, self)
         raw = frame.drop(columns=[self.client] if self.client else [])
         frame = frame.assign(**{self.target: y})
@@ -146,7 +150,8 @@ def _filled(train: Any, test: Any) -> tuple[Any, Any]:
     return train.fillna(values), test.fillna(values)
 
 
-def _kind(target: Any) -> Kind:
+def kind_of_target(target: Any) -> Kind:
+    """Return what there is to learn, by what a column holds."""
     from pandas.api.types import is_float_dtype, is_numeric_dtype
 
     different = target.nunique()
@@ -165,7 +170,7 @@ def _targets(column: Any, kind: Kind, part: Table) -> tuple[NDArray[np.generic],
             accepted = f"'classification': {part.target!r} does not hold numbers ({error})"
             raise ConfigError([Problem("data.task", part.task, accepted)]) from error
     text = column.astype(str)
-    classes = tuple(sorted(set(text), key=_natural))
+    classes = tuple(sorted(set(text), key=sort_key))
     if len(classes) < 2:
         raise DataError(f"{part.path}: the target {part.target!r} is {classes[0]!r} in every row")
     index = {name: i for i, name in enumerate(classes)}
@@ -178,7 +183,7 @@ def _can_stratify(y: NDArray[np.generic], classes: tuple[str, ...], test: float)
     return bool(classes) and int(np.bincount(y).min()) > 1 and fewest >= len(classes) + 1
 
 
-def _natural(text: str) -> tuple[float, str]:
+def sort_key(text: str) -> tuple[float, str]:
     """Sort classes as numbers where they are numbers."""
     try:
         return float(text), text

@@ -1,0 +1,87 @@
+"""The guard around a Flower `ClientApp`: what a SuperNode with a folder of its own does first."""
+
+import logging
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+
+from fedsim import messages
+from fedsim.clients._quiet import quiet
+from fedsim.node import guard
+from fedsim.node.approval import SIGNATURE, TEXT
+from fedsim.node.folder import NODE_FOLDER
+
+__all__ = ["guarded", "has_folder"]
+
+
+def has_folder(context: Context) -> bool:
+    """Say whether a node has a folder, and so a policy: it then decides by itself."""
+    return NODE_FOLDER in context.node_config
+
+
+def guarded(
+    message: Message, context: Context, call: Callable[[Message, Context], Message]
+) -> Message:
+    """Answer a message if the node's policy, signature and ledger allow it.
+
+    Raises `RefusedError` or `BudgetExceededError` otherwise, and an error without its text where
+    the answer fails: Flower sends both to the server.
+    """
+    admitted = guard.admit(
+        Path(str(context.node_config[NODE_FOLDER])), _request(message, context), context.node_config
+    )
+    own = Context(
+        run_id=context.run_id,
+        node_id=context.node_id,
+        node_config=dict(admitted.node_config),
+        state=context.state,
+        run_config={"experiment": admitted.text},  # nothing else that the server says
+    )
+    try:
+        with quiet():
+            reply = _kept_here(call, message, own)
+    except BaseException as error:
+        guard.failed(admitted, str(error) or type(error).__name__)
+        raise
+    sent = 0 if reply.has_error() else _size(reply.content)
+    guard.answered(admitted, sent)
+    return reply
+
+
+def _kept_here(
+    call: Callable[[Message, Context], Message], message: Message, context: Context
+) -> Message:
+    try:
+        return call(message, context)
+    except Exception:
+        logging.getLogger(__name__).error("%s", traceback.format_exc())  # the node's, not sent
+        raise
+
+
+def _request(message: Message, context: Context) -> guard.Request:
+    config, node = context.run_config, context.node_config
+    return guard.Request(
+        kind=str(message.metadata.message_type),
+        run=str(context.run_id),
+        text=str(config.get(TEXT) or ""),
+        signature=str(config.get(SIGNATURE) or ""),
+        client=int(node["partition-id"]),
+        clients=int(node["num-partitions"]) if "num-partitions" in node else None,
+        order=_order(message),
+    )
+
+
+def _order(message: Message) -> messages.Train | None:
+    """Return what a message says to work on; None where it says nothing that can be read."""
+    content = message.content if message.has_content() else RecordDict()
+    try:
+        return messages.read_instruction(content) if "model" in content.array_records else None
+    except Exception:  # of whatever a server may send: the guard refuses what lacks an order
+        return None
+
+
+def _size(content: RecordDict) -> int:
+    """Return the bytes of everything in a reply."""
+    return sum(record.count_bytes() for record in content.values())
