@@ -9,11 +9,13 @@ import typer
 from fedsim import __version__
 from fedsim.cli import (
     anonymize,
+    cluster,
     data,
     doctor,
     explain,
     keys,
     new,
+    node,
     plan,
     privacy,
     report,
@@ -58,10 +60,12 @@ app.command("new")(new.new)
 app.command("explain")(explain.explain)
 app.command("doctor")(doctor.doctor)
 app.add_typer(runs.app, name="runs")
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(data.app, name="data")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(anonymize.app, name="anonymize")
 app.add_typer(keys.app, name="keys")
+app.add_typer(node.app, name="node")
 
 
 def main() -> None:

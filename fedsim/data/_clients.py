@@ -22,6 +22,7 @@ from fedsim import rng
 from fedsim.data._cache import Cache, Kept, Rows
 from fedsim.data._contents import check
 from fedsim.data._declared import Declared, OwnRows, declared_of, open_own, pooled
+from fedsim.data._stored import Stored, open_stored
 from fedsim.data._types import (
     BornFederated,
     ClientData,
@@ -117,13 +118,15 @@ def open_clients(
     if isinstance(data, BornFederated):
         return data.open(seed, holdout)
     data = with_client_column(data, partition)
+    cache = Cache(cache_dir, keys) if cache_dir else None
+    if isinstance(data, Stored) and isinstance(partition, Natural):
+        return open_stored(data, cache)
 
     def dealt() -> PooledClients:
         if (declared := declared_of(data)) is not None:
             return _deal_declared(data, declared)
         return deal(data.load(data_dir), partition, seed=seed, holdout=holdout)
 
-    cache = Cache(cache_dir, keys) if cache_dir else None
     if cache is None:
         clients = dealt()
     else:
@@ -172,12 +175,12 @@ def _deal_declared(data: Any, declared: Declared) -> PooledClients:
         raise ConfigError([Problem("partition.by", None, accepted)])
     dataset = pooled(data, declared, data.client)
     check(dataset)
-    parts = [
+    train, held = (
         Partition(_offsets(np.bincount(own, minlength=len(declared.clients))), np.arange(len(own)))
         for own in (dataset.train.group, dataset.test.group)
         if own is not None
-    ]
-    return PooledClients(dataset.meta, dataset, *parts, held_is_test=True)
+    )
+    return PooledClients(dataset.meta, dataset, train, held, held_is_test=True)
 
 
 def tensors(examples: Examples, meta: Meta) -> tuple[Tensor, Tensor]:
@@ -330,13 +333,20 @@ def cache_key(data: Any, partition: Any, seed: int, holdout: float, **more: Any)
         "made_by": {name: version(name) for name in _MAKERS},
         "data": [type(data).__module__, type(data).__name__, asdict(data)],
         "partition": [type(partition).__module__, type(partition).__name__, asdict(partition)],
-        "own_files": [_stamp(Path(v)) for v in asdict(data).values() if v and isinstance(v, str)],
+        "own_files": _stamps(data),
         "seed": seed,
         "holdout": holdout,
         **more,
     }
     text = json.dumps(facts, sort_keys=True, default=str)
     return f"{type(data).__name__.lower()}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+
+def _stamps(data: Any) -> Any:
+    """Return what changes when the contents of a user's own data do."""
+    if isinstance(data, Stored):
+        return data.store().stamp()
+    return [_stamp(Path(v)) for v in asdict(data).values() if v and isinstance(v, str)]
 
 
 def _stamp(path: Path) -> list[Any]:

@@ -44,7 +44,7 @@ def ledger_of(folder: Path, unit: Unit) -> Ledger:
 
 def spent(folder: Path, delta: float) -> dict[str, float]:
     """Return the epsilon, at `delta`, that a node has spent in each unit it has spent in."""
-    found = {}
+    found: dict[str, float] = {}
     for unit in _UNITS:
         histories = ledger_of(folder, unit).spent().histories()
         if histories:

@@ -159,9 +159,8 @@ def _approver(name: str, entry: Any, problems: list[Problem]) -> Approver | None
         problems.append(Problem(f"{path}.key", entry.get("key"), accepted))
     times = {}
     for key in _KEYS[1:]:
-        times[key] = entry.get(key)
-        is_time = isinstance(times[key], datetime) and times[key].tzinfo is not None
-        if key in entry and not is_time:
+        time = times[key] = entry.get(key)
+        if key in entry and not (isinstance(time, datetime) and time.tzinfo is not None):
             accepted = "a time with its zone, such as 2027-01-01T00:00:00Z"
             problems.append(Problem(f"{path}.{key}", entry[key], accepted))
     if len(problems) > before or public is None:

@@ -1,4 +1,4 @@
-"""A node's folder: fixed names for what is in it, and `node.toml`, which says where its rows are."""
+"""A node's folder: fixed names for what is in it, and `node.toml`, which says where rows are."""
 
 import tomllib
 from dataclasses import dataclass, replace
@@ -77,7 +77,8 @@ class NodeFolder:
         found = read_table("data", OwnData, content["data"], problems)
         if problems:
             raise ConfigError([replace(p, source=str(self.settings)) for p in problems])
-        return replace(found, path=str((self.root / found.path).absolute()))
+        data: OwnData = replace(found, path=str((self.root / found.path).absolute()))
+        return data
 
     def _content(self) -> dict[str, Any]:
         try:
