@@ -1,9 +1,9 @@
 """Street and postal addresses, by the words for streets in eleven languages."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from fedsim.anonymize.text.keywords import Labels
+from fedsim.anonymize.text.keywords import Endings, Labels
 from fedsim.anonymize.text.span import Page, Span
 from fedsim.anonymize.text.words import UPPER, stop_words
 
@@ -55,7 +55,8 @@ _SUFFIXES = (
     "tanya", "út", "útca", "utca", "tér", "köz", "krt.", "ulica", "ulice", "cesta", "trg",
     "obala", "tänav", "maantee", "street",
 )  # fmt: skip
-_BEHIND = re.compile(rf" (?<=\w.|\. )(?:u\. ?)?{_NUMBER}(?![\w])\.?")
+_BY_SUFFIX = Endings(_SUFFIXES)
+_BEHIND = re.compile(rf" (?=[0-9u])(?<=\w.|\. )(?:u\. ?)?{_NUMBER}(?![\w])\.?")
 _HEAD = re.compile(
     rf"[{UPPER}0-9][\w.'-]{{0,40}}(?: (?:and|és|und|og|[{UPPER}][\w.'-]{{0,30}})){{0,2}}[ ]?\Z"
 )
@@ -66,15 +67,16 @@ _BOX = re.compile(
     r" ?#?[0-9]{1,6}(?:\s{1,2},?(?:apo|fpo|dpo)(?: |, )a[aep] [0-9]{5})?"
 )
 _UNIT = re.compile(
-    r"(?:apt|apartment|suite|ste|flat|room|rm|floor|unit)(?:\.|\b)(?: ?(?:no\.?|#))? ?"
+    r"(?:a(?<![^\W_].)(?:pt|partment)|s(?<![^\W_].)(?:uite|te)|f(?<![^\W_].)(?:lat|loor)|"
+    r"r(?<![^\W_].)(?:oom|m)|u(?<![^\W_].)nit)(?:\.|\b)(?: ?(?:no\.?|#))? ?"
     r"(?:[0-9]{1,5}[a-z]?|[a-z])(?!\w)"
 )
-_MILITARY = re.compile(r"(?:apo|fpo|dpo),? a[aep] [0-9]{5}(?:-[0-9]{4})?")
+_MILITARY = re.compile(r"(?<![^\W_])(?:apo|fpo|dpo),? a[aep] [0-9]{5}(?:-[0-9]{4})?")
 _TRIGGERS_BOX = frozenset(("box", "postfach", "apartado", "postbox", "postale", "cmr"))
 _TRIGGERS_UNIT = frozenset((
-    "apt", "apartment", "suite", "ste", "flat", "unit", "room", "rm", "floor", "apo", "fpo",
-    "dpo",
+    "apt", "apartment", "suite", "ste", "flat", "unit", "room", "rm", "floor",
 ))  # fmt: skip
+_TRIGGERS_MILITARY = frozenset(("apo", "fpo", "dpo"))
 _CUES = Labels((
     "address is", "address:", "address with", "lives at", "live at", "living at", "lived at",
     "residing at", "resides at", "address", "office is at", "house is at", "located at",
@@ -85,44 +87,56 @@ _CUED = re.compile(
     rf"\Z| (?:and|in case|after|before|until|for|with|because|so|but) )"
 )
 
-WORDS = _TYPES_LAST | _TYPES_FIRST.heads | _TRIGGERS_BOX | _TRIGGERS_UNIT | _CUES.heads
+WORDS = (
+    _TYPES_LAST | _TYPES_FIRST.heads | _TRIGGERS_BOX | _TRIGGERS_UNIT | _TRIGGERS_MILITARY
+    | _CUES.heads
+)  # fmt: skip
 
 
-def find(page: Page) -> Iterator[Span]:
+def find(page: Page) -> Iterable[Span]:
     """Find streets with a number, boxes and flats; pieces that follow each other are one."""
-    spans = sorted(_pieces(page), key=lambda span: (span.start, -span.stop))
-    yield from _joined(page.text, spans)
+    spans = list(_by_suffix(page))
+    if not page.words.isdisjoint(WORDS):
+        spans += [*_type_last(page), *_type_first(page), *_by_word(page)]
+    if len(spans) > 1:
+        return _joined(page.text, sorted(spans, key=lambda span: (span.start, -span.stop)))
+    return spans
 
 
-def _pieces(page: Page) -> Iterator[Span]:
+def _type_last(page: Page) -> Iterator[Span]:
+    if page.words.isdisjoint(_TYPES_LAST):
+        return
+    for match in _NUMBER_FIRST.finditer(page.text):
+        word = match.group().rsplit(" ", 1)[-1]  # a dot ends "Ave." or the sentence
+        stop = match.end() - (word.endswith(".") and len(word) > 5)
+        yield Span(match.start(), stop, "address", 0.75)
+
+
+def _by_suffix(page: Page) -> Iterator[Span]:
+    """Find streets by the ending of their name, with a number behind it."""
     text, lower = page.text, page.lower
-    if not page.words.isdisjoint(_TYPES_LAST):
-        for match in _NUMBER_FIRST.finditer(text):
-            word = match.group().rsplit(" ", 1)[-1]  # a dot ends "Ave." or the sentence
-            stop = match.end() - (word.endswith(".") and len(word) > 5)
-            yield Span(match.start(), stop, "address", 0.75)
-    yield from _type_first(page)
     for match in _BEHIND.finditer(text):
         start = match.start()
-        if lower[max(0, start - 9) : start].endswith(_SUFFIXES):
+        if _BY_SUFFIX.of(lower[max(0, start - 9) : start]):
             head = _HEAD.search(text, max(0, start - 60), start)
             if head and len(head.group()) > 2 and head.group().lower() not in stop_words():
                 yield Span(head.start(), match.end(), "address", 0.7)
-    yield from _by_word(page)
 
 
 def _by_word(page: Page) -> Iterator[Span]:
     """Find boxes and flats by their words, and what follows "lives at"."""
-    text = page.text
+    lower = page.lower
     if not page.words.isdisjoint(_TRIGGERS_BOX):
-        for match in _BOX.finditer(page.lower):
+        for match in _BOX.finditer(lower):
             yield Span(match.start(), match.end(), "address", 0.8)
     if not page.words.isdisjoint(_TRIGGERS_UNIT):
-        for match in (*_UNIT.finditer(page.lower), *_MILITARY.finditer(page.lower)):
-            if not text[match.start() - 1 : match.start()].isalnum():
-                yield Span(match.start(), match.end(), "address", 0.6)
+        for match in _UNIT.finditer(lower):
+            yield Span(match.start(), match.end(), "address", 0.6)
+    if not page.words.isdisjoint(_TRIGGERS_MILITARY):
+        for match in _MILITARY.finditer(lower):
+            yield Span(match.start(), match.end(), "address", 0.6)
     for _, stop in _CUES.on(page):
-        cued = _CUED.match(text, stop)
+        cued = _CUED.match(page.text, stop)
         if cued:
             yield Span(cued.start(1), cued.end(1), "address", 0.5)
 

@@ -1,7 +1,7 @@
 """Ages in context. Those above 89 are a kind of their own: 45 CFR 164.514(b)(2)(i)(C)."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fedsim.anonymize.text.keywords import Endings, ends_with
 from fedsim.anonymize.text.span import Page, Span
@@ -30,10 +30,12 @@ WORDS = frozenset((
 ))  # fmt: skip
 
 
-def find(page: Page) -> Iterator[Span]:
+def find(page: Page) -> Iterable[Span]:
     """Find numbers of up to three digits beside a word that says that they are an age."""
-    if page.words.isdisjoint(WORDS):
-        return
+    return () if page.words.isdisjoint(WORDS) else _numbers(page)
+
+
+def _numbers(page: Page) -> Iterator[Span]:
     for match in _NUMBER.finditer(page.text):
         start, stop = match.span()
         if int(match.group()) > 125:

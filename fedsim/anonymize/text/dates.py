@@ -1,7 +1,7 @@
 """Dates: numeric and ISO 8601, written out in seven languages, and bare years in context."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fedsim.anonymize.text.checksums import is_date
 from fedsim.anonymize.text.keywords import Endings, ends_with
@@ -80,19 +80,21 @@ _SAYS_DATE = Endings((
 _PART = re.compile(r"(?<![\w.,/-])[0-3]?[0-9]/[0-3]?[0-9](?![\w/%]|[.,-][0-9])")
 
 
-def find(page: Page) -> Iterator[Span]:
+def find(page: Page) -> Iterable[Span]:
     """Find dates; a bare year is another kind than a date."""
-    if page.digits >= 2:
-        yield from _numeric(page)
+    found: list[Span] = []
+    if page.digits >= 2 and (page.digits >= 14 or _JOINED.search(page.text)):
+        found += _numeric(page)
     if not page.words.isdisjoint(WORDS):
-        yield from _written(page)
+        found += _written(page)
     if page.digits >= 4:
-        yield from _years(page)
+        found += _years(page)
+    return found
 
 
 def _numeric(page: Page) -> Iterator[Span]:
     text = page.text
-    for match in _NUMERIC.finditer(text) if _JOINED.search(text) else ():
+    for match in _NUMERIC.finditer(text):
         first = match.group()[: match.group().index(match.group(1))]
         if _is_numeric_date(match.group(1), first, match.group(2), match.group(3)):
             yield Span(match.start(), match.end(), "date", 0.85)
@@ -147,10 +149,12 @@ def _is_plain(name: str, before: object, year: object) -> bool:
     return len(name) > 3 or name[0].isupper() or (before is not None and year is not None)
 
 
-def _years(page: Page) -> Iterator[Span]:
-    for match in _YEAR.finditer(page.text):
-        if _is_said(page.lower, match.start(), _SAYS_YEAR):
-            yield Span(match.start(), match.end(), "year", 0.5)
+def _years(page: Page) -> list[Span]:
+    return [
+        Span(*match.span(), "year", 0.5)
+        for match in _YEAR.finditer(page.text)
+        if _is_said(page.lower, match.start(), _SAYS_YEAR)
+    ]
 
 
 def _is_said(lower: str, start: int, cues: Endings) -> bool:

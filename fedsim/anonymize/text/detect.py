@@ -79,22 +79,22 @@ class Finder:
     def _read(self, texts: list[str], known: list[KnownValues | None]) -> list[list[Span]]:
         """Let each family read all texts in turn, so that its forms stay at hand."""
         shown = [_without_hidden(text) for text in texts]
-        pages = [page_of(text, self._asked) for text, _ in shown]
-        found: list[list[Span]] = [[] for _ in pages]
+        read = [(page_of(text, self._asked), list[Span]()) for text, _ in shown]
         for least, find in self._finds:
-            for page, spans in zip(pages, found, strict=True):
-                if page.digits >= least:
-                    spans += find(page)
+            for page, spans in (
+                [each for each in read if each[0].digits >= least] if least else read
+            ):
+                spans += find(page)
         return [
             self._settled(spans, page, values, offsets)
-            for spans, page, values, (_, offsets) in zip(found, pages, known, shown, strict=True)
+            for (page, spans), values, (_, offsets) in zip(read, known, shown, strict=True)
         ]
 
     def _settled(
         self, spans: list[Span], page: Page, known: KnownValues | None, offsets: list[int]
     ) -> list[Span]:
         """Leave the kinds that are asked for, add what is known, and resolve overlaps."""
-        if not self._all:
+        if spans and not self._all:
             spans = [span for span in spans if span.kind in self.kinds]
         if known:
             spans += known.find(page)
@@ -142,7 +142,7 @@ def resolve(spans: Sequence[Span]) -> list[Span]:
     [Span(start=0, stop=10, kind='date', score=0.8), Span(start=12, stop=14, kind='age', score=0.8)]
     """
     ordered = sorted(spans)
-    if all(one.stop <= two.start for one, two in pairwise(ordered)):
+    if not any(one.stop > two.start for one, two in pairwise(ordered)):
         return ordered
     starts: list[int] = []
     kept: list[Span] = []

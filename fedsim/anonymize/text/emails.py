@@ -1,7 +1,7 @@
 """E-mail addresses: the forms of RFC 5321 that are in use, letters of any script."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fedsim.anonymize.text.span import Page, Span
 
@@ -18,9 +18,13 @@ _LITERAL = re.compile(r"\[(?:IPv6:)?[0-9A-Fa-f:.]{3,45}\]")
 _PREFIX = "mailto:"
 
 
-def find(page: Page) -> Iterator[Span]:
+def find(page: Page) -> Iterable[Span]:
     """Find addresses around each @, which bounds the work by the number of them."""
-    text, at = page.text, page.text.find("@")
+    at = page.text.find("@")
+    return _around(page.text, at) if at >= 0 else ()
+
+
+def _around(text: str, at: int) -> Iterator[Span]:
     while at >= 0:
         right = _DOMAIN.match(text, at + 1) or _LITERAL.match(text, at + 1)
         left = _LEFT.search(text[max(0, at - _LOCAL) : at])

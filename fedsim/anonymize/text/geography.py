@@ -3,6 +3,7 @@
 from fedsim.anonymize.text.keywords import Endings, ends_with, phrases
 from fedsim.anonymize.text.roles import KNOWN_PLACES, PLACE
 from fedsim.anonymize.text.runs import Run
+from fedsim.anonymize.text.span import Page
 from fedsim.anonymize.text.states import STATE_CODES
 
 __all__ = ["PLACE_CUES", "is_known_place", "places_in"]
@@ -34,17 +35,14 @@ def is_known_place(name: str) -> bool:
     return name in KNOWN_PLACES
 
 
-def places_in(run: Run, text: str, lower: str, before: str) -> list[tuple[int, int, float]]:
+def places_in(run: Run, flags: int, page: Page, before: str) -> list[tuple[int, int, float]]:
     """Return the pieces of a run, `run[first:last]`, that name places, with a score each.
 
-    `before`: what stands before the run, without white space.
+    `flags`: all that words of the run have. `before`: what stands before the run, without white
+    space, where it may be a cue.
     """
-    pieces, first = [], 0
-    while first < len(run):
-        size = _known_words(run, first, lower) if run[first].role & PLACE else 0
-        if size:
-            pieces.append((first, first + size, 0.6))
-        first += size or 1
+    text, lower = page.text, page.lower
+    pieces = _known_in(run, lower) if flags & PLACE else []
     if pieces or text == lower or len(run) > _LONGEST:
         return pieces
     if before and (
@@ -55,6 +53,16 @@ def places_in(run: Run, text: str, lower: str, before: str) -> list[tuple[int, i
     if len(run) > 1 and last.stop - last.start == 2 and text[last.start : last.stop] in STATE_CODES:
         return [(0, len(run), 0.4)]
     return []
+
+
+def _known_in(run: Run, lower: str) -> list[tuple[int, int, float]]:
+    pieces, first = [], 0
+    while first < len(run):
+        size = _known_words(run, first, lower) if run[first].role & PLACE else 0
+        if size:
+            pieces.append((first, first + size, 0.6))
+        first += size or 1
+    return pieces
 
 
 def _known_words(run: Run, first: int, lower: str) -> int:

@@ -22,7 +22,11 @@ SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20 YE30
 #: country -> characters of its IBANs, of the registry that SWIFT keeps for ISO 13616
 LENGTHS = {entry[:2]: int(entry[2:]) for entry in _TABLE.split()}
 
-_START = re.compile(r"[A-Za-z](?<!\w[A-Za-z])[A-Za-z][ -]?[0-9][ -]?[0-9]")
+# The first of two digits behind two letters that begin a word: texts have more letters than digits.
+_DIGITS = re.compile(
+    r"[0-9](?:(?<=[A-Za-z]{2}[0-9])(?<!\w[A-Za-z]{2}[0-9])|"
+    r"(?<=[A-Za-z]{2}[ -][0-9])(?<!\w[A-Za-z]{2}[ -][0-9]))[ -]?[0-9]"
+)
 
 
 def is_iban(text: str) -> bool:
@@ -38,14 +42,16 @@ def is_iban(text: str) -> bool:
 
 def find(page: Page) -> Iterator[Span]:
     """Find IBANs written without separators, or with single spaces or hyphens anywhere."""
-    for match in _START.finditer(page.text):
-        length = LENGTHS.get(page.text[match.start() : match.start() + 2].upper())
+    text = page.text
+    for match in _DIGITS.finditer(text):
+        start = match.start() - (3 if text[match.start() - 1] in " -" else 2)
+        length = LENGTHS.get(text[start : start + 2].upper())
         if length is None:
             continue
-        stop = _end(page.text, match.start(), length)
-        word = page.text[match.start() : stop].replace(" ", "").replace("-", "")
+        stop = _end(text, start, length)
+        word = text[start:stop].replace(" ", "").replace("-", "")
         if stop and is_iban(word):
-            yield Span(match.start(), stop, "iban", 0.99)
+            yield Span(start, stop, "iban", 0.99)
 
 
 def _end(text: str, start: int, length: int) -> int:

@@ -1,6 +1,6 @@
 """Where words occur: a fast search for many rare words, which the rules by context start from."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from fedsim.anonymize.text.span import Page
 
@@ -24,7 +24,7 @@ class Labels:
         #: the words to ask a page for
         self.heads = frozenset(heads)
 
-    def on(self, page: Page) -> Iterator[tuple[int, int]]:
+    def on(self, page: Page) -> Iterable[tuple[int, int]]:
         """Return where a phrase begins and ends; phrases stand by themselves.
 
         >>> from fedsim.anonymize.text.span import page_of
@@ -33,10 +33,13 @@ class Labels:
         [(4, 7)]
         """
         if self.heads.isdisjoint(page.words):
-            return
+            return ()
+        found: list[tuple[int, int]] = []
         for head in self.heads & page.words:
             for phrase in self._by_head[head]:
-                yield from _places(page.lower, phrase)
+                if phrase in page.lower:
+                    found += _places(page.lower, phrase)
+        return found
 
 
 def _head(phrase: str) -> str:

@@ -5,7 +5,7 @@ identification numbers and MAC addresses are known by their form as well.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fedsim.anonymize.text.keywords import Labels
 from fedsim.anonymize.text.span import Page, Span
@@ -104,21 +104,31 @@ def is_vin(text: str) -> bool:
     return "0123456789X"[total % 11] == text[8]
 
 
-def find(page: Page) -> Iterator[Span]:
+def find(page: Page) -> Iterable[Span]:
     """Find labelled numbers, vehicle identification numbers and MAC addresses."""
+    found: list[Span] = []
+    if not page.words.isdisjoint(WORDS):
+        found += _behind_labels(page)
+    if page.digits >= 4 and page.longest >= 17:
+        found += _vehicles(page.text)
+    if page.text.count(":") >= 5 or page.text.count("-") >= 5:
+        found += [Span(*match.span(), "device", 0.9) for match in _MAC.finditer(page.text)]
+    return found
+
+
+def _behind_labels(page: Page) -> Iterator[Span]:
     for start, stop in _ALL.on(page):
         kind = _KIND_OF[page.lower[start:stop]]
         match = (_PLATE if kind == "plate" else _VALUE).match(page.text, stop)
         if match and _is_labelled(page.lower, start, stop, match):
             yield Span(match.start(1), match.end(1), kind, 0.9)
-    if page.digits >= 4 and len(page.text) >= 17:
-        for match in _VIN.finditer(page.text):
-            word = match.group()
-            if not word.isdigit() and not word.isalpha() and is_vin(word):
-                yield Span(match.start(), match.end(), "vehicle", 0.9)
-    if page.text.count(":") >= 5 or page.text.count("-") >= 5:
-        for match in _MAC.finditer(page.text):
-            yield Span(match.start(), match.end(), "device", 0.9)
+
+
+def _vehicles(text: str) -> Iterator[Span]:
+    for match in _VIN.finditer(text):
+        word = match.group()
+        if not word.isdigit() and not word.isalpha() and is_vin(word):
+            yield Span(match.start(), match.end(), "vehicle", 0.9)
 
 
 def _is_labelled(lower: str, start: int, stop: int, match: re.Match[str]) -> bool:

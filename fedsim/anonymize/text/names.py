@@ -1,11 +1,10 @@
 """Names of people, places and organizations, from one reading of the capitalised words."""
 
-import re
 from collections.abc import Iterator
 
 from fedsim.anonymize.text.geography import PLACE_CUES, places_in
 from fedsim.anonymize.text.organizations import ORGANIZATION_CUES, organization_in
-from fedsim.anonymize.text.people import PERSON_CUES, alone, people_in
+from fedsim.anonymize.text.people import PERSON_CUES, alone, ends_in_title, people_in
 from fedsim.anonymize.text.roles import ENDS, KNOWN_PLACES, PLACE, STOPS, TITLE
 from fedsim.anonymize.text.runs import Run, Word, runs
 from fedsim.anonymize.text.span import Page, Span
@@ -16,46 +15,57 @@ KINDS = ("person", "place", "organization")
 LEAST_DIGITS = 0
 WORDS: frozenset[str] = frozenset()
 
-_LIST = re.compile(r"(?:, | and |, and | & | or )\Z")
+# What joins a word with a person before it, and with one behind it, by how long it is.
+_BEFORE = ((2, ", "), (3, " & "), (4, " or "), (5, " and "), (6, ", and "))
+_BEHIND = ((2, ", "), (5, " and "), (6, ", and "))
 _CUE_LENGTH = 28
-_LAST_WORDS = frozenset(cue.split()[-1] for cue in (*PERSON_CUES, *PLACE_CUES, *ORGANIZATION_CUES))
+_PERSON, _PLACE, _ORGANIZATION = 1, 2, 4
+_CUES = ((_PERSON, PERSON_CUES), (_PLACE, PLACE_CUES), (_ORGANIZATION, ORGANIZATION_CUES))
+# last word of a cue -> what it may be a cue of
+_LAST_WORDS = {
+    word: sum(kind for kind, cues in _CUES if any(cue.split()[-1] == word for cue in cues))
+    for word in {cue.split()[-1] for _, cues in _CUES for cue in cues}
+}
+_DOTTED = tuple(word for word in _LAST_WORDS if word.endswith("."))
 _SOME = STOPS | TITLE | ENDS | PLACE
 _REPEATED = 0.5  # a name at least this sure is looked for in the rest of the text
 
 
-def find(page: Page) -> Iterator[Span]:
+def find(page: Page) -> list[Span]:
     """Find names in each run, then the same names where they stood without any context."""
     left: list[Run] = []
-    found: set[str] = set()
-    ends: dict[int, float] = {}
+    all_spans: list[Span] = []
     is_strict = page.text == page.lower
-    for run in runs(page.text, page.lower):
-        spans = _named(run, page, is_strict)
-        if not spans:
+    for run, flags in runs(page.text, page.lower):
+        spans = _named(run, flags, page, is_strict)
+        if spans:
+            all_spans += spans
+        else:
             left.append(run)
-        for span in spans:
-            yield span
-            if span.kind == "person":
-                ends[span.stop] = ends[span.start] = span.score
-                if span.score >= _REPEATED:
-                    found.update(page.lower[span.start : span.stop].split())
-    if found and not is_strict:
-        yield from _again(left, found, ends, page)
+    if left and all_spans and not is_strict:
+        all_spans += _again(left, all_spans, page)
+    return all_spans
 
 
-def _named(run: Run, page: Page, is_strict: bool) -> list[Span]:
+def _named(run: Run, flags: int, page: Page, is_strict: bool) -> list[Span]:
     """Name the pieces of one run: an organization is the whole, a known place beats a person."""
-    before = "" if is_strict else _cue_before(page.lower, run[0].start)
-    if len(run) == 1 and not before:
-        return [] if is_strict else _lone(run[0])
-    if not [word for word in run if word.role & _SOME != STOPS]:
-        return []
-    pieces = [] if is_strict else organization_in(run, before)
-    if pieces:
-        return _spans(run, pieces, "organization")
-    people = people_in(run, page.lower, before, is_strict=is_strict)
-    places = places_in(run, page.text, page.lower, before)
-    if people and places and max(score for *_, score in people) >= 0.5:
+    before, cues = ("", 0) if is_strict else _cue_before(page.lower, run[0].start)
+    if len(run) == 1:
+        if not before:
+            return [] if is_strict else _lone(run[0])
+        if flags & _SOME == STOPS:
+            return []
+    if not is_strict and (flags & ENDS or cues & _ORGANIZATION):
+        pieces = organization_in(run, before if cues & _ORGANIZATION else "")
+        if pieces:
+            return _spans(run, pieces, "organization")
+    named = before if cues & _PERSON else ""
+    is_titled = before[-1:] == "." and ends_in_title(before)
+    people = people_in(run, flags, page.lower, named, is_titled=is_titled, is_strict=is_strict)
+    places = places_in(run, flags, page, before if cues & _PLACE else "")
+    if not places:
+        return _spans(run, people, "person")
+    if people and max(score for *_, score in people) >= 0.5:
         places = [piece for piece in places if piece[2] > 0.45]
     return _spans(run, people, "person") + _spans(run, places, "place")
 
@@ -74,35 +84,49 @@ def _lone(word: Word) -> list[Span]:
     return [Span(word.start, word.stop, "person", score)] if score else []
 
 
-def _cue_before(lower: str, start: int) -> str:
-    """Return what stands before a run without white space, or nothing where it cannot be a cue."""
+def _cue_before(lower: str, start: int) -> tuple[str, int]:
+    """Return what stands before a run, without white space, and what it may be a cue of.
+
+    Nothing, where it can be neither a cue nor a title with its dot.
+    """
     before = lower[max(0, start - _CUE_LENGTH) : start].rstrip() if start else ""
     if not before:
-        return ""
+        return "", 0
     if before[-1] == ".":
-        return before
+        return before, _PERSON if before.endswith(_DOTTED) else 0
     words = (before.rstrip(":,") if before[-1] in ":," else before).rsplit(None, 1)
-    return before if words and words[-1] in _LAST_WORDS else ""
+    cues = _LAST_WORDS.get(words[-1], 0) if words else 0
+    return (before, cues) if cues else ("", 0)
 
 
-def _again(left: list[Run], found: set[str], ends: dict[int, float], page: Page) -> Iterator[Span]:
+def _again(left: list[Run], spans: list[Span], page: Page) -> Iterator[Span]:
     """Find single names again, and unknown ones in a list beside a person: "Anna, Xyzk and Tom"."""
+    people = [span for span in spans if span.kind == "person"]
+    found = {
+        word
+        for span in people
+        if span.score >= _REPEATED
+        for word in page.lower[span.start : span.stop].split()
+    }
+    if not found:
+        return
+    ends = {place for span in people for place in (span.start, span.stop)}
     for run in left:
         for word in run:
             if word.lower in found and len(word.lower) > 2 and not word.role & STOPS:
                 yield Span(word.start, word.stop, "person", 0.5)
     for run in [*left, *reversed(left)]:  # forwards and backwards along a list
         if len(run) == 1 and not run[0].role & STOPS and _is_listed(run[0], ends, page.text):
-            ends[run[0].start] = ends[run[0].stop] = 0.4
+            ends |= {run[0].start, run[0].stop}
             yield Span(run[0].start, run[0].stop, "person", 0.4)
 
 
-def _is_listed(word: Word, ends: dict[int, float], text: str) -> bool:
+def _is_listed(word: Word, ends: set[int], text: str) -> bool:
     """Say whether a comma or "and" joins a word with a person before or behind it."""
-    before = _LIST.search(text[max(0, word.start - 6) : word.start])
-    if before and word.start - len(before.group()) in ends:
-        return True
-    for separator in (", and ", " and ", ", "):
-        if text.startswith(separator, word.stop):
-            return word.stop + len(separator) in ends
+    for size, join in _BEFORE:
+        if word.start - size in ends and text.startswith(join, word.start - size):
+            return True
+    for size, join in _BEHIND:
+        if word.stop + size in ends and text.startswith(join, word.stop):
+            return True
     return False

@@ -5,7 +5,7 @@ eleven), a word beside the number has to name it.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from fedsim.anonymize.text.checksums import (
@@ -48,20 +48,22 @@ def is_valid(kind: str, number: str) -> bool:
     return any(entry.kind == kind and entry.is_valid(bare) for entry in _IDENTITIES)
 
 
-def find(page: Page) -> Iterator[Span]:
+def find(page: Page) -> Iterable[Span]:
     """Find identity numbers of all states known here."""
-    text = page.text
-    if page.digits >= 7 and max(map(len, text.split())) >= 16:
+    text, found = page.text, list[Span]()
+    if page.digits >= 7 and page.longest >= 16:
         for entry in _SCATTERED:
-            yield from _found(entry, page, 0, len(text))
+            found += _found(entry, page, 0, len(text))
     done = 0
     for first, last in page.numbers:
         start, stop = max(done, first - 8), min(len(text), last + 14)  # letters around it
-        digits = sum(map(str.isdigit, text[first:last]))
-        for entry in _TOGETHER:
-            if digits >= entry.least and entry.form.search(text, start, stop):
-                yield from _found(entry, page, start, stop)
+        if _ANY.search(text, start, stop):
+            digits = sum(map(str.isdigit, text[first:last]))
+            for entry in _TOGETHER:
+                if digits >= entry.least and entry.form.search(text, start, stop):
+                    found += _found(entry, page, start, stop)
         done = last
+    return found
 
 
 def _found(entry: _Identity, page: Page, first: int, last: int) -> Iterator[Span]:
@@ -217,7 +219,13 @@ def _cn_resident_id(number: str) -> bool:
 
 def _form(first: str, rest: str) -> re.Pattern[str]:
     """Compile a form; the first character class stands alone, so that the search is fast."""
-    return re.compile(rf"{first}(?<![\w]{first})(?<!\d[.,-]{first}){rest}(?!\w|[.,-]\d)")
+    return re.compile(rf"{first}(?<![\w]{first})(?<!\d[.,-]{first})(?:{rest})(?!\w|[.,-]\d)")
+
+
+def _any_of(forms: Iterable[re.Pattern[str]]) -> re.Pattern[str]:
+    """Compile what finds something wherever one of some forms does; separators may differ."""
+    loose = "|".join(form.pattern.replace(r"\1", "[ ./-]?") for form in forms)
+    return re.compile(rf"(?<!\w)(?=[0-9A-Za-z])(?:{loose})")
 
 
 def _words(words: str) -> re.Pattern[str]:
@@ -245,7 +253,7 @@ _IDENTITIES = (
     _Identity("es-dni", 8, _form("[0-9]", r"[0-9]{7}[ -]?[A-Za-z]"), _es_dni),
     _Identity("es-nie", 7, _form("[XYZxyz]", r"[ -]?[0-9]{7}[ -]?[A-Za-z]"), _es_nie),
     _Identity("it-codice-fiscale", 0, _form("[A-Za-z]", _LETTERS_FORM), _it_codice_fiscale),
-    _Identity("nl-bsn", 8, _form("[0-9]", r"[0-9]{3}([. ]?)[0-9]{2}\1[0-9]{3}|[0-9]{8}"), _nl_bsn,
+    _Identity("nl-bsn", 8, _form("[0-9]", r"[0-9]{3}([. ]?)[0-9]{2}\1[0-9]{3}|[0-9]{7}"), _nl_bsn,
               _words("bsn|burgerservicenummer|sofi\\S*|sofinummer|citizen service number")),
     _Identity("pl-pesel", 11, _form("[0-9]", r"[0-9]{10}"), _pl_pesel),
     _Identity("be-rrn", 11, _form("[0-9]",
@@ -265,6 +273,7 @@ _IDENTITIES = (
 
 _SCATTERED = tuple(entry for entry in _IDENTITIES if not entry.least)
 _TOGETHER = tuple(entry for entry in _IDENTITIES if entry.least)
+_ANY = _any_of(entry.form for entry in _TOGETHER)  # most other numbers are told by one search
 #: the identity numbers that are known here
 KINDS = tuple(entry.kind for entry in _IDENTITIES)
 LEAST_DIGITS = 6

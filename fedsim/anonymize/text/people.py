@@ -12,7 +12,7 @@ from fedsim.anonymize.text.roles import FAMILY, GIVEN, KNOWN_PLACES, ORDINARY, S
 from fedsim.anonymize.text.runs import Run, Word
 from fedsim.anonymize.text.words import TITLES
 
-__all__ = ["PERSON_CUES", "alone", "people_in"]
+__all__ = ["PERSON_CUES", "alone", "ends_in_title", "people_in"]
 
 #: what stands before the name of a person
 PERSON_CUES = phrases(
@@ -58,15 +58,18 @@ _LEAST = 6  # letters of a word that an ending makes a name
 
 
 def people_in(
-    run: Run, lower: str, before: str, *, is_strict: bool
+    run: Run, flags: int, lower: str, before: str, *, is_titled: bool, is_strict: bool
 ) -> list[tuple[int, int, float]]:
     """Return the pieces of a run, `run[first:last]`, that name people, with a score each.
 
-    `before`: what stands before the run, without white space. `is_strict`: the text has no
-    capitals, so that a word's being here says nothing.
+    `flags`: all that words of the run have. `before`: what stands before the run, without white
+    space, where it may be a cue; `is_titled`: a title does. `is_strict`: the text has no capitals,
+    so that a word's being here says nothing.
     """
     pieces: list[tuple[int, int, float]] = []
     first = 0
+    if not flags & (STOPS | TITLE):
+        return _piece(run, 0, len(run), lower, before, is_titled, is_strict)
     while first < len(run):
         titled = False
         while first < len(run) and run[first].role & TITLE and _is_title(run, first, is_strict):
@@ -75,16 +78,24 @@ def people_in(
         while last < len(run) and not run[last].role & (STOPS | TITLE if last > first else STOPS):
             last += 1
         if last > first:
-            words = run[first:last]
-            score = _score(words, is_strict=is_strict)
             cue = run[first - 1].lower if first else before
-            if titled or (first == 0 and _ends_in_title(before)):
-                score = max(score, 0.85)
-            elif not is_strict and score < 0.6:
-                score = max(score, _context(words, lower, cue, score))
-            pieces += [(first, last, score)] if score else _inner(run, first, last, is_strict)
+            titled = titled or (first == 0 and is_titled)
+            pieces += _piece(run, first, last, lower, cue, titled, is_strict)
         first = max(last, first + 1)
     return pieces
+
+
+def _piece(
+    run: Run, first: int, last: int, lower: str, cue: str, is_titled: bool, is_strict: bool
+) -> list[tuple[int, int, float]]:
+    """Score words of a run that are no stop words; where they are no name, look inside."""
+    words = run[first:last]
+    score = _score(words, is_strict=is_strict)
+    if is_titled:
+        score = max(score, 0.85)
+    elif not is_strict and score < 0.6:
+        score = max(score, _context(words, lower, cue, score))
+    return [(first, last, score)] if score else _inner(run, first, last, is_strict)
 
 
 def _is_title(run: Run, at: int, is_strict: bool) -> bool:
@@ -93,7 +104,7 @@ def _is_title(run: Run, at: int, is_strict: bool) -> bool:
     return is_short or (at + 1 < len(run) and not is_strict)
 
 
-def _ends_in_title(before: str) -> bool:
+def ends_in_title(before: str) -> bool:
     """Say whether a title with its dot stands before, which ends the run that it is in."""
     return before[-1:] == "." and before[:-1].replace("\n", " ").rsplit(" ", 1)[-1] in TITLES
 
@@ -141,13 +152,15 @@ def alone(word: Word) -> float:
 
 def _context(words: Run, lower: str, before: str, score: float) -> float:
     """Score words by what stands before and after them."""
-    if len(words) > 4 or not KNOWN_PLACES.isdisjoint([word.lower for word in words]):
+    if len(words) > 4:
         return 0.0
     if before and ends_with(before[:-1] if before[-1] in ":," else before, _BY_CUE):
-        return 0.6
-    if (len(words) in (2, 3) or score) and _VERB.match(lower, words[-1].stop):
-        return 0.5
-    return 0.0
+        found = 0.6
+    elif (len(words) in (2, 3) or score) and _VERB.match(lower, words[-1].stop):
+        found = 0.5
+    else:
+        return 0.0
+    return found if KNOWN_PLACES.isdisjoint([word.lower for word in words]) else 0.0
 
 
 def _inner(run: Run, first: int, last: int, is_strict: bool) -> list[tuple[int, int, float]]:

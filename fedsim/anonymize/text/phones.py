@@ -72,7 +72,10 @@ def find(page: Page) -> Iterator[Span]:
     done = -1
     for first, last in page.numbers:
         first = max(first - 4, done, 0)  # a plus and a bracket before
-        for pattern, least, score in _BY_FORM:
+        signs = set(text[first:last])
+        for pattern, needed, least, score in _BY_FORM:
+            if needed.isdisjoint(signs):
+                continue
             for match in pattern.finditer(text, first, min(len(text), last + 16)):
                 if match.start() < last and _is_phone(match.group(), least):
                     yield Span(match.start(), match.end(), "phone", score)
@@ -87,12 +90,13 @@ def _is_phone(word: str, least: int) -> bool:
     return least <= _count(word) <= 21 and not _is_other(word)
 
 
+# Each form, characters of which a number has one, the digits it has at least, and a score.
 _BY_FORM = (
-    (_INTERNATIONAL, 8, 0.85),
-    (_AMERICAN, 10, 0.8),
-    (_BRACKETS, 7, 0.75),
-    (_TRUNK, 9, 0.65),
-    (_PAIRS, 8, 0.6),
+    (_INTERNATIONAL, frozenset("+0"), 8, 0.85),
+    (_AMERICAN, frozenset("(-. "), 10, 0.8),
+    (_BRACKETS, frozenset("("), 7, 0.75),
+    (_TRUNK, frozenset("0"), 9, 0.65),
+    (_PAIRS, frozenset("-."), 8, 0.6),
 )
 _DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1\d{4}|\d{4}([./-])\d\d\2\d\d")
 

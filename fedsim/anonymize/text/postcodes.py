@@ -1,7 +1,7 @@
 """Postal codes: those with a form of their own (United Kingdom, Canada), others in context."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fedsim.anonymize.text.keywords import Labels
 from fedsim.anonymize.text.span import Page, Span
@@ -35,17 +35,27 @@ _LABELLED = re.compile(
 )
 
 
-def find(page: Page) -> Iterator[Span]:
+def find(page: Page) -> Iterable[Span]:
     """Find codes by form, after the code of a state, or after a word such as ZIP."""
+    found: list[Span] = []
     if _LETTER_DIGIT.search(page.text):
         for pattern in (_BRITISH, _CANADIAN):
-            for match in pattern.finditer(page.text):
-                yield Span(match.start(), match.end(), "postcode", 0.7)
+            found += [Span(*m.span(), "postcode", 0.7) for m in pattern.finditer(page.text)]
     if page.digits >= 5 and _FIVE.search(page.text):
-        for match in _AMERICAN.finditer(page.text):
-            if match.group()[:2] in STATE_CODES:
-                start = match.end() - len(match.group()[2:].lstrip(", "))
-                yield Span(start, match.end(), "postcode", 0.7)
+        found += _american(page.text)
+    if not page.words.isdisjoint(WORDS):
+        found += _labelled(page)
+    return found
+
+
+def _american(text: str) -> Iterator[Span]:
+    for match in _AMERICAN.finditer(text):
+        if match.group()[:2] in STATE_CODES:
+            start = match.end() - len(match.group()[2:].lstrip(", "))
+            yield Span(start, match.end(), "postcode", 0.7)
+
+
+def _labelled(page: Page) -> Iterator[Span]:
     for _, stop in _LABELS.on(page):
         labelled = _LABELLED.match(page.text, stop)
         if labelled and sum(map(str.isdigit, labelled.group(1))) >= 2:

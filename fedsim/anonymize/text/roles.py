@@ -4,6 +4,7 @@ from functools import cache, lru_cache
 
 from fedsim.anonymize.text.states import STATES
 from fedsim.anonymize.text.words import (
+    PARTICLES,
     TITLES,
     family_names,
     given_names,
@@ -19,6 +20,7 @@ __all__ = [
     "GIVEN",
     "KNOWN_PLACES",
     "ORDINARY",
+    "PARTICLE",
     "PLACE",
     "STOPS",
     "TITLE",
@@ -26,7 +28,7 @@ __all__ = [
     "roles",
 ]
 
-GIVEN, FAMILY, ORDINARY, STOPS, TITLE, PLACE, ENDS = (1 << bit for bit in range(7))
+GIVEN, FAMILY, ORDINARY, STOPS, TITLE, PLACE, ENDS, PARTICLE = (1 << bit for bit in range(8))
 
 #: countries, states and cities in lower case
 KNOWN_PLACES = words_of("countries") | words_of("cities") | {name.lower() for name in STATES}
@@ -37,7 +39,7 @@ def roles() -> dict[str, int]:
     """Return the flags of every word that has any: `STOPS` for what is no part of a name.
 
     `ORDINARY` is also a name that is a place, `PLACE` the first word of one, `ENDS` a word that
-    ends the name of an organization.
+    ends the name of an organization, `PARTICLE` one inside the name of a person.
     """
     found: dict[str, int] = {}
     places = {name.split(" ")[0] for name in KNOWN_PLACES}
@@ -45,6 +47,7 @@ def roles() -> dict[str, int]:
         (GIVEN, given_names()), (FAMILY, family_names()), (ORDINARY, ordinary_names()),
         (ORDINARY, KNOWN_PLACES),
         (STOPS, stop_words()), (TITLE, TITLES), (PLACE, places), (ENDS, words_of("ends")),
+        (PARTICLE, PARTICLES),
     )  # fmt: skip
     for flag, words in lists:
         for word in words:

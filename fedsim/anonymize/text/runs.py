@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from fedsim.anonymize.text.roles import ENDS, PLACE, STOPS, TITLE, role, roles
+from fedsim.anonymize.text.roles import ENDS, PARTICLE, PLACE, STOPS, TITLE, role, roles
 from fedsim.anonymize.text.words import MAX_WORD, PARTICLES, UPPER
 
 __all__ = ["Run", "Word", "runs"]
@@ -30,6 +30,7 @@ _PARTICLE = "|".join(sorted(PARTICLES))
 _JOINT = rf"(?:(?<=\b[{UPPER}])\.)?(?<!'s) (?:(?:{_PARTICLE}) ){{0,3}}"
 _MORE = 11  # words of a run after the first
 _SOME = STOPS | TITLE | ENDS | PLACE
+_new = tuple.__new__  # a named tuple's own takes twice as long
 
 
 def _pattern(first: str, rest: str) -> re.Pattern[str]:
@@ -46,10 +47,11 @@ _PLAIN_CAPITALISED, _PLAIN_ANY = (
 )
 
 
-def runs(text: str, lower: str) -> Iterator[Run]:
-    """Return the runs of a text, but for single words that are no part of a name.
+def runs(text: str, lower: str) -> Iterator[tuple[Run, int]]:
+    """Return the runs of a text, and all flags that words of each have.
 
-    Of a text without capitals, every word counts as capitalised.
+    Without those that have no word of a name. Of a text without capitals, every word counts as
+    capitalised.
     """
     known = roles()
     is_strict = text == lower
@@ -61,31 +63,40 @@ def runs(text: str, lower: str) -> Iterator[Run]:
         start, stop = match.span()
         piece = lower[start:stop]
         if " " in piece:
-            run = _split(match.group(), piece, start, is_strict)
-            if run:
-                yield run
+            run = _split(piece, start, "" if is_strict else text)
+            if len(piece) > MAX_WORD:
+                run = [word for word in run if word.stop - word.start <= MAX_WORD]
+            flags, is_any = 0, len(run) == 1
+            for *_, role_ in run:
+                flags |= role_
+                is_any = is_any or role_ & _SOME != STOPS
+            if is_any:
+                yield run, flags
             continue
-        flags = known.get(piece)
-        if flags is None:
+        own = known.get(piece)
+        if own is None:
             if stop - start <= MAX_WORD:
-                yield [_word(piece, start)]
-        elif flags & _SOME != STOPS:
-            yield [Word(start, stop, piece, flags)]
+                word = _word(piece, start)
+                yield [word], word.role
+        elif own & _SOME != STOPS:
+            yield [_new(Word, (start, stop, piece, own))], own
 
 
-def _split(text: str, lower: str, at: int, is_strict: bool) -> Run:
-    """Return the words of a run that begins at `at`; a particle is none beside capitals."""
-    run = []
-    for written, word in zip(text.split(" "), lower.split(" "), strict=True):
-        if is_strict or written not in PARTICLES:
+def _split(piece: str, at: int, text: str) -> Run:
+    """Return the words of a run that begins at `at` of a text; particles in lower case are none."""
+    known, run = roles(), []
+    for word in piece.split(" "):
+        stop = at + len(word)
+        flags = known.get(word) if word.isalpha() else None
+        if flags is None:
             run.append(_word(word.rstrip("."), at))  # the dot of an initial
-        at += len(word) + 1
-    if len(text) > MAX_WORD:
-        run = [word for word in run if word.stop - word.start <= MAX_WORD]
+        elif not (flags & PARTICLE and text.startswith(word, at)):
+            run.append(_new(Word, (at, stop, word, flags)))
+        at = stop + 1
     return run
 
 
 def _word(word: str, start: int) -> Word:
     if len(word) > 2 and word.endswith("'s"):
         word = word[:-2]
-    return Word(start, start + len(word), word, role(word))
+    return _new(Word, (start, start + len(word), word, role(word)))

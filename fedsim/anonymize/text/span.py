@@ -26,7 +26,8 @@ class Page(NamedTuple):
     lower case. What lets detectors skip a text they have nothing to do in: `digits` counts the
     digits, `words` are those of the page's words, in lower case, that a detector asked for,
     `numbers` are the places of what has six digits and more, through the separators that numbers
-    are written with.
+    are written with, `longest` is the length of the longest piece without white space, on a page
+    with four digits and more.
     """
 
     text: str
@@ -34,6 +35,7 @@ class Page(NamedTuple):
     digits: int
     words: frozenset[str]
     numbers: tuple[tuple[int, int], ...]
+    longest: int
 
 
 def page_of(text: str, asked: frozenset[str]) -> Page:
@@ -48,7 +50,8 @@ def page_of(text: str, asked: frozenset[str]) -> Page:
     lower = _lower(text)
     digits = len(text.encode(errors="replace").translate(None, _NO_DIGITS))
     numbers = tuple([match.span() for match in _LONG.finditer(text)]) if digits > 5 else ()
-    return Page(text, lower, digits, asked.intersection(_words(lower)), numbers)
+    longest = max(map(len, text.split())) if digits > 3 else 0
+    return Page(text, lower, digits, asked.intersection(_words(lower)), numbers, longest)
 
 
 def _words(lower: str) -> list[str]:

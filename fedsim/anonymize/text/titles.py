@@ -1,7 +1,7 @@
 """Titles before names: they tell a person's sex, profession or nobility."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fedsim.anonymize.text.span import Page, Span
 from fedsim.anonymize.text.words import TITLES, UPPER
@@ -19,10 +19,12 @@ _TITLE = re.compile(
 )
 
 
-def find(page: Page) -> Iterator[Span]:
+def find(page: Page) -> Iterable[Span]:
     """Find titles with a dot, or before a capitalised word."""
-    if page.words.isdisjoint(WORDS):
-        return
+    return () if page.words.isdisjoint(WORDS) else _titles(page)
+
+
+def _titles(page: Page) -> Iterator[Span]:
     for match in _TITLE.finditer(page.text):
         if match.group()[0].isupper() or page.text == page.lower:
             yield Span(match.start(), match.end(), "title", 0.7)

@@ -1,7 +1,7 @@
 """Web addresses: with a scheme, beginning with www, or a bare domain under a known top level."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from fedsim.anonymize.text.span import Page, Span
 
@@ -35,13 +35,12 @@ _TOP = re.compile(r"\.([A-Za-z]{2,6})(?![\w@-])")
 _TRAILING = ".,;:!?'*)]}"
 
 
-def find(page: Page) -> Iterator[Span]:
+def find(page: Page) -> Iterable[Span]:
     """Find addresses by their scheme, else by a dot before a top-level domain."""
     text = page.text
     if "://" in text:
-        yield from _with_scheme(text)
-    if "." in text:
-        yield from _bare(text)
+        return [*_with_scheme(text), *_bare(text)]
+    return _bare(text) if _TOP.search(text) else ()
 
 
 def _with_scheme(text: str) -> Iterator[Span]:
