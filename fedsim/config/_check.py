@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from fedsim import losses, metrics
 from fedsim.clients.local_only import LocalOnly
 from fedsim.config import _anonymization, _distributed, _secure_sum
+from fedsim.config._address import ADDRESSES, is_address
 from fedsim.config.schema import Engine, Privacy, RunConfig
 from fedsim.data import Meta
 from fedsim.data._types import BornFederated
@@ -19,7 +21,6 @@ __all__ = ["check", "check_data", "illegal"]
 
 Source = Callable[[str], str]
 
-_ADDRESS = re.compile(r"auto|local|(ray://)?[^\s/]+:\d+")
 _MODEL = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
@@ -160,9 +161,8 @@ def _check_engine(engine: Engine, refuse: Callable[..., None]) -> None:
         refuse("engine.gpus_per_worker", share, "unset with device = 'cpu'")
     elif share and share > 1 and share != int(share):
         refuse("engine.gpus_per_worker", share, "a part of one GPU, or a whole number of them")
-    if address and not _ADDRESS.fullmatch(address):
-        accepted = "auto, local, HOST:PORT or ray://HOST:PORT"
-        refuse("engine.ray_address", address, accepted)
+    if address and not is_address(address):
+        refuse("engine.ray_address", address, ADDRESSES)
 
 
 def _known_clients(config: RunConfig) -> int | None:
@@ -181,6 +181,16 @@ def _check_cohort(config: RunConfig, clients: int | None, refuse: Callable[..., 
         refuse("rounds.min_results", rounds.min_results, f"at most rounds.cohort = {rounds.cohort}")
     if clients and rounds.min_results > clients:
         refuse("rounds.min_results", rounds.min_results, f"at most {clients}, all clients")
+    _check_robust(config.strategy, rounds.cohort or clients, refuse)
+
+
+def _check_robust(strategy: Any, cohort: int | None, refuse: Callable[..., None]) -> None:
+    """Refuse a robust strategy that cannot bear its f in a cohort of that size."""
+    least = strategy.least() if hasattr(strategy, "least") else 0
+    if cohort and cohort < least:
+        name = type(strategy).__name__.lower()
+        accepted = f"one that bears its f in a cohort of {cohort}: it needs {least} clients"
+        refuse("strategy.name", name, accepted, "Lower strategy.f, or raise rounds.cohort.")
 
 
 def check_data(config: RunConfig, meta: Meta, clients: int) -> None:
