@@ -88,5 +88,5 @@ def inner_rule(name: str, options: Mapping[str, Any]) -> Any:
 
 
 def _content(update: Update) -> tuple[float, bytes]:
-    """Order updates by what is in them: ties and draws must not hang on how clients are numbered."""
+    """Order updates by what is in them, so that no tie or draw hangs on a client's number."""
     return float(update.vector.double().sum()), update.vector[:64].numpy().tobytes()
