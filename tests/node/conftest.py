@@ -1,6 +1,5 @@
 """Three hospitals with a file each, the table that they would be together, and a server."""
 
-import dataclasses
 import itertools
 from pathlib import Path
 
@@ -96,7 +95,7 @@ class Hospitals:
         made["data"]["path"] = str(self.root / "wards.csv")
         made["data"]["declared"] = self.declared if declared is None else declared
         for name, values in sections.items():
-            made[name] = {**made.get(name, {}), **values}
+            made[name] = {**made.get(name, {}), **values} if isinstance(values, dict) else values
         return made
 
     def config(self, **sections):
@@ -112,6 +111,10 @@ class Hospitals:
         text = approvers_text({"anna": Approver("anna", public, **times)})
         for folder in self.folders:
             (folder / "approvers.toml").write_text(text)
+
+    def sign(self, text):
+        """What somebody on the list of approvers says to a text."""
+        return sign(APPROVER, text)
 
     def grid(self, config, *, text=None, signature=None, node_config=None):
         """Nodes that were sent an experiment by somebody."""
@@ -171,12 +174,3 @@ def _text_of(federation):
 @pytest.fixture
 def hospitals(tmp_path):
     return Hospitals(tmp_path)
-
-
-def lost(records):
-    """Why clients were lost in a round, by client."""
-    return {own.client: own.lost for own in records[-1].clients if own.lost}
-
-
-def with_privacy(config, **changes):
-    return dataclasses.replace(config, privacy=dataclasses.replace(config.privacy, **changes))
