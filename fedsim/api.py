@@ -130,6 +130,12 @@ def resume(
     stored = store.get(run_id)
     if stored.status == "finished":
         raise RunFailedError(f"run {stored.id} is finished: there is nothing to resume")
+    if stored.facts.get("grid") == "flower":
+        raise RunFailedError(
+            f"run {stored.id} is of a federation: its nodes go on with it, not a simulation. Use "
+            f"fedsim deploy submit --resume {stored.id}, or fedsim deploy local --resume "
+            f"{stored.id}"
+        )
     config = _joining(configuration.from_dict(stored.config))
     _must_have_key(config)
     code = tuple(stored.facts.get("code", ()))

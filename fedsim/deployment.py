@@ -1,32 +1,27 @@
-"""The two apps of `deploy/flower_app`: a fedsim experiment under Flower's own commands.
+"""The ClientApp of `deploy/flower_app`: a fedsim experiment under Flower's own commands.
 
 Flower hands both sides the same `run_config`; each turns it into the experiment's text by itself,
-so nothing but messages travels between them.
+so nothing but messages travels between them. The ServerApp is `fedsim.deploy.server_app`, apart:
+a client's process must not load a server.
 """
 
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from flwr.serverapp import ServerApp
 
 from fedsim import agreement, ckks_messages
 from fedsim import config as configuration
 from fedsim import data as datasets
-from fedsim.clients._secure_sum import SECRET, server_directory
+from fedsim.clients._secure_sum import SECRET
 from fedsim.clients.app import app as client_app
-from fedsim.core import RoundRecord
-from fedsim.engine.flower import server_app
-from fedsim.federation import Federation, Places, to_text
+from fedsim.federation import Places, to_text
 from fedsim.node.app import guarded, has_folder
-from fedsim.rounds import ServerState
 from fedsim.secure_messages import KINDS
 
-__all__ = ["experiment_text", "make_client_app", "make_server_app"]
+__all__ = ["experiment_text", "make_client_app"]
 
 
 def experiment_text(run_config: Mapping[str, Any]) -> str:
@@ -41,30 +36,6 @@ def experiment_text(run_config: Mapping[str, Any]) -> str:
     code = (str(Path(experiment).resolve().parent),) if Path(experiment).is_file() else ()
     data_dir = str(run_config["data-dir"]) or datasets.default_data_dir()
     return to_text(config, Places(data_dir=data_dir, code=code))
-
-
-def make_server_app() -> ServerApp:
-    """Return the ServerApp: rounds as in a simulation, one JSON line per round to `output`."""
-    output: list[str] = []
-
-    def prepare(context: Context) -> str:
-        output[:] = [str(context.run_config["output"])]
-        return experiment_text(context.run_config)
-
-    def on_round(_: Federation, record: RoundRecord, __: ServerState) -> None:
-        line = {
-            "round": record.round,
-            "metrics": dict(record.metrics),
-            "lost": record.lost,
-            "model_sha256": record.model_sha256,
-        }
-        text = json.dumps(line)
-        if output[0]:
-            with Path(output[0]).open("a", encoding="utf-8") as file:
-                file.write(text + "\n")
-        sys.stdout.write(text + "\n")
-
-    return server_app(prepare, on_round, server_directory)
 
 
 def make_client_app() -> ClientApp:

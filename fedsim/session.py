@@ -122,7 +122,8 @@ Open = Callable[
 class Session:
     """One stretch of a run, from a state to its end, a failure or an interruption.
 
-    `opened` opens who carries it; `starting` says what that is.
+    `opened` opens who carries it; `starting` says what that is, and `resuming` how to go on with
+    what was stopped. `at_once`: a signal does not wait for the round to end.
     """
 
     store: RunStore
@@ -131,6 +132,8 @@ class Session:
     opened: Open
     tell: Listener
     starting: str = "the carrier"
+    resuming: str = "fedsim resume"
+    at_once: bool = False
     seen_incidents: list[str] = field(default_factory=list)
     files: RunFiles = field(init=False)
     writer: RunLog = field(init=False)
@@ -165,7 +168,11 @@ class Session:
         self._state, rounds = state, config.rounds.count
         self.tell(RunStarted(self.run_id, config, self.folder, state.round + 1, rounds, clients))
         lock = only_one(self.folder, self.run_id)
-        with lock, closing(self.writer), _Interruption(self.tell) as interruption:
+        with (
+            lock,
+            closing(self.writer),
+            _Interruption(self.tell, at_once=self.at_once) as interruption,
+        ):
             try:
                 self._set_status("running")
                 self.tell(Stage(f"starting {self.starting}"))
@@ -326,7 +333,7 @@ class Session:
             return {}
 
     def _hint(self, what: str) -> str:
-        return f"{what}; go on with: fedsim resume {self.run_id}"
+        return f"{what}; go on with: {self.resuming} {self.run_id}"
 
 
 class _Interruption:
@@ -335,9 +342,9 @@ class _Interruption:
     Only in the main thread, where Python allows it; elsewhere the caller's handling stays.
     """
 
-    def __init__(self, tell: Listener) -> None:
+    def __init__(self, tell: Listener, *, at_once: bool) -> None:
         self.is_asked = False
-        self._tell = tell
+        self._tell, self._at_once = tell, at_once
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_Interruption":
@@ -355,7 +362,7 @@ class _Interruption:
             signal.signal(number, handler)
 
     def _asked(self, *_: object) -> None:
-        if self.is_asked:
+        if self.is_asked or self._at_once:
             raise KeyboardInterrupt
         self.is_asked = True
         self._tell(Stage("finishing the round; Ctrl-C again stops at once"))

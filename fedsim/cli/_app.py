@@ -11,6 +11,7 @@ from fedsim.cli import (
     anonymize,
     cluster,
     data,
+    deploy,
     doctor,
     explain,
     keys,
@@ -65,6 +66,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(anonymize.app, name="anonymize")
 app.add_typer(keys.app, name="keys")
+app.add_typer(deploy.app, name="deploy")
 app.add_typer(node.app, name="node")
 
 

@@ -1,12 +1,13 @@
-"""The bridge to Flower: our strategies as Flower `Strategy` objects, our rounds as a `ServerApp`.
+"""The bridge to Flower: our strategies as Flower `Strategy` objects, its grids as carriers of ours.
 
 The other directions are elsewhere: Flower's strategies as ours in `strategies/flower.py`, our
-client as a Flower `ClientApp` in `clients/app.py`.
+client as a Flower `ClientApp` in `clients/app.py`, our rounds as a `ServerApp` in
+`fedsim/deploy/server_app.py`.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,25 +16,25 @@ from flwr.app import (
     Array,
     ArrayRecord,
     ConfigRecord,
-    Context,
     Message,
     MetricRecord,
     RecordDict,
 )
-from flwr.serverapp import Grid, ServerApp
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim import exact
-from fedsim.config.schema import RunConfig
-from fedsim.core import RoundContext, RoundRecord, State, Update
-from fedsim.errors import ConfigError, Problem, RunFailedError
-from fedsim.federation import Federation, from_text
-from fedsim.rounds import ServerState, run_rounds, start_state
-from fedsim.secagg.identities import Directory
+from fedsim.core import RoundContext, State, Update
+from fedsim.errors import RunFailedError
 
-__all__ = ["FedsimStrategy", "FlowerCarrier", "discover", "server_app"]
+__all__ = ["FedsimStrategy", "FlowerCarrier", "discover"]
 
 _QUERY = "query"
+#: Errors of Flower itself: nobody answered. What a client app raises has another code.
+_GONE = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+         ErrorCode.NODE_UNAVAILABLE)  # fmt: skip
+_GRACE_S = 5.0  # a reply may be on its way when the time to live ends
 _NUM_EXAMPLES = "num-examples"
 
 
@@ -147,11 +148,19 @@ class FedsimStrategy(FlowerStrategy):  # type: ignore[misc]
         return updates, sums
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FlowerCarrier:
-    """Flower's own grids as rounds use them: one message for every node."""
+    """Flower's own grids as rounds use them: one message for every node, replies as they come.
+
+    `timeout_s`: how long a node has to answer where the experiment does not say it. A node that the
+    SuperLink has not heard of for a minute is lost before. `on_progress(done, asked)` is told of
+    replies.
+    """
 
     grid: Grid
+    timeout_s: float = 300.0
+    poll_s: float = 0.25
+    on_progress: Callable[[int, int], None] = lambda done, asked: None
 
     def broadcast(
         self,
@@ -162,7 +171,7 @@ class FlowerCarrier:
         ttl: float | None,
         group_id: str,
     ) -> Iterable[Message]:
-        """Send the same content to many nodes, wait, return the replies in any order."""
+        """Send the same content to many nodes; return the replies as they come."""
         return self.scatter([(node, content) for node in nodes], kind, ttl=ttl, group_id=group_id)
 
     def scatter(
@@ -173,72 +182,59 @@ class FlowerCarrier:
         ttl: float | None,
         group_id: str,
     ) -> Iterable[Message]:
-        """Send each node a content of its own, wait, return the replies in any order."""
+        """Send each node a content of its own; return the replies as they come.
+
+        An error that the SuperLink made in place of a node's reply comes from that node.
+        """
+        limit_s = ttl or self.timeout_s
         sent = [
-            Message(content, node, kind, ttl=ttl, group_id=group_id) for node, content in contents
+            Message(content, node, kind, ttl=limit_s, group_id=group_id)
+            for node, content in contents
         ]
-        replies: Iterable[Message] = self.grid.send_and_receive(sent)
-        return replies
+        ids = self.grid.push_messages(sent)
+        del sent
+        waiting = {id: node for id, (node, _) in zip(ids, contents, strict=True) if id}
+        return self._replies(waiting, len(contents), time.monotonic() + limit_s + _GRACE_S)
+
+    def _replies(self, waiting: dict[str, int], asked: int, deadline: float) -> Iterator[Message]:
+        while waiting and time.monotonic() < deadline:
+            for reply in self.grid.pull_messages(list(waiting)):
+                node = waiting.pop(reply.metadata.reply_to_message_id, None)
+                if node is None:
+                    continue
+                # Flower names itself as the source of what it says for a node that is gone.
+                reply.metadata.__dict__["_src_node_id"] = node
+                yield reply
+            self.on_progress(asked - len(waiting), asked)
+            if waiting:
+                time.sleep(self.poll_s)
 
 
-def server_app(
-    prepare: Callable[[Context], str],
-    on_round: Callable[[Federation, RoundRecord, ServerState], None],
-    directory_of: Callable[[Mapping[str, Any], RunConfig], Directory],
-) -> ServerApp:
-    """Return a Flower `ServerApp` that runs our rounds on whatever grid Flower gives it.
-
-    `prepare` turns the app's run configuration into the experiment's text (`federation.to_text`),
-    which is also what the clients are configured with; `on_round` is told of every round.
-    `directory_of` finds the identity keys of clients, for secure sums.
-    """
-    app = ServerApp()
-
-    @app.main()
-    def main(grid: Grid, context: Context) -> None:
-        federation = from_text(prepare(context))
-        if federation.config.mode == "pooled":
-            accepted = "'federated' or 'local-only': nodes do not give their data away"
-            raise ConfigError([Problem("mode", "pooled", accepted)])
-        if federation.config.privacy.unit != "none":
-            accepted = "'none': a deployed run has no ledger to write down what it spends"
-            raise ConfigError([Problem("privacy.unit", federation.config.privacy.unit, accepted)])
-        directory = directory_of(context.run_config, federation.config)
-        nodes = discover(grid, federation.population)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as on our own grids: another number could change bits
-        try:
-            carrier = FlowerCarrier(grid)
-            start = start_state(federation)
-            for record, state in run_rounds(carrier, nodes, federation, start, directory=directory):
-                on_round(federation, record, state)
-        finally:
-            torch.set_num_threads(threads)
-
-    return app
-
-
-def discover(grid: Grid, clients: int, *, timeout_s: float = 120.0) -> Sequence[int]:
+def discover(carrier: FlowerCarrier, clients: int, *, timeout_s: float = 120.0) -> Sequence[int]:
     """Wait for all nodes and ask each which client it is; return node ids in client order.
 
     Flower gives nodes random ids in random order; a run that sampled those could not be repeated.
-    Raises `RunFailedError` when nodes are missing after `timeout_s`, or answer for no client.
+    Raises `RunFailedError` when nodes are missing after `timeout_s`, or where one refuses.
     """
     deadline = time.monotonic() + timeout_s
-    while len(ids := list(grid.get_node_ids())) < clients:
-        if time.monotonic() > deadline:
-            raise RunFailedError(f"{len(ids)} of {clients} nodes connected within {timeout_s:g} s")
-        time.sleep(0.2)
-    questions = [Message(RecordDict(), node, _QUERY) for node in ids]
     owner: dict[int, int] = {}
-    for reply in grid.send_and_receive(questions, timeout=timeout_s):
-        if reply.has_error():
-            raise RunFailedError(f"node {reply.metadata.src_node_id}: {reply.error.reason}")
-        client = int(reply.content.config_records["client"]["partition-id"])
-        owner[client] = reply.metadata.src_node_id
+    while len(owner) < clients and time.monotonic() < deadline:
+        new = [node for node in carrier.grid.get_node_ids() if node not in owner.values()]
+        questions = [(node, RecordDict()) for node in new]
+        for reply in carrier.scatter(questions, _QUERY, ttl=timeout_s, group_id="0"):
+            node = reply.metadata.src_node_id
+            if not reply.has_error():
+                asked = reply.content.config_records["client"]
+                owner[int(asked["partition-id"])] = node
+            elif reply.error.code not in _GONE:  # who is gone may come back
+                raise RunFailedError(f"node {node}: {reply.error.reason}")
+        time.sleep(carrier.poll_s)
     missing = [client for client in range(clients) if client not in owner]
     if missing:
-        raise RunFailedError(f"no node answers for client(s) {missing[:10]}")
+        raise RunFailedError(
+            f"no node has answered for client(s) {missing[:10]} of {clients} within {timeout_s:g} "
+            f"s; {len(owner)} did. Start the missing nodes, and look into their logs"
+        )
     return [owner[client] for client in range(clients)]
 
 

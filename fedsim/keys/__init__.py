@@ -2,6 +2,7 @@
 
 from fedsim.keys._folder import (
     HOSTS,
+    RESERVED,
     KeyFolder,
     add,
     init,
@@ -12,6 +13,7 @@ from fedsim.keys._folder import (
     rotate_server,
 )
 from fedsim.keys._identities import (
+    NAME,
     Identities,
     Node,
     Revoked,
@@ -24,6 +26,8 @@ from fedsim.keys._show import contents
 
 __all__ = [
     "HOSTS",
+    "NAME",
+    "RESERVED",
     "Identities",
     "KeyFolder",
     "Node",

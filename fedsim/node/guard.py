@@ -277,8 +277,10 @@ def _secure(
 ) -> dict[str, Any]:
     """Return the node config with what this node accepts of secure sums: its files, its minima."""
     found = dict(given)
+    # A node config that names an identity answers under masks only.
+    has_masks = policy.secure_aggregation or ring.is_masked(config)
     for key, name in (("identity-key", "identity.key"), ("identities", "identities.json")):
-        if key not in found and (folder.root / name).exists():
+        if has_masks and key not in found and (folder.root / name).exists():
             found[key] = str(folder.root / name)
     least = max(policy.minimum_cohort, 2)
     found["min-cohort"] = max(int(found.get("min-cohort", 2)), least)

@@ -1,5 +1,5 @@
 """The ServerApp: fedsim's rounds."""
 
-from fedsim.deployment import make_server_app
+from fedsim.deploy.server_app import make_server_app
 
 app = make_server_app()

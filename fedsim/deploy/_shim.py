@@ -1,0 +1,33 @@
+"""What a SuperNode starts as `flwr-clientapp`: hands the work to a process that is warm.
+
+    python -IS _shim.py SOCKET REAL ARGUMENT...
+
+Runs on the standard library alone, by its path. The warm process gets the arguments and the three
+standard streams, and answers with the exit status; where it is gone, REAL is run instead.
+"""
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    """Hand the arguments over and wait for the status."""
+    place, real, *arguments = sys.argv[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.connect(place)
+            content = json.dumps({"arguments": arguments, "folder": str(Path.cwd())}).encode()
+            head = len(content).to_bytes(8, "big")
+            socket.send_fds(connection, [head + content], [0, 1, 2])
+            answer = connection.recv(1)
+    except OSError:
+        answer = b""
+        os.execv(real, [real, *arguments])  # the program that this stands for
+    return answer[0] if answer else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
