@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from fedsim.data._types import Dataset, Examples, Meta
 from fedsim.errors import DataError
 
-__all__ = ["check", "content_sha256", "split", "standardize"]
+__all__ = ["check", "content_sha256", "scaled", "split", "standardize"]
 
 SPLIT_SEED = 20_240_601  # of the fixed test splits: they do not change with a run's seed
 
@@ -45,8 +46,13 @@ def standardize(
 ) -> list[NDArray[np.float32]]:
     """Scale columns to mean 0 and deviation 1 of the first array; constant columns become 0."""
     mean, std = train.mean(axis=0), train.std(axis=0)
-    std = np.where(std > 0, std, 1.0)
-    return [((array - mean) / std).astype(np.float32) for array in (train, *others)]
+    return [scaled(array, mean, std) for array in (train, *others)]
+
+
+def scaled(array: NDArray[np.floating], mean: Any, deviation: Any) -> NDArray[np.float32]:
+    """Scale numbers by a mean and a deviation, per column; a deviation of 0 makes them 0."""
+    numbers = (array - mean) / np.where(deviation > 0, deviation, 1.0)
+    return np.asarray(numbers, dtype=np.float32)
 
 
 def check(dataset: Dataset) -> None:

@@ -1,5 +1,6 @@
 """Tables of numbers and categories as features: standardized and one-hot, by the training part."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,9 @@ from fedsim.data._types import Examples
 from fedsim.errors import ConfigError, DataError, Problem
 from fedsim.registry import suggest
 
-__all__ = ["EncodedTable", "encode_table"]
+__all__ = ["MOST_CATEGORIES", "EncodedTable", "encode_table", "one_hot", "too_many_categories"]
 
-_MOST_CATEGORIES = 1000
+MOST_CATEGORIES = 1000  # of one column
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +77,9 @@ def _features(
             names.append(column)
         else:
             values = sorted({str(value) for value in train[column]})
-            if len(values) > _MOST_CATEGORIES:
-                accepted = f"a column of at most {_MOST_CATEGORIES} categories; drop it or bin it"
-                raise ConfigError([Problem("data", column, accepted)])
-            encoded = [_one_hot(frame[column], values) for frame in (train, test)]
+            if len(values) > MOST_CATEGORIES:
+                raise too_many_categories(column)
+            encoded = [one_hot(frame[column].astype(str), values) for frame in (train, test)]
             names += [f"{column}={value}" for value in values]
         for part, block in zip(parts, encoded, strict=True):
             part.append(block)
@@ -87,7 +87,14 @@ def _features(
     return x_train, x_test, tuple(names)
 
 
-def _one_hot(column: Any, values: list[str]) -> NDArray[np.float32]:
-    text = column.astype(str).to_numpy().astype(str)
-    hot: NDArray[np.float32] = (text[:, None] == np.array(values)[None, :]).astype(np.float32)
+def too_many_categories(column: str) -> ConfigError:
+    """Return what to raise for a column of text that is no category."""
+    accepted = f"a column of at most {MOST_CATEGORIES} categories; drop it or bin it"
+    return ConfigError([Problem("data", column, accepted)])
+
+
+def one_hot(text: Any, values: Sequence[str]) -> NDArray[np.float32]:
+    """Return [n, values] with a 1 where a row has the value; another value is all zeros."""
+    rows = np.asarray(text, dtype=object).astype(str)
+    hot: NDArray[np.float32] = (rows[:, None] == np.array(values)[None, :]).astype(np.float32)
     return hot

@@ -1,6 +1,6 @@
 """What every registered data set keeps to; a new file in fedsim/data is picked up by itself."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from fedsim import registry
 from fedsim.data import ClientData, Dataset, Examples, Meta, deal, tensors
 from fedsim.data._source import find
+from fedsim.data._stored import Stored, open_stored
 from fedsim.data._types import BornFederated
 from fedsim.data.partition.iid import Iid
 
@@ -23,6 +24,15 @@ def own_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f"{i % 7},{i / 3},{'ab'[i % 2]}" for i in range(60)]
     path.write_text("\n".join(["first,second,label", *lines]) + "\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def own_rows(own_table: Path) -> dict[str, dict[str, str]]:
+    """The same table where the parts of `Stored` look for one; the client is column `first`."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_csv(own_table)
+    frame.to_parquet(own_table.with_suffix(".parquet"), row_group_size=7)
+    return {"parquet": {"path": str(own_table.with_suffix(".parquet"))}}
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +51,8 @@ def part(request: pytest.FixtureRequest) -> Any:
     """One data set, given what it needs; those whose files are not here are skipped."""
     cls = registry.load("data", request.param)
     options = {}
+    if isinstance(cls(), Stored):
+        return cls(**request.getfixturevalue("own_rows")[request.param], target="label")
     if {"path", "target"} <= {field.name for field in fields(cls)}:
         options = {"path": str(request.getfixturevalue("own_table")), "target": "label"}
     if "dataset" in {field.name for field in fields(cls)}:
@@ -59,6 +71,23 @@ def clients_of(part: Any, root: Path | None) -> ClientData:
     if isinstance(part, BornFederated):
         return part.open(seed=0, holdout=0.1)
     return deal(part.load(root), Iid(5), seed=0, holdout=0.1)
+
+
+def test_rows_that_stay_where_they_are_have_one_place(part: Any) -> None:
+    """Of those parts that can be dealt out by their clients alone."""
+    if not isinstance(part, Stored):
+        return
+    pooled, clients = part.load(None), open_stored(replace(part, client="first"), None)
+    assert clients.clients == 7
+    assert clients.meta.group_names == tuple("0123456")
+    check_examples(clients.test(), clients.meta)
+    targets = []
+    for client in range(7):
+        train, held = clients.train(client), clients.held_out(client)
+        check_examples(train, clients.meta)
+        assert len(train.y) == clients.sizes()[client]
+        targets += [*train.y, *held.y]
+    assert sorted(targets) == sorted([*pooled.train.y, *pooled.test.y])
 
 
 def check_examples(examples: Examples, meta: Meta) -> None:
