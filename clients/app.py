@@ -20,6 +20,7 @@ from fedsim.clients import _ckks, local_only
 from fedsim.clients._quiet import LostClientError, quiet
 from fedsim.clients._secure_sum import Asked, must_not_mask, session_of
 from fedsim.core import ClientContext, Update
+from fedsim.errors import DataError
 from fedsim.exact import InvalidUpdateError
 from fedsim.federation import Federation, from_text
 from fedsim.secagg.parameters import CONTENT_BYTES
@@ -33,8 +34,12 @@ def warm(run_config: Mapping[str, Any]) -> None:
     """Load data and model, and what torch loads on its first training step.
 
     The first client of a worker would pay for it otherwise, and might be lost to its time limit.
+    Raises `DataError` where this machine has other data than the run began with.
     """
-    from_text(str(run_config["experiment"]))
+    federation = from_text(str(run_config["experiment"]))
+    found, wanted = federation.clients.meta.sha256, run_config.get("data-sha256")
+    if wanted and found != wanted:
+        raise DataError(f"has other data (sha256 {found[:12]}) than the run ({str(wanted)[:12]})")
     parameter = torch.nn.Parameter(torch.zeros(1))
     torch.autograd.grad(parameter.sum(), parameter)
 

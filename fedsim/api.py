@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from flwr.app import RecordDict
 
@@ -69,6 +69,7 @@ def run(
     config, tell = _configuration(experiment, overrides), listener or (lambda event: None)
     _must_have_key(config)
     with joined(config.engine) as resources:  # before anything is made on the disk
+        _tell_notice(resources, tell)
         store = RunStore(runs)
         around = _Around(store, _places(store, data_dir, experiment), resources, tell)
         return _with_twin(_run(config, around), config, around)
@@ -118,10 +119,12 @@ def resume(
     *,
     runs: str | Path | None = None,
     data_dir: str | Path | None = None,
+    ray_address: str | None = None,
     listener: Listener | None = None,
 ) -> Result:
     """Go on with a run after its last checkpoint; the result is that of an uninterrupted run.
 
+    `ray_address`: the Ray cluster to go on with, or "local", in place of where the run began.
     Raises `UnknownRunError`, and `RunFailedError` where the run is finished, is still going on in
     another process, or where its data are not what they were.
     """
@@ -136,7 +139,7 @@ def resume(
             f"fedsim deploy submit --resume {stored.id}, or fedsim deploy local --resume "
             f"{stored.id}"
         )
-    config = _joining(configuration.from_dict(stored.config))
+    config = _joining(configuration.from_dict(stored.config), ray_address)
     _must_have_key(config)
     code = tuple(stored.facts.get("code", ()))
     places = replace(_places(store, data_dir, None), code=code)
@@ -144,6 +147,7 @@ def resume(
         cut = agreement.to_text(agreement.load(store.folder(stored.id)).to_dict())
         places = replace(places, cut=cut)
     with joined(config.engine) as resources:
+        _tell_notice(resources, tell)
         federation = open_federation(config, places, tell)
         if federation.clients.meta.sha256 != stored.facts["data_sha256"]:
             raise RunFailedError(
@@ -250,10 +254,15 @@ def _simulated(
 ) -> Iterator[Carriage]:
     """Have simulated clients, in this process or in Ray workers."""
     config, places = federation.config, around.places
-    text = to_text(_unresolved(around.store, run_id), places)
+    # Another kind of device rounds differently: all clients have the one that the server found.
+    given = _unresolved(around.store, run_id)
+    device: Literal["cpu", "cuda"] = "cuda" if federation.device.type == "cuda" else "cpu"
+    given = replace(given, engine=replace(given.engine, device=device))
+    text = to_text(given, places)
     at_once = execution.block_size or 0
     told: dict[str, Any] = {"experiment": text, "tier": execution.tier}
     told["at-once"] = at_once
+    told["data-sha256"] = federation.clients.meta.sha256
     if ring.is_masked(config):  # known to this run's processes alone, and stored nowhere
         told[SECRET] = random_key().hex()
     if ring.is_encrypted(config):
@@ -261,7 +270,7 @@ def _simulated(
     population = Population(federation.clients.clients, told)
     size = _travelling(federation, execution, around.resources)
     engine = replace(config.engine, block_size=size)
-    with open_grid(engine, population, code=places.code) as opened:
+    with open_grid(engine, population, code=places.code, run=run_id) as opened:
         grid = opened.grid
         grid.states.update(memos)
         grid.on_progress = progress
@@ -297,8 +306,18 @@ def _must_have_key(config: RunConfig) -> None:
         storage_keys()
 
 
-def _joining(config: RunConfig) -> RunConfig:
-    """Have a resumed run join what RAY_ADDRESS says, if set: where it began may be gone."""
+def _tell_notice(resources: Resources, tell: Listener) -> None:
+    """Say what of a cluster a run leaves alone."""
+    if resources.notice:
+        tell(Stage(resources.notice))
+
+
+def _joining(config: RunConfig, ray_address: str | None) -> RunConfig:
+    """Have a resumed run join what it is told to, or RAY_ADDRESS: where it began may be gone."""
+    if ray_address is not None:
+        changed = replace(config, engine=replace(config.engine, ray_address=ray_address))
+        configuration.check(changed)
+        return changed
     if not os.environ.get("RAY_ADDRESS"):
         return config
     return replace(config, engine=replace(config.engine, ray_address=None))
@@ -310,6 +329,7 @@ def _places(store: RunStore, data_dir: str | Path | None, experiment: Experiment
         data_dir=str(Path(data_dir).resolve()) if data_dir else datasets.default_data_dir(),
         cache_dir=str(store.root / "cache"),
         code=_code_folders(experiment),
+        is_default=data_dir is None,
     )
 
 

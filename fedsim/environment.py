@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "code_sha256",
     "cpu_limit",
     "describe",
     "keep_freed_memory",
     "memory_available_bytes",
     "memory_limit_bytes",
+    "package_versions",
+    "python_files",
     "settled",
 ]
 
@@ -46,7 +49,7 @@ def describe(code: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": package_versions(_PACKAGES),
         "cpus": cpu_limit(),
         "cpus_of_machine": os.cpu_count() or 1,
         "processor": _processor(),
@@ -196,6 +199,11 @@ def settled() -> Iterator[None]:
         gc.unfreeze()
 
 
+def package_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Return the installed versions of packages, by name."""
+    return {name: _version(name) for name in packages}
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -233,16 +241,19 @@ def _code(folders: Sequence[Path]) -> dict[str, str]:
     """Hash each folder that has Python files, by its name, so that machines can be compared."""
     hashes: dict[str, str] = {}
     for folder in folders:
-        if digest := _code_sha256(folder):
+        if digest := code_sha256(folder):
             name = folder.name or str(folder)
             hashes[name if name not in hashes else str(folder)] = digest
     return hashes
 
 
-def _code_sha256(folder: Path) -> str:
-    """Hash the Python files in a folder and near below it; empty where there are none."""
+def code_sha256(folder: Path) -> str:
+    """Hash the Python files in a folder and near below it; empty where there are none.
+
+    Machines whose hashes are equal have the same code.
+    """
     digest = hashlib.sha256()
-    paths = list(islice(_python_files(folder), _MOST))
+    paths = list(python_files(folder))
     for path in paths:
         try:
             content = path.read_bytes()
@@ -253,7 +264,12 @@ def _code_sha256(folder: Path) -> str:
     return digest.hexdigest()[:16] if paths else ""
 
 
-def _python_files(folder: Path) -> Iterator[Path]:
+def python_files(folder: Path) -> Iterator[Path]:
+    """List the Python files in a folder and near below it, in order, and not more than 500."""
+    return islice(_below(folder), _MOST)
+
+
+def _below(folder: Path) -> Iterator[Path]:
     """List Python files in order; hidden folders, installed packages and caches are not code."""
     for where, below, names in islice(os.walk(folder), _MOST):
         inside = Path(where).relative_to(folder)

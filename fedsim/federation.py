@@ -6,6 +6,7 @@ it for the whole run; on one machine the data behind it is one memory-mapped cop
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -41,6 +42,8 @@ class Places:
 
     `cut`: the generalization that clients agreed on, as JSON, where they did (`fedsim.agreement`).
     `own`: the rows of one client alone, between organisations; None where all rows are here.
+    `is_default`: nobody said for this run where data files are, so that another machine may have
+    them elsewhere: where its own FEDSIM_DATA says.
     """
 
     data_dir: str | None = None
@@ -48,6 +51,7 @@ class Places:
     code: tuple[str, ...] = ()
     cut: str = ""
     own: OwnRows | None = None
+    is_default: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +232,8 @@ def from_text(text: str) -> Federation:
     content: Mapping[str, Any] = json.loads(text)
     places = {**content["places"], "code": tuple(content["places"]["code"])}
     places["own"] = OwnRows(**places["own"]) if places.get("own") else None
+    if places.get("is_default"):
+        places["data_dir"] = os.environ.get("FEDSIM_DATA") or places["data_dir"]
     return build(configuration.from_dict(content["config"]), Places(**places))
 
 

@@ -18,6 +18,7 @@ def run_app(
     clients: int | None,
     workers: int | None,
     grid: str | None,
+    ray_address: str | None,
     as_json: bool,
 ) -> None:
     """Run the app; what it prints is its own, one line about the run comes last."""
@@ -34,6 +35,7 @@ def run_app(
             workers=workers,
             run_config=app.config,
             grid=grid or "ray",
+            ray_address=ray_address,
             code=(str(app.folder),),
             show_output=True,
         )

@@ -9,12 +9,20 @@ import typer
 
 from fedsim.errors import ConfigError
 
-__all__ = ["DataDir", "Json", "Runs", "fail", "print_json", "print_table"]
+__all__ = ["DataDir", "Json", "RayAddress", "Runs", "fail", "print_json", "print_table"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Runs = Annotated[
     str | None,
     typer.Option("--runs", metavar="DIR|URL", help="The run store (FEDSIM_RUNS, default: runs)."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="The Ray cluster: auto, HOST:PORT, ray://HOST:PORT or local (RAY_ADDRESS).",
+    ),
 ]
 DataDir = Annotated[
     str | None,

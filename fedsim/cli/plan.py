@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from fedsim.cli._complete import experiment_names
-from fedsim.cli._output import DataDir, Json, print_json, print_table
+from fedsim.cli._output import DataDir, Json, RayAddress, print_json, print_table
 
 __all__ = ["plan"]
 
@@ -17,6 +17,7 @@ def plan(
         typer.Argument(metavar="[EXPERIMENT] [key=value ...]", autocompletion=experiment_names),
     ] = None,
     data_dir: DataDir = None,
+    ray_address: RayAddress = None,
     as_json: Json = False,
 ) -> None:
     """Say what an experiment would do: clients, bytes, memory, time from a short probe."""
@@ -25,6 +26,8 @@ def plan(
     from fedsim.report.section import bytes_text, seconds_text
 
     experiment, overrides = split(arguments or [])
+    if ray_address is not None:
+        overrides.append(f"engine.ray_address={ray_address}")
     found = api.plan(experiment, overrides, data_dir=data_dir)
     if as_json:
         print_json({"status": "ok", "exit_code": 0, **found})

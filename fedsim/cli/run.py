@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fedsim.cli._complete import experiment_names
-from fedsim.cli._output import DataDir, Json, Runs
+from fedsim.cli._output import DataDir, Json, RayAddress, Runs
 from fedsim.errors import ConfigError, Problem
 
 __all__ = ["run"]
@@ -24,6 +24,7 @@ def run(
             autocompletion=experiment_names,
         ),
     ] = None,
+    *,
     runs: Runs = None,
     data_dir: DataDir = None,
     workers: Annotated[
@@ -33,6 +34,7 @@ def run(
         int | None, typer.Option(help="Of a Flower app: how many clients to simulate.")
     ] = None,
     grid: Annotated[str | None, typer.Option(help="ray or inprocess: engine.grid=...")] = None,
+    ray_address: RayAddress = None,
     as_json: Json = False,
 ) -> None:
     """Run an experiment; what it comes to goes to stdout, the report's path last.
@@ -50,6 +52,7 @@ def run(
             clients=clients,
             workers=workers,
             grid=grid,
+            ray_address=ray_address,
             as_json=as_json,
         )
         return
@@ -64,6 +67,8 @@ def run(
         overrides.append(f"engine.workers={workers}")
     if grid is not None:
         overrides.append(f"engine.grid={grid}")
+    if ray_address is not None:
+        overrides.append(f"engine.ray_address={ray_address}")
     with progress() as listener:
         result = api.run(experiment, overrides, runs=runs, data_dir=data_dir, listener=listener)
     print_result(result, as_json=as_json)

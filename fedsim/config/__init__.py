@@ -1,5 +1,6 @@
 """Experiments as text: loaded, checked as a whole, written back."""
 
+from fedsim.config._address import ADDRESSES, is_address
 from fedsim.config._anonymization import schema_of
 from fedsim.config._check import check, check_data
 from fedsim.config._explain import explain
@@ -10,12 +11,14 @@ from fedsim.config._secure_sum import session_parameters
 from fedsim.config._template import template
 
 __all__ = [
+    "ADDRESSES",
     "check",
     "check_data",
     "dump_toml",
     "experiments",
     "explain",
     "from_dict",
+    "is_address",
     "json_schema",
     "load",
     "schema_of",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from flwr.app import Context, RecordDict
 from flwr.common.config import flatten_dict
@@ -131,13 +131,15 @@ def run_flower_app(
     workers: int | None = None,
     run_config: Mapping[str, Value] | None = None,
     grid: str = "ray",
+    ray_address: str | None = None,
     code: Sequence[str] = (),
     show_output: bool = False,
 ) -> AppRun:
     """Run a Flower ServerApp against `num_clients` simulated clients of a ClientApp.
 
     Both are Flower app objects, or "module:name" to be imported, with the folders `code` on the
-    path. `workers`: Ray actors, one per core if unset. `show_output`: print here what clients
+    path. `workers`: Ray actors, one per core if unset. `ray_address`: the Ray cluster to join, as
+    for `engine.ray_address`. `show_output`: print here what clients
     print. Node i + 1 is client i: `node_config["partition-id"] = i`.
 
     Raises what the ServerApp raises, `ConfigError` for bad arguments and for apps that cannot be
@@ -157,7 +159,8 @@ def run_flower_app(
     runs = WorkerCode(client_app)
     config = dict(run_config or {})
     population = Population(num_clients, config)
-    engine = Engine(grid="ray" if grid == "ray" else "inprocess", workers=workers)
+    kind: Literal["ray", "inprocess"] = "ray" if grid == "ray" else "inprocess"
+    engine = Engine(grid=kind, workers=workers, ray_address=ray_address)
     folders = (*code, str(Path.cwd()))
     environment.keep_freed_memory()
     with open_grid(

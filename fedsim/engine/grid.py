@@ -43,7 +43,7 @@ class BlockGrid(Grid):  # type: ignore[misc]
         run_blocks: RunBlocks,
         *,
         size: int | None = None,
-        workers: int = 1,
+        workers: Callable[[], int] = lambda: 1,
     ) -> None:
         self.population = population
         self.states: dict[int, RecordDict] = {}
@@ -206,7 +206,7 @@ class BlockGrid(Grid):  # type: ignore[misc]
         jobs = [
             (content, part)
             for content, block in sent
-            for part in (split(block, self._size) if self._size else taper(block, self._workers))
+            for part in (split(block, self._size) if self._size else taper(block, self._workers()))
         ]
         with self._lock:
             for answered, states, clients in self._run_blocks(jobs, deadline):

@@ -3,17 +3,20 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from fedsim.config.schema import Engine
+from fedsim.engine import placement
+from fedsim.engine.actor import WorkerSettings, public_versions
 from fedsim.engine.blocks import Population, WorkerCode
-from fedsim.engine.cluster import Resources, joined, start_ray
+from fedsim.engine.cluster import Resources, is_joined, joined, resources, start_ray
 from fedsim.engine.grid import BlockGrid
 from fedsim.engine.inprocess import InProcessGrid
-from fedsim.engine.ray import RayGrid, RayWorkers, WorkerSettings
+from fedsim.engine.ray import RayGrid, RayWorkers
+from fedsim.engine.shipping import pack
 from fedsim.errors import ConfigError, Problem
 
 __all__ = ["OURS", "OpenGrid", "open_grid", "worker_count"]
@@ -25,7 +28,6 @@ OURS = WorkerCode(
     block="fedsim.clients._block:answer",
     warm="fedsim.clients.app:warm",
 )
-_WORKERS_PER_GPU = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,7 @@ class OpenGrid:
 
 def worker_count(engine: Engine, resources: Resources, clients: int) -> int:
     """Return how many workers a run gets: what was asked for, else one per core or GPU share."""
-    if engine.grid == "inprocess":
-        return 1
-    if engine.workers is not None:
-        return engine.workers
-    gpu_shares = resources.gpus * _WORKERS_PER_GPU or resources.cpus
-    return max(1, min(resources.cpus, clients, gpu_shares))
+    return placement.worker_count(engine, resources.nodes, clients)
 
 
 @contextmanager
@@ -53,17 +50,20 @@ def open_grid(
     *,
     code: tuple[str, ...] = (),
     runs: WorkerCode = OURS,
+    run: str = "",
     show_output: bool = False,
 ) -> Iterator[OpenGrid]:
     """Open the grid that `engine` names; one torch thread per worker, so that bits do not vary.
 
-    `code`: folders of the user's code; `runs`: what workers run; `show_output`: whether what they
-    print is printed here.
+    `code`: folders of the user's code; `runs`: what workers run; `run`: the run's id, by which
+    those who look at the cluster know it; `show_output`: print here what workers print.
     Raises `ConfigError` for a device this machine does not have or a share of more GPUs than there
     are, `SetupError` where the Ray cluster to join does not answer.
     """
     if engine.device == "cuda" and not torch.cuda.is_available():
         accepted = "'auto' or 'cpu': torch sees no CUDA device on this machine"
+        if is_joined(engine):
+            accepted += ", where the server runs. Start the run on a node of the cluster with a GPU"
         raise ConfigError([Problem("engine.device", engine.device, accepted)])
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     threads = torch.get_num_threads()
@@ -73,30 +73,56 @@ def open_grid(
             handlers = runs.open(population.run_config)
             yield OpenGrid(InProcessGrid(handlers, population, size=engine.block_size), 1)
         else:
-            with _pool(engine, population, code, runs, show_output=show_output) as (pool, workers):
-                yield OpenGrid(RayGrid(pool, size=engine.block_size), workers)
+            asked = _Asked(engine, population, code, runs, run)
+            with _pool(asked, show_output=show_output) as pool:
+                yield OpenGrid(RayGrid(pool, size=engine.block_size), len(pool))
     finally:
         torch.set_num_threads(threads)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a pool of workers is asked for with."""
+
+    engine: Engine
+    population: Population
+    code: tuple[str, ...]
+    runs: WorkerCode
+    run: str
+
+    def room(self) -> int:
+        """Return how many workers there should be now."""
+        return worker_count(self.engine, resources(self.engine), self.population.clients)
+
+    def settings(self, found: Resources, workers: int) -> WorkerSettings:
+        """Return what workers ask Ray for, and what they find on nodes of a cluster."""
+        share, folder = placement.gpu_share(self.engine, workers, found.nodes), str(Path.cwd())
+        own = WorkerSettings(
+            gpus=share,
+            code=self.code,
+            folder=folder,
+            accelerator=found.accelerator if share else "",
+        )
+        if not is_joined(self.engine):
+            return own
+        folders = tuple(dict.fromkeys((*self.code, folder)))
+        return replace(own, shipped=pack(folders), versions=public_versions())
+
+
 @contextmanager
-def _pool(
-    engine: Engine,
-    population: Population,
-    code: tuple[str, ...],
-    runs: WorkerCode,
-    *,
-    show_output: bool,
-) -> Iterator[tuple[RayWorkers, int]]:
+def _pool(asked: _Asked, *, show_output: bool) -> Iterator[RayWorkers]:
     """Have workers, on the Ray that runs already or on one that is stopped in the end."""
-    with joined(engine, show_output=show_output) as resources:
-        workers = worker_count(engine, resources, population.clients)
-        share = _gpu_share(engine, workers, resources.gpus)
-        settings = WorkerSettings(gpus=share, code=code, folder=str(Path.cwd()))
-        with _ray(workers, resources.gpus, show_output=show_output):
-            pool = RayWorkers(runs, population, workers, settings=settings)
+    engine = asked.engine
+    with joined(engine, show_output=show_output) as found:
+        workers = worker_count(engine, found, asked.population.clients)
+        settings = asked.settings(found, workers)
+        room = asked.room if is_joined(engine) and engine.workers is None else None
+        with _ray(workers, found.gpus, show_output=show_output):
+            pool = RayWorkers(
+                asked.runs, asked.population, workers, settings=settings, room=room, run=asked.run
+            )
             try:
-                yield pool, workers
+                yield pool
             finally:
                 pool.close()
 
@@ -112,17 +138,3 @@ def _ray(workers: int, gpus: int, *, show_output: bool) -> Iterator[None]:
     finally:
         if is_ours:
             ray.shutdown()
-
-
-def _gpu_share(engine: Engine, workers: int, gpus: int) -> float:
-    """Return what part of a GPU each worker asks for, unless told: the most with which all fit.
-
-    Above one Ray gives whole GPUs only; below one it never joins parts of two.
-    """
-    asked = engine.gpus_per_worker or 0.0
-    if asked > gpus:
-        accepted = f"at most {gpus}, the GPUs there are"
-        raise ConfigError([Problem("engine.gpus_per_worker", asked, accepted)])
-    if asked or workers <= gpus or not gpus:
-        return asked or float(gpus // workers)
-    return 1 / -(-workers // gpus)

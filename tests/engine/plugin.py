@@ -14,6 +14,7 @@ ENTRY_POINTS = """
 [fedsim.clients]
 faulty = faulty_part:Faulty
 counting = faulty_part:Counting
+placed = faulty_part:Placed
 """
 
 
@@ -75,3 +76,37 @@ class Counting:
         count = memo.get("count", torch.zeros(1)) + 1
         vector = torch.full_like(task.model, float(count) * (ctx.client + 1) / 1024).cpu()
         return Update(vector, 1.0, {"count": float(count)}), {"count": count}
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Plain SGD that notes in `folder` on which Ray node it runs, and waits for a test's deeds.
+
+    In `wait_round` a client on the first node waits for one on another; in `kill_round` one on
+    another node asks for its node to be killed, and waits for that.
+    """
+
+    folder: str = ""
+    wait_round: int = 0
+    kill_round: int = 0
+
+    def train(self, task, memo, ctx):
+        import ray
+
+        node, folder = ray.get_runtime_context().get_node_id(), Path(self.folder)
+        with (folder / "log").open("a") as log:
+            log.write(f"{ctx.round} {ctx.client} {node}\n")
+        is_first = node == (folder / "first").read_text()
+        if is_first and ctx.round == self.wait_round:
+            while all(own == node for _, _, own in lines(folder, ctx.round)):
+                time.sleep(0.05)
+        if not is_first and ctx.round == self.kill_round:
+            (folder / f"{os.getppid()}.kill").touch()  # a worker's parent is its raylet
+            time.sleep(600)
+        return Sgd(epochs=1, batch_size=16).train(task, memo, ctx)
+
+
+def lines(folder, round):
+    """Read what clients noted in a round."""
+    rows = [line.split() for line in (folder / "log").read_text().splitlines()]
+    return [row for row in rows if row[0] == str(round)]

@@ -1,0 +1,68 @@
+"""A run on a Ray cluster that changes: a node joins in the middle of a round, and is killed later.
+
+Prints what the run came to and what a look at the cluster showed meanwhile. A process of its own,
+because it is connected to a cluster of its own.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import fedsim
+from fedsim.engine.cluster import look
+from fedsim.events import ClientsDone, Stage
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# A dead node is found after three seconds in place of twenty.
+QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000}
+QUICK |= {"health_check_failure_threshold": 3}
+
+
+def main(folder: Path, config: dict) -> None:
+    """Run `config` on one node; add one in round 2, kill it (kill -9) when a client asks for it."""
+    from ray.cluster_utils import Cluster
+
+    options = {"num_cpus": 1, "include_dashboard": False, "node_name": "first"}
+    cluster = Cluster(initialize_head=True, head_node_args={**options, "_system_config": QUICK})
+    (folder / "first").write_text(cluster.head_node.node_id)
+    seen, said, added = [], [], []
+
+    def watch() -> None:
+        while not (asked := list(folder.glob("*.kill"))):
+            time.sleep(0.05)
+        seen.append(asdict(look(cluster.address)))
+        os.kill(int(asked[0].stem), signal.SIGKILL)
+
+    def listen(event) -> None:
+        if isinstance(event, Stage):
+            said.append(event.text)
+        if isinstance(event, ClientsDone) and event.round == 1 and not added:
+            added.append(cluster.add_node(num_cpus=1, node_name="second"))
+
+    threading.Thread(target=watch, daemon=True).start()
+    config["engine"]["ray_address"] = cluster.address
+    result = fedsim.run(config, runs=folder / "runs", listener=listen)
+    print(
+        json.dumps(
+            {
+                "sha": result.model_sha256,
+                "lost": [entry["lost"] for entry in result.history],
+                "incidents": result.stored.summary["incidents"],
+                "log": [line.split() for line in (folder / "log").read_text().splitlines()],
+                "first": cluster.head_node.node_id,
+                "seen": seen[0],
+                "after": asdict(look(cluster.address)),
+                "run": result.run_id,
+            }
+        )
+    )
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

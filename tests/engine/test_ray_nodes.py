@@ -1,0 +1,54 @@
+"""Clusters of several nodes: some join in the middle of a round, some die, some cannot serve."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fedsim
+
+HERE = Path(__file__).parent
+
+
+def printed(script, *arguments, **env):
+    """Run a script of this folder; return the JSON it prints last."""
+    command = [sys.executable, str(HERE / script), *map(str, arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | env, check=False, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_node_that_joins_is_used_and_one_that_dies_costs_no_more_than_it_had(
+    tiny, plugin, tmp_path
+):
+    """The raylet of the second node is killed (kill -9) while it trains clients of round 3."""
+    local = {"name": "placed", "folder": str(tmp_path), "wait_round": 2, "kill_round": 3}
+    rounds = {"count": 4, "cohort": 9}
+    config = tiny(local=local, rounds=rounds, engine={"grid": "ray", "block_size": 1})
+    found = printed("changing_cluster.py", tmp_path, json.dumps(config), PYTHONPATH=str(plugin))
+    here = fedsim.run(tiny(rounds=rounds), runs=tmp_path / "alone")
+    assert found["sha"] == here.model_sha256
+    assert found["lost"] == [0, 0, 0, 0]
+    at = {
+        number: [(client, node) for round, client, node in found["log"] if round == number]
+        for number in "1234"
+    }
+    assert {node for _, node in at["1"]} == {found["first"]}
+    assert len({node for _, node in at["2"]}) == 2
+    # All that is done again is what the worker of the dead node had begun.
+    assert [len(at[number]) for number in "1234"] == [9, 9, 10, 9]
+    assert {node for _, node in at["4"]} == {found["first"]}
+    assert found["incidents"]
+    assert all("second" in text for text in found["incidents"])
+    (run,) = found["seen"]["runs"]
+    assert run["run"] == found["run"]
+    names = {node["id"]: node["name"].split()[0] for node in found["seen"]["nodes"]}
+    assert sorted(names.values()) == ["first", "second"]
+    workers = {names[id]: states for id, states in run["workers"].items()}
+    assert workers["second"] == {"busy": 1}
+    assert sum(workers["first"].values()) == 1
+    assert [(n["cpus"], n["cpus_used"]) for n in found["seen"]["nodes"]] == [(1, 1), (1, 1)]
+    assert found["after"]["runs"] == []  # it took back what it said
