@@ -34,7 +34,7 @@ from fedsim.errors import ConfigError, DataError
 from fedsim.privacy.noise import Stream
 from fedsim.sealing import StorageKeys
 
-__all__ = ["Charged", "open_clients", "protection_of"]
+__all__ = ["Charged", "anonymized_clients", "open_clients", "protection_of"]
 
 #: (name of a data set, hash of its contents): where noise on sums of its rows is written down
 Charged = Callable[[str, str], agreement.Charging]
@@ -52,6 +52,7 @@ class _Clients:
     encoding: Encoding
     protection: Protection
     raw: RawClients
+    first: int = 0  # the number of the first of them, where others are elsewhere
 
     @property
     def settings(self) -> Anonymization:
@@ -115,6 +116,23 @@ def open_clients(
             if not kept.is_there:
                 _save(_anonymized(clients, agreed), kept, meta)
             found = _load(kept)
+    return _opened(clients, found, meta), dict(found.summary)
+
+
+def anonymized_clients(
+    config: RunConfig, raw: RawClients, *, first: int
+) -> tuple[PooledClients, dict[str, Any]]:
+    """Return clients whose rows are here, the first of them being client `first` of all.
+
+    Nothing is kept. Raises what `open_clients` raises.
+    """
+    schema = schema_of(config.anonymization)
+    encoding = encoding_of(schema, raw.table.target)
+    protection = protection_of(config.anonymization)
+    clients = _Clients(config, schema, encoding, protection, raw, first)
+    meta = replace(raw.table.dataset.meta, input_shape=(encoding.width,))
+    is_raw = config.anonymization.name == "raw"
+    found = _raw(clients) if is_raw else _anonymized(clients, None)
     return _opened(clients, found, meta), dict(found.summary)
 
 
@@ -196,7 +214,7 @@ def _prepared(clients: _Clients) -> list[Prepared]:
         )
     rows = []
     for client in range(len(sizes)):
-        seed = rng.derive(clients.config.seed, _PURPOSE, client=client)
+        seed = rng.derive(clients.config.seed, _PURPOSE, client=clients.first + client)
         try:
             rows.append(prepare(clients.raw.train(client), clients.schema, clients.encoding, seed))
         except DataError as error:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedsim import anonymized, losses, metrics, models
+from fedsim import anonymized, anonymized_own, losses, metrics, models
 from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim.agreement import agreed_from_dict
@@ -189,6 +189,8 @@ def build(
     config = _as_private(_as_mode(config))
     clients, anonymization = _open(config, places, keys, charging)
     population = clients.clients
+    if places.own is not None and places.own.client < 0:
+        _check_server(config, places.own)
     if config.mode == "pooled":
         clients = datasets.Together(clients)
     configuration.check_data(config, clients.meta, population)
@@ -213,6 +215,19 @@ def build(
         keys=keys,
         anonymization=anonymization,
     )
+
+
+def _check_server(config: RunConfig, own: OwnRows) -> None:
+    """Refuse what a server cannot do that has no rows of its clients."""
+    if not own.path and config.evaluation.central_every:
+        accepted = "0: the server has no rows to test on"
+        raise ConfigError(
+            [Problem("evaluation.central_every", config.evaluation.central_every, accepted)]
+        )
+    declared = datasets.declared_of(config.data)
+    if config.privacy.unit == "example" and not (declared and declared.rows):
+        accepted = "how many rows each client trains on: what they spend follows from it"
+        raise ConfigError([Problem("data.declared.rows", [], accepted)])
 
 
 def examples_of(federation: Federation, shards: Sequence[Examples]) -> tuple[Tensor, Tensor]:
@@ -248,6 +263,8 @@ def _open(
         "data_dir": Path(places.data_dir) if places.data_dir else None,
         "cache_dir": Path(places.cache_dir) if places.cache_dir else None,
     }
+    if config.anonymization.name != "none" and places.own is not None:
+        return anonymized_own.open_own(config, places.own)
     if config.anonymization.name != "none":
         agreed = agreed_from_dict(json.loads(places.cut)) if places.cut else None
         return anonymized.open_clients(

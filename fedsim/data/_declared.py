@@ -25,7 +25,6 @@ from fedsim.data._contents import content_sha256, split
 from fedsim.data._types import Dataset, Examples, Kind, Meta
 from fedsim.errors import ConfigError, DataError, MissingDataError, Problem
 from fedsim.fields import read_table
-from fedsim.registry import suggest
 
 __all__ = [
     "Categories",
@@ -33,12 +32,15 @@ __all__ = [
     "Elsewhere",
     "Number",
     "OwnRows",
+    "dealt_own",
     "declared_of",
     "filled",
+    "meta_of",
     "open_own",
     "pooled",
     "read_columns",
     "split_own",
+    "targets",
 ]
 
 _PATH = "data.declared"
@@ -216,7 +218,7 @@ def pooled(data: Any, declared: Declared, client: str) -> Dataset:
         trains.append(replace(train, group=np.full(len(train.y), number, np.int64)))
         tests.append(replace(test, group=np.full(len(test.y), number, np.int64)))
     parts = _joined(trains), _joined(tests)
-    return Dataset(_meta(data, declared, content_sha256(*parts)), *parts)
+    return Dataset(meta_of(data, declared, content_sha256(*parts)), *parts)
 
 
 def open_own(data: Any, declared: Declared, own: OwnRows) -> Elsewhere:
@@ -224,23 +226,23 @@ def open_own(data: Any, declared: Declared, own: OwnRows) -> Elsewhere:
 
     Raises what `pooled` raises, and `ConfigError` for a client that there is not.
     """
-    nothing = Examples(np.zeros((0, declared.width), np.float32), _targets([], declared, ""))
+    nothing = Examples(np.zeros((0, declared.width), np.float32), targets([], declared, ""))
     if own.client >= len(declared.clients):
         accepted = f"less than {len(declared.clients)}, the number of {_PATH}.clients"
         raise ConfigError([Problem("partition-id", own.client, accepted)])
     if not own.path:
         text = json.dumps(dict(data.declared), sort_keys=True)
-        meta = _meta(data, declared, hashlib.sha256(text.encode()).hexdigest())
+        meta = meta_of(data, declared, hashlib.sha256(text.encode()).hexdigest())
         return Elsewhere(meta, declared, {}, nothing)
     frame = _read(own.path, declared, data.target, [], own.most_rows)
     if own.client < 0:
         tested = _encoded(frame, data.target, declared, own.path)
-        return Elsewhere(_meta(data, declared, content_sha256(tested)), declared, {}, tested)
+        return Elsewhere(meta_of(data, declared, content_sha256(tested)), declared, {}, tested)
     parts = _own(frame, data, declared, own.path)
     if declared.rows and declared.rows[own.client] != len(parts[0].y):
         accepted = f"{len(parts[0].y)} for client {own.client}, as in its file"
         raise ConfigError([Problem(f"{_PATH}.rows", declared.rows[own.client], accepted)])
-    meta = _meta(data, declared, content_sha256(*parts))
+    meta = meta_of(data, declared, content_sha256(*parts))
     return Elsewhere(meta, declared, {own.client: parts}, nothing)
 
 
@@ -252,7 +254,8 @@ def _column(name: str, content: Any, problems: list[Problem]) -> Number | Catego
     return found
 
 
-def _meta(data: Any, declared: Declared, sha256: str) -> Meta:
+def meta_of(data: Any, declared: Declared, sha256: str) -> Meta:
+    """Describe a table by what it declares."""
     is_classes = declared.task == "classification"
     return Meta(
         name=Path(data.path).stem or "table",
@@ -275,15 +278,26 @@ def _own(frame: Any, data: Any, declared: Declared, where: str) -> tuple[Example
     columns = declared.columns.items()
     means = {name: own.mean for name, own in columns if isinstance(own, Number)}
     frame = filled(frame, data, where, means)
-    if len(frame) < _FEWEST:
-        raise DataError(f"{where} has {len(frame)} usable rows, at least {_FEWEST} are needed")
     whole = _encoded(frame, data.target, declared, where)
-    train, test = split_own(whole.y, data, declared.task)
+    train, test = dealt_own(whole.y, data, declared, where)
+    return Examples(whole.x[train], whole.y[train]), Examples(whole.x[test], whole.y[test])
+
+
+def dealt_own(
+    y: NDArray[np.generic], data: Any, declared: Declared, where: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the places of one client's training and held-out rows.
+
+    Raises `DataError` for too few rows, and for more than are declared.
+    """
+    if len(y) < _FEWEST:
+        raise DataError(f"{where} has {len(y)} usable rows, at least {_FEWEST} are needed")
+    train, test = split_own(y, data, declared.task)
     if len(train) > declared.most_rows:
         raise DataError(
             f"{where} has {len(train)} training rows, {_PATH}.most_rows is {declared.most_rows}"
         )
-    return Examples(whole.x[train], whole.y[train]), Examples(whole.x[test], whole.y[test])
+    return train, test
 
 
 def split_own(
@@ -309,10 +323,11 @@ def _encoded(frame: Any, target: str, declared: Declared, where: str) -> Example
             text = frame[name].to_numpy().astype(str)
             hot = text[:, None] == np.array(column.values)[None, :]
             blocks.append(hot.astype(np.float32))
-    return Examples(np.concatenate(blocks, axis=1), _targets(frame[target], declared, where))
+    return Examples(np.concatenate(blocks, axis=1), targets(frame[target], declared, where))
 
 
-def _targets(column: Any, declared: Declared, where: str) -> NDArray[np.generic]:
+def targets(column: Any, declared: Declared, where: str) -> NDArray[np.generic]:
+    """Return a target as classes by number, or as numbers. Raises `DataError` for other classes."""
     if declared.task == "regression":
         values = np.asarray(column, dtype=np.float64)
         return ((values - declared.mean) / declared.std).astype(np.float32)
@@ -341,7 +356,7 @@ def _read(
 
 
 def read_columns(path: str, kinds: Mapping[str, Any] | None, most_rows: int | None = None) -> Any:
-    """Return columns of a file as the types that are wanted, all as they are for None.
+    """Return columns of a file as the types that are wanted, as they are for None.
 
     Cells of texts stay as they are written: what a column's other cells are, in one file or in
     another, must not change them.
@@ -371,7 +386,10 @@ def _parsed(file: Path, kinds: Mapping[str, Any] | None, most_rows: int | None) 
         return frame if kinds is None else _as_kinds(frame, kinds)
     separator = "\t" if file.suffix.lower() == ".tsv" else ","
     _require_all(kinds or (), pd.read_csv(file, sep=separator, nrows=0).columns)
-    how = {} if kinds is None else {"usecols": list(kinds), "dtype": dict(kinds)}
+    how: dict[str, Any] = {}
+    if kinds is not None:
+        wanted = {name: kind for name, kind in kinds.items() if kind is not None}
+        how = {"usecols": list(kinds), "dtype": wanted}
     return pd.read_csv(file, sep=separator, nrows=most_rows, **how)
 
 
@@ -388,20 +406,16 @@ def _as_kinds(frame: Any, kinds: Mapping[str, Any]) -> Any:
         if kind is np.float64
         else frame[name].where(frame[name].isna(), frame[name].astype(str))
         for name, kind in kinds.items()
+        if kind is not None
     }
     return frame.assign(**made)
 
 
 def _require_all(columns: Any, names: Any) -> None:
+    """Refuse a file without one of the columns; what else it has is not told."""
     for name in columns:
-        _require("data", name, names, is_listed=False)
-
-
-def _require(key: str, column: str, names: Any, *, is_listed: bool = True) -> None:
-    if column not in names:
-        known = f": {', '.join(map(str, names))}" if is_listed else " of the file"
-        hint = suggest(column, list(names)) if is_listed else ""
-        raise ConfigError([Problem(key, column, f"a column{known}", hint)])
+        if name not in names:
+            raise ConfigError([Problem("data", name, "a column of the file")])
 
 
 def filled(frame: Any, data: Any, where: str, means: Mapping[str, float]) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data._clients import PooledClients, deal, with_client_column
+from fedsim.data._declared import declared_of
 from fedsim.data._types import RawTable, Tabular
 from fedsim.errors import ConfigError, Problem
 
@@ -40,5 +41,10 @@ def open_raw(
     if not isinstance(data, Tabular):
         name = type(data).__name__.lower()
         raise ConfigError([Problem("data.name", name, "a data set that is a table")])
-    table = with_client_column(data, partition).frames(data_dir)
+    data = with_client_column(data, partition)
+    if (declared := declared_of(data)) is not None:
+        from fedsim.data._declared_raw import raw_pooled  # which is built on this
+
+        return raw_pooled(data, declared)
+    table = data.frames(data_dir)
     return RawClients(table, deal(table.dataset, partition, seed=seed, holdout=holdout))

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data._declared import Elsewhere
 from fedsim.data._types import ClientData
 
 __all__ = ["summarize"]
@@ -42,6 +43,10 @@ def summarize(clients: ClientData) -> dict[str, Any]:
         "effective_clients": float(sizes.sum() ** 2.0 / (size.astype(np.float64) ** 2 @ often)),
         "client_names": _client_names(clients),
     }
+    if isinstance(clients, Elsewhere):  # what others have is not known here
+        names = list(clients.declared.clients[:_SHOWN])
+        unknown = {"classes": [], "table": [], "heterogeneity": None, "measured_clients": 0}
+        return summary | unknown | {"client_names": names, "is_declared": True}
     table = _class_table(clients, len(sizes))
     names = list(clients.meta.class_names) or [str(i) for i in range(table.shape[1])]
     if clients.meta.kind == "regression":
@@ -57,7 +62,10 @@ def summarize(clients: ClientData) -> dict[str, Any]:
 def _client_names(clients: ClientData) -> list[str]:
     """Name the first clients by their natural ids, if each client is one of those."""
     from fedsim.data._clients import PooledClients
+    from fedsim.data._stored import StoredClients
 
+    if isinstance(clients, StoredClients):
+        return list(clients.survey.names[:_SHOWN])
     if not isinstance(clients, PooledClients) or clients.data.train.group is None:
         return []
     part = clients.train_part

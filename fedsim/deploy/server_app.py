@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def _begun(
 ) -> Session:
     """Begin a run in the store."""
     config = _fit(_configuration(submitted, text), is_signed=bool(text))
-    federation = open_federation(config, places, tell)
+    federation = open_federation(config, _without_rows(config, places, text), tell)
     federation, config = settle(federation, config, tell)
     preflight(store, federation)
     run_id = create(store, federation, config, places, _facts(federation, places, flower_run))
@@ -118,13 +119,20 @@ def _resumed(store: RunStore, run_id: str, text: str, places: Places, tell: List
         raise RunFailedError(
             f"run {stored.id} is of another experiment than the one that was submitted"
         )
-    federation = open_federation(configuration.from_dict(stored.config), places, tell)
+    config = configuration.from_dict(stored.config)
+    federation = open_federation(config, _without_rows(config, places, text), tell)
     if federation.clients.meta.sha256 != stored.facts["data_sha256"]:
         raise RunFailedError(
             f"the data of run {stored.id} have changed since it began: its remaining rounds would "
             "not belong to its first ones. Start a new run instead"
         )
     return _session(store, stored.id, federation, tell)
+
+
+def _without_rows(config: RunConfig, places: Places, text: str) -> Places:
+    """Return the places of a server whose clients keep their rows: it knows what they declare."""
+    is_kept = bool(text) and datasets.declared_of(config.data) is not None
+    return replace(places, own=datasets.OwnRows()) if is_kept else places
 
 
 def _session(store: RunStore, run_id: str, federation: Federation, tell: Listener) -> Session:

@@ -36,6 +36,8 @@ def policy(**changes) -> Policy:
 @pytest.fixture
 def account(hospitals, tmp_path):
     def make(own=None, experiment="ab" * 32, **sections):
+        if "data" in sections:
+            sections["data"] = {"declared": {**hospitals.declared, **sections["data"]}}
         federation = hospitals.server(hospitals.config(**sections))
         return Account(tmp_path / "ledger", own or policy(), federation, 1, experiment)
 
@@ -74,13 +76,12 @@ def test_with_trust_in_the_draw_all_rounds_are_paid_for_at_first(account):
 
 def test_a_node_pays_for_its_own_noise_exactly(account):
     example = {"unit": "example", "noise_multiplier": 1.5, "delta": 1e-5}
-    made = account(privacy=example)
+    made = account(privacy=example, data={"rows": [32, 20, 24]})
     entries = charged(made, [1, 2])
     release = entries[0].spends[0].release
-    # 25 rows, of which 20 are trained on (declared here: 40 x 4/5 at most), in batches of 8.
-    size = int(made.federation.clients.sizes()[1])
-    assert release.sampling == Sampling("poisson", 8 / size)
-    assert release.count == math.ceil(size / 8)
+    # 25 rows, of which 20 are trained on, in batches of 8: rate 0.4, 3 steps.
+    assert release.sampling == Sampling("poisson", 8 / 20)
+    assert release.count == 3
     assert entries[0].plan[0].release.count == 2 * release.count
     assert entries[1].plan == ()
 

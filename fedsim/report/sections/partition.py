@@ -19,6 +19,11 @@ def section(run: Any, clients: Sequence[dict[str, Any]]) -> Section:
         f"{partition['examples']:,} training examples on {partition['clients']:,} clients: "
         f"{sizes['min']:,} to {sizes['max']:,} each, median {sizes['median']:g}."
     )
+    if partition.get("is_declared"):
+        text = (
+            f"{partition['clients']:,} clients with rows of their own, of which no other machine "
+            f"knows how many: declared are {sizes['min']:,} to {sizes['max']:,} at most."
+        )
     if heterogeneity is not None:
         text += (
             f" Heterogeneity {heterogeneity:.2f}: the mean distance between a client's classes and "
