@@ -359,8 +359,13 @@ def _blinded(cut: Cut, vector: Integers) -> Integers:
 
 
 def _must_hold_everywhere(cut: Cut, tables: Sequence[Encoded]) -> None:
-    """Raise `DataError` where a client has a class with fewer than k rows, but some."""
-    for table in tables:
-        sizes = shared.assign(cut, table).sizes
-        if len(sizes) and sizes.min() < cut.protection.k:
-            raise DataError("vetoes cancelled out (probability 2^-32): agree again")
+    """Raise `DataError` where a client has a class that has not what was asked for, by itself."""
+    lacking = sum(not shared.holds(cut, table) for table in tables)
+    if lacking and cut.classes > 1:
+        raise DataError("vetoes cancelled out (probability 2^-32): agree again")
+    if lacking:
+        raise DataError(
+            f"{lacking} of {len(tables)} clients have not what [anonymization] asks for even with "
+            "all their rows in one class, and are against every cut: ask for less, or "
+            "anonymization.k_over=federation, or anonymization.cut=local"
+        )

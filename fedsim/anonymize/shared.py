@@ -11,7 +11,8 @@ from 1 to k - 1 decide nothing but which values are there. Values that nobody ha
 what a class covers: a row that comes later and has one fits no class, and is suppressed.
 
 The tree is public, plain data, and has no count in it. Domains and hierarchies come from the
-schema, so the length of a vector tells no more than the tree does.
+schema, so the length of a vector tells no more than the tree does; of very large domains the leaves
+of the tree are groups (`fedsim.anonymize._coarse`).
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.anonymize import cuts as cutting
+from fedsim.anonymize._coarse import coarse, require_countable, widened
 from fedsim.anonymize._shared_tree import (
     Cut,
     Entries,
@@ -37,7 +39,7 @@ from fedsim.anonymize._shared_tree import (
 from fedsim.anonymize.cuts import ASIDE, Cuts, Histogram
 from fedsim.anonymize.hierarchies import Hierarchy
 from fedsim.anonymize.mondrian import TREES
-from fedsim.anonymize.protection import Protection, Target, allows
+from fedsim.anonymize.protection import Protection, Target, allowed, allows
 from fedsim.anonymize.recoding import Recoding, Values, distinct, of_ranges
 from fedsim.anonymize.table import Encoded
 from fedsim.errors import ConfigError, DataError, Problem
@@ -52,6 +54,7 @@ __all__ = [
     "counts",
     "cut_from_dict",
     "grow",
+    "holds",
     "length",
     "merged",
     "sensitivity",
@@ -102,6 +105,9 @@ def start(
         problems.append(Problem("columns", list(encoded.names), accepted))
     if problems:
         raise ConfigError(problems)
+    values = [len(column.values) for column in encoded.sensitive if protection.is_about_values]
+    require_countable(encoded, sum(values) or 1)
+    encoded = coarse(encoded)
     leaves = tuple(tree.leaves for tree in encoded.trees)
     trees = TREES if set_aside and k_over == "federation" and not noise_multiplier else 1
     cut = Cut(schema, encoded.names, leaves, how, protection, k_over, trees, entries=full(leaves))
@@ -135,6 +141,7 @@ def counts(cut: Cut, encoded: Encoded) -> Integers:
     for each place to cut that would leave this table with fewer: 1, else 0. Where sensitive values
     count, the first level of all is about them alone: what the protection compares with.
     """
+    encoded = coarse(encoded)
     must_fit(cut, encoded)
     values = _values(cut, encoded)
     if _wants_references(cut):
@@ -162,6 +169,7 @@ def grow(cut: Cut, sums: Integers, encoded: Encoded) -> Cut:
     """
     if not cut.open:
         raise ValueError("grow: the cut is finished")
+    encoded = coarse(encoded)
     if len(sums) != length(cut, encoded) or (not cut.deviation and (sums < 0).any()):
         raise DataError(f"these are no sums of level {cut.sums}: {len(sums)} numbers")
     if _wants_references(cut):
@@ -208,10 +216,22 @@ def assign(cut: Cut, encoded: Encoded) -> Recoding:
 
     Rows that fit no class are suppressed. Raises `DataError` for a table of other columns.
     """
-    class_of = _classes(cut, encoded)
-    numbers, inverse = _numbered(class_of)
+    groups = coarse(encoded)
+    numbers, inverse = _numbered(_classes(cut, groups))
     covers = [own.of_groups(numbers) for own in cut.covers]
-    return _recoding(cut, encoded.trees, inverse, covers)
+    return widened(_recoding(cut, groups.trees, inverse, covers), encoded)
+
+
+def holds(cut: Cut, encoded: Encoded) -> bool:
+    """Say whether each class of a finished cut that a table has rows of has what was asked, there.
+
+    Where `k_over` is "client" it does, unless the table has not got it even as one class: nothing
+    is then cut for anybody.
+    """
+    recoding = assign(cut, encoded)
+    of = _targets(cut, encoded)
+    classes = recoding.classes
+    return bool(allowed(cut.protection, recoding.class_of, classes, encoded.sensitive, of).all())
 
 
 def merged(cut: Cut, encoded: Encoded) -> Recoding:
@@ -221,7 +241,8 @@ def merged(cut: Cut, encoded: Encoded) -> Recoding:
     until those that meet there are enough; above all, the smallest class goes with them. Raises
     `DataError` for a table that has not what the protection asks for even as one class.
     """
-    class_of = _classes(cut, encoded)
+    groups = coarse(encoded)
+    class_of = _classes(cut, groups)
     parent, node_of_class = nodes_of(cut)
     kept = np.flatnonzero(class_of >= 0)
     rows_of: dict[int, Integers] = {}
@@ -251,7 +272,8 @@ def merged(cut: Cut, encoded: Encoded) -> Recoding:
     inverse = np.full(encoded.rows, -1, dtype=np.int64)
     for number, node in enumerate(nodes.tolist()):
         inverse[rows_of[node]] = number
-    return _recoding(cut, encoded.trees, inverse, _covers_of_nodes(cut, nodes))
+    recoding = _recoding(cut, groups.trees, inverse, _covers_of_nodes(cut, nodes))
+    return widened(recoding, encoded)
 
 
 def _wants_references(cut: Cut) -> bool:
