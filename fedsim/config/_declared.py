@@ -8,9 +8,16 @@ from typing import Any
 
 from fedsim.errors import Problem
 
-__all__ = ["with_declared"]
+__all__ = ["anchor_declared", "with_declared"]
 
 _PATH = "data.declared"
+
+
+def anchor_declared(content: MutableMapping[str, Any], folder: Path) -> None:
+    """Make the path of the file mean the same from everywhere."""
+    table = content.get("data")
+    if isinstance(table, MutableMapping) and isinstance(table.get("declared"), str):
+        table["declared"] = str((folder / table["declared"]).absolute())
 
 
 def with_declared(content: MutableMapping[str, Any], folder: Path, problems: list[Problem]) -> None:

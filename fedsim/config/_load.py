@@ -14,7 +14,7 @@ from fedsim import registry
 from fedsim.config._anonymization import SCHEMA, anchor_schema, with_schema
 from fedsim.config._build import assemble, part_class
 from fedsim.config._check import illegal
-from fedsim.config._declared import with_declared
+from fedsim.config._declared import anchor_declared, with_declared
 from fedsim.config._lines import key_lines
 from fedsim.config.schema import PARTS, RunConfig
 from fedsim.errors import ConfigError, Problem
@@ -106,7 +106,7 @@ def _read(experiment: str | Path | Mapping[str, Any]) -> _Draft:
         draft.content.setdefault("name", path.stem)
         if _is_file(path):
             _anchor(draft.content, path.parent)
-            with_declared(draft.content, path.parent, draft.problems)
+            anchor_declared(draft.content, path.parent)
             anchor_schema(draft.content, path.parent)
     for section, _, _ in IMPLIED:
         table = draft.content.get(section)
