@@ -98,7 +98,7 @@ ONLY = {
     "opacus": ("fedsim.privacy",),
     "tenseal": ("fedsim.secagg.ckks",),
     "cryptography": ("fedsim.crypto", "fedsim.certificates"),
-    "sqlalchemy": ("fedsim.store",),
+    "sqlalchemy": ("fedsim.store", "fedsim.data._query"),
     "typer": ("fedsim.cli",),
     "matplotlib": ("fedsim.report",),
 }  # fmt: skip

@@ -6,6 +6,7 @@ these pieces' columns and nothing else: no footer, no listing.
 """
 
 import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -26,6 +27,7 @@ __all__ = ["ENDINGS", "ArrowFiles"]
 ENDINGS = (".parquet", ".parq", ".arrow", ".feather", ".ipc")
 _PARQUET = (".parquet", ".parq")
 _AT_ONCE = 16_384  # rows in memory during the pass over all of them
+_INDEX = re.compile(r"__index_level_\d+__")  # row numbers that pandas wrote along
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # the folder in which Spark and Hive keep what is empty
 
 
@@ -86,7 +88,9 @@ class ArrowFiles:
         """Return the data set's columns, those in the first file first."""
         with told(self.storage), self._open(0) as opened:
             own = flat_names(opened.schema)
-        return tuple(dict.fromkeys([*own, *(n for f in self.files for n in _folders(f.name))]))
+        folders = (name for file in self.files for name in _folders(file.name))
+        names = dict.fromkeys([*own, *folders])
+        return tuple(name for name in names if not _INDEX.fullmatch(name))
 
     def _open(self, number: int) -> "_Opened":
         file = self.files[number]

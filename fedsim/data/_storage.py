@@ -251,10 +251,12 @@ def _fsspec(url: str, scheme: str, options: Mapping[str, Any], key: str) -> Stor
     import fsspec
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-    if scheme not in fsspec.available_protocols():
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ValueError as error:  # an unknown protocol; a missing package is an ImportError
         accepted = "a path, or a URL of s3, gs, abfs, hdfs, file or a protocol of fsspec"
         hint = suggest(scheme, [*_OPTIONS, *_SAME])
-        raise ConfigError([Problem(key, url, accepted, hint)])
+        raise ConfigError([Problem(key, url, accepted, hint)]) from error
     filesystem, path = fsspec.core.url_to_fs(url, **options)
     return Storage(url, scheme, PyFileSystem(FSSpecHandler(filesystem)), path)
 

@@ -24,7 +24,7 @@ from fedsim.data._encoding import Encoding
 from fedsim.data._rows import Block, fingerprints, join, length, take, text_of
 from fedsim.data._survey import Survey, Wanted, is_test, only_usable, survey
 from fedsim.data._types import Dataset, Examples, Meta, RawTable
-from fedsim.errors import ConfigError, DataError, Problem
+from fedsim.errors import ConfigError, DataError, MissingDataError, Problem
 
 __all__ = ["Store", "Stored", "StoredClients", "open_stored", "pooled_rows", "stored_key"]
 
@@ -127,20 +127,27 @@ class StoredClients:
         """Return one client's rows by their fingerprints, and which are in the test part."""
         found, name = self.survey, self.survey.names[client]
         places = found.places[found.offsets[client] : found.offsets[client + 1]]
-        blocks = [only_usable(b, self.wanted)[0] for b in self.store.read(name, places)]
-        blocks = [block for block in blocks if length(block)]
-        rows = join(blocks) if blocks else {}
+        try:
+            rows = self._read(name, places)
+        except (DataError, MissingDataError) as error:
+            raise self._changed(name, str(error)) from error
         prints = fingerprints(rows) if rows else np.zeros(0, np.uint64)
-        same = len(prints) == found.counts[client] and prints.sum() == found.sums[client]
-        if not same:
-            raise DataError(
-                f"{self.wanted.where}: the rows of client {name!r} have changed since the run "
-                f"began ({len(prints)} now, {found.counts[client]} then). Start a new run; if that "
-                "says the same, delete the folder runs/cache"
-            )
+        if len(prints) != found.counts[client] or prints.sum() != found.sums[client]:
+            raise self._changed(name, f"{len(prints)} now, {found.counts[client]} then")
         order = np.argsort(prints, kind="stable")
         tested = is_test(prints[order], self.wanted) & bool(found.tests[client])
         return take(rows, order), tested
+
+    def _read(self, name: str, places: NDArray[np.int64]) -> Block:
+        blocks = [only_usable(b, self.wanted)[0] for b in self.store.read(name, places)]
+        blocks = [block for block in blocks if length(block)]
+        return join(blocks) if blocks else {}
+
+    def _changed(self, name: str, how: str) -> DataError:
+        return DataError(
+            f"{self.wanted.where}: the rows of client {name!r} have changed since the run began "
+            f"({how}). Start a new run; if that says the same, delete the folder runs/cache"
+        )
 
 
 class _Recent:

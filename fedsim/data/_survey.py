@@ -62,6 +62,8 @@ class Wanted:
     def columns(self, there: Iterable[str]) -> tuple[str, ...]:
         """Return the columns to read of those that are there: features, target and client.
 
+        Without a choice, features are in the order of their names, which no file changes.
+
         Raises `ConfigError` for one that is not there.
         """
         known = list(there)
@@ -78,13 +80,12 @@ class Wanted:
             problems.append(Problem("data.features", self.target, "features: it is the target"))
         if problems:
             raise ConfigError(problems)
-        features = self.features or tuple(
-            name for name in known if name not in (self.target, self.client)
-        )
+        others = (name for name in known if name not in (self.target, self.client))
+        features = self.features or tuple(sorted(others))
         if not features:
             raise DataError(f"{self.where} has no column to learn from beside {self.target!r}")
-        others = [self.target] + ([self.client] if self.client else [])
-        return tuple(dict.fromkeys([*features, *others]))
+        besides = [self.target] + ([self.client] if self.client else [])
+        return tuple(dict.fromkeys([*features, *besides]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """What every registered data set keeps to; a new file in fedsim/data is picked up by itself."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,14 @@ def own_rows(own_table: Path) -> dict[str, dict[str, str]]:
     pandas = pytest.importorskip("pandas")
     frame = pandas.read_csv(own_table)
     frame.to_parquet(own_table.with_suffix(".parquet"), row_group_size=7)
-    return {"parquet": {"path": str(own_table.with_suffix(".parquet"))}}
+    frame.to_json(own_table.with_suffix(".jsonl"), orient="records", lines=True)
+    with closing(sqlite3.connect(own_table.with_suffix(".db"))) as database:
+        frame.to_sql("own", database, index=False)
+    return {
+        "parquet": {"path": str(own_table.with_suffix(".parquet"))},
+        "documents": {"path": str(own_table.with_suffix(".jsonl"))},
+        "sql": {"url": f"sqlite:///{own_table.with_suffix('.db')}", "query": "SELECT * FROM own"},
+    }
 
 
 @pytest.fixture(scope="session")
