@@ -168,6 +168,7 @@ def run_flower_app(
         population,
         code=folders,
         runs=runs,
+        run="flower-app",
         show_output=show_output,
     ) as opened:
         tally = _Tally(opened.grid)

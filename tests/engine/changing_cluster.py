@@ -13,11 +13,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from several_nodes import cluster_of
+
 import fedsim
 from fedsim.engine.cluster import look
 from fedsim.events import ClientsDone, Stage
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # A dead node is found after three seconds in place of twenty.
 QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000}
 QUICK |= {"health_check_failure_threshold": 3}
@@ -25,10 +26,7 @@ QUICK |= {"health_check_failure_threshold": 3}
 
 def main(folder: Path, config: dict) -> None:
     """Run `config` on one node; add one in round 2, kill it (kill -9) when a client asks for it."""
-    from ray.cluster_utils import Cluster
-
-    options = {"num_cpus": 1, "include_dashboard": False, "node_name": "first"}
-    cluster = Cluster(initialize_head=True, head_node_args={**options, "_system_config": QUICK})
+    cluster = cluster_of(num_cpus=1, _system_config=QUICK)
     (folder / "first").write_text(cluster.head_node.node_id)
     seen, said, added = [], [], []
 

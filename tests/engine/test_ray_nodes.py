@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import fedsim
 
@@ -15,7 +18,7 @@ def printed(script, *arguments, **env):
     """Run a script of this folder; return the JSON it prints last."""
     command = [sys.executable, str(HERE / script), *map(str, arguments)]
     done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | env, check=False, timeout=280
+        command, capture_output=True, text=True, env=os.environ | env, check=False, timeout=1500
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -52,3 +55,41 @@ def test_a_node_that_joins_is_used_and_one_that_dies_costs_no_more_than_it_had(
     assert sum(workers["first"].values()) == 1
     assert [(n["cpus"], n["cpus_used"]) for n in found["seen"]["nodes"]] == [(1, 1), (1, 1)]
     assert found["after"]["runs"] == []  # it took back what it said
+
+
+@pytest.mark.slow
+def test_nodes_of_two_sizes_give_the_local_bytes_and_the_model_crosses_to_each_once(tiny, tmp_path):
+    config = tiny(engine={"grid": "ray"})
+    found = printed("nodes_of_two_sizes.py", tmp_path, json.dumps(config))
+    assert found["workers"] == 4
+    assert found["sha"] == fedsim.run(tiny(), runs=tmp_path / "alone").model_sha256
+    assert found["seen"] == ["big", "first"]
+    model = 4 * 2_000_000
+    for took in found["took"]:  # each round, however many workers and clients a node has
+        assert took.keys() == {"first", "big"}
+        assert all(model < size < 1.01 * model for size in took.values())
+
+
+@pytest.mark.slow
+def test_a_node_without_the_data_is_named_and_the_others_do_its_work(tiny, data_dir, tmp_path):
+    partition = {"name": "natural"}
+    config = tiny(
+        data={"name": "heart-disease"},
+        partition=partition,
+        rounds={"count": 2, "cohort": 4},
+        engine={"grid": "ray", "workers": 2},
+    )
+    found = printed("node_without_data.py", tmp_path, json.dumps(config), FEDSIM_DATA=str(data_dir))
+    (incident,) = found["incidents"]
+    assert re.match(r"node bare \([\d.]+\) cannot run clients: .*/file/data", incident)
+    config["engine"] = {"grid": "inprocess", "tier": "resident"}
+    here = fedsim.run(config, runs=tmp_path / "alone", data_dir=data_dir)
+    assert found["sha"] == here.model_sha256
+
+
+@pytest.mark.slow
+def test_a_run_through_ray_client_gives_the_local_bytes(tiny, tmp_path):
+    config = tiny(engine={"grid": "ray"})
+    found = printed("behind_ray_client.py", tmp_path, json.dumps(config))
+    assert found["sha"] == fedsim.run(tiny(), runs=tmp_path / "alone").model_sha256
+    assert (found["incidents"], found["nodes"], found["runs"]) == ([], ["first"], 0)
