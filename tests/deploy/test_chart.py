@@ -290,9 +290,6 @@ REFUSED = {
     "the tag latest": ({"image": {"tag": "latest"}}, "tag"),
     "a digest that is none": ({"image": {"digest": "sha256:12"}}, "digest"),
     "root": ({"runAsUser": 0}, "runAsUser"),
-    "a password in the database's URL": (
-        {"server": {"database": {"url": "postgresql://fedsim:secret@db/fedsim"}}}, "url",
-    ),
     "an address with a port": ({"server": {"address": "fed.example.org:8000"}}, "address"),
     "no limits": ({"server": {"resources": {"limits": {"cpu": None}}}}, "cpu"),
     "a size without a unit": ({"server": {"storage": {"size": "20"}}}, "size"),
@@ -317,13 +314,7 @@ MISSING = {
     "server.bundleSecret": merged(SERVER, {"server": {"bundleSecret": ""}}),
     "server.address": merged(SERVER, {"server": {"address": ""}}),
     "gateway.tlsSecret": merged(SERVER, {"gateway": {"tlsSecret": ""}}),
-    "server.database.passwordSecret": merged(
-        SERVER, {"server": {"database": {"url": "postgresql://fedsim@db/fedsim"}}}
-    ),
-    "server.database.peers": merged(
-        SERVER,
-        {"server": {"database": {"url": "postgresql://fedsim@db/fedsim", "passwordSecret": "db"}}},
-    ),
+    "server.database.peers": merged(SERVER, {"server": {"database": {"passwordSecret": "db"}}}),
     "networkPolicy.serverCidrs": {"nodes": [NODE]},
     "two are named hospital-a": merged(SERVER, {"nodes": [NODE, NODE]}),
 }

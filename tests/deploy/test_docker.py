@@ -183,6 +183,86 @@ def test_a_node_by_itself_opens_no_port_and_reads_its_data_only():
     assert "/srv/registry:/data:ro" in service["volumes"]
 
 
+def parsed(words):
+    """Have the command line read `fedsim WORDS...` without running it; return its commands."""
+    import typer
+
+    from fedsim.cli._app import app
+
+    command, context, names = typer.main.get_command(app), None, []
+    while hasattr(command, "commands"):
+        command, names, words = command.commands[words[0]], [*names, words[0]], words[1:]
+    context = command.make_context(names[-1], list(words))
+    assert context is not None
+    return names
+
+
+def containers_run():
+    """What `fedsim` is given in every container of this repository."""
+    yield "the image", yaml.safe_load(all_of("CMD")[0])
+    for name in COMPOSE[:2]:
+        for key, service in services(name).items():
+            if service.get("command", [])[:1] == ["deploy"]:
+                yield f"{name} {key}", service["command"]
+    entry = services()["submit"]["entrypoint"]
+    yield "submit", [*entry[entry.index("fedsim") + 1 :], "digits", "rounds.count=2"]
+    chart = ROOT / "deploy/kubernetes/fedsim/templates"
+    for path in (chart / "server.yaml", chart / "nodes.yaml"):
+        for words in re.findall(r"^ +args: (\[.*\])$", path.read_text(), re.MULTILINE):
+            yield path.name, yaml.safe_load(words)
+
+
+def test_every_command_that_a_container_runs_is_one_of_ours():
+    found = {where: parsed(words) for where, words in containers_run()}
+    assert found == {
+        "the image": ["deploy", "server"],
+        "compose.yaml server": ["deploy", "server"],
+        "compose.yaml node-a": ["deploy", "node"],
+        "compose.yaml node-b": ["deploy", "node"],
+        "compose.yaml node-c": ["deploy", "node"],
+        "compose.node.yaml node": ["deploy", "node"],
+        "submit": ["deploy", "submit"],
+        "server.yaml": ["deploy", "server"],
+        "nodes.yaml": ["deploy", "node"],
+    }
+
+
+def test_what_compose_mounts_is_what_prepare_makes(tmp_path):
+    from fedsim.deploy.settings import read_node, read_server
+    from fedsim.node.policy import policy_from_text, trial
+
+    entry = services()["init"]["entrypoint"]
+    folder = tmp_path / "federation"
+    folder.mkdir()
+    command = [sys.executable, DOCKER / "prepare.py", folder, *entry[3:], "--trial"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    secret = compose("compose.yaml")["secrets"]
+    for name, made in secret.items():
+        path = folder / Path(made["file"]).relative_to("federation")
+        assert path.is_file(), name
+        assert path.stat().st_mode & 0o777 == 0o600, name
+    password = (folder / "secrets/postgres-password").read_text()
+    database = services()["database"]["environment"]
+    user, name = database["POSTGRES_USER"], database["POSTGRES_DB"]
+    assert (folder / "secrets/pgpass").read_text() == f"database:5432:{user}:{name}:{password}\n"
+    server = read_server(folder / "server")
+    assert server.runs == services()["server"]["environment"]["FEDSIM_RUNS"]
+    assert (server.listen, server.port) == ("0.0.0.0", 8000)
+    for key in ("node-a", "node-b", "node-c"):
+        (mounted,) = services()[key]["volumes"]
+        node = folder / Path(mounted.split(":")[0]).relative_to("federation")
+        assert read_node(node).address == "server:8000"
+        assert services()[key]["environment"]["FEDSIM_HEALTH_URL"].endswith(
+            f":{read_node(node).port}/health"
+        )
+        assert (node / "policy.toml").read_text() == trial()
+        policy_from_text(trial())
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert (folder / "secrets/postgres-password").read_text() == password
+
+
 class Healthy(BaseHTTPRequestHandler):
     """Answers as a node does."""
 

@@ -78,7 +78,7 @@ log from the bundle would undo what was spent.
       umask 077
       mkdir -p /federation/bundle /tmp/new
       tar --extract --file /run/bundle/bundle.tar --directory /tmp/new --no-same-owner --no-same-permissions
-      for kept in audit.jsonl ledger pins runs state flower; do
+      for kept in audit.jsonl ledger pins runs state.db flwr-home; do
         if [ -e "/federation/bundle/$kept" ]; then rm -rf "/tmp/new/$kept"; fi
       done
       cp -R /tmp/new/. /federation/bundle/
@@ -103,10 +103,7 @@ log from the bundle would undo what was spent.
 {{- $_ := required "server.address: the name on the server's certificate (fedsim deploy init --address)" .Values.server.address -}}
 {{- $_ := required "gateway.tlsSecret: name the secret with server.crt, server.key and ca.crt of DIR/server" .Values.gateway.tlsSecret -}}
 {{- with .Values.server.database -}}
-{{- if and .url (not .passwordSecret) -}}
-{{- fail "server.database.passwordSecret: name the secret with pgpass for server.database.url" -}}
-{{- end -}}
-{{- if and .url $.Values.networkPolicy.enabled (not .peers) -}}
+{{- if and .passwordSecret $.Values.networkPolicy.enabled (not .peers) -}}
 {{- fail "server.database.peers: where the database is, or the network policy keeps the server from it" -}}
 {{- end -}}
 {{- end -}}
