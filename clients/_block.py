@@ -5,6 +5,7 @@ adds their updates up as it goes. What it cannot do, or what goes wrong on the w
 per-client handlers of `app.py` by returning None: those also find out which client it was.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -88,7 +89,8 @@ class _Block:
             self.count_in_ring(place, update)
         else:
             self.total = exact.accumulate(self.total, update, self.order.form)
-            self.add_row(place, update.weight, update.metrics, seconds)
+            norm = math.nan if self.order.form.max_norm is None else exact.norm_of(update)
+            self.add_row(place, update.weight, update.metrics, seconds, norm)
         self.kept[place] = memo
 
     def count_in_ring(self, place: int, update: Update) -> None:
@@ -113,9 +115,14 @@ class _Block:
         self.last = place
 
     def add_row(
-        self, place: int, weight: float, metrics: Mapping[str, float], seconds: float
+        self,
+        place: int,
+        weight: float,
+        metrics: Mapping[str, float],
+        seconds: float,
+        norm: float = math.nan,
     ) -> None:
-        self.rows.append(messages.Row(self.clients[place], weight, seconds, metrics))
+        self.rows.append(messages.Row(self.clients[place], weight, seconds, metrics, norm))
         self.last = place
 
     def finished(self) -> list[Message]:
@@ -236,8 +243,11 @@ def _count_group(block: _Block, trained: Trained, sizes: Sequence[int], seconds:
         _count_each(block, trained, change, weights, metrics, seconds)
         return
     is_good = (change.largest() <= form.max_abs).cpu()  # False for NaN too
+    norms = [math.nan] * len(weights)
     if form.max_norm is not None:
-        is_good &= (change.norms() <= form.max_norm).cpu()
+        found = change.norms().cpu()
+        is_good &= found <= form.max_norm
+        norms = (found.double() * torch.tensor(weights, dtype=torch.float64)).tolist()
     good = [i for i, fine in enumerate(is_good.tolist()) if fine]
     if good:
         counted = torch.where(is_good, torch.tensor(weights), 0.0)
@@ -246,7 +256,7 @@ def _count_group(block: _Block, trained: Trained, sizes: Sequence[int], seconds:
         part = exact.encode_sum(vector, [weights[i] for i in good], form, lanes)
         block.total = exact.add_into(block.total, part)
     for i in good:
-        block.add_row(trained.members[i], weights[i], metrics[i], seconds)
+        block.add_row(trained.members[i], weights[i], metrics[i], seconds, norms[i])
         block.kept[trained.members[i]] = trained.memos[i]
     _one_by_one(block, [trained.members[i] for i in range(len(weights)) if i not in good])
 

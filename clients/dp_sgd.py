@@ -25,6 +25,7 @@ from fedsim.core import ClientContext, Clipping, Memo, Recipe, Task, Update
 from fedsim.models import get_change
 from fedsim.privacy import example
 from fedsim.privacy.clipping import Clipped, Clipper, mixes_examples
+from fedsim.privacy.margin import bound
 from fedsim.privacy.sampling import poisson_batch
 
 __all__ = ["DpSgd", "draw_noise", "mean_maker", "noise_stream", "norm_of", "train_clipped"]
@@ -162,7 +163,7 @@ def _clipped(clip: Clip, task: Task, chosen: Tensor, clipping: Clipping) -> Clip
 def norm_of(clipping: Clipping) -> float:
     """Return the norm that gradients are clipped to."""
     is_simulated = clipping.source == "torch"
-    return clipping.clipping_norm if is_simulated else example.bound(clipping.clipping_norm)
+    return clipping.clipping_norm if is_simulated else bound(clipping.clipping_norm)
 
 
 def _drawer(

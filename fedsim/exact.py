@@ -40,6 +40,7 @@ __all__ = [
     "encode_sum",
     "fixed_point",
     "largest",
+    "norm_of",
     "ring_form",
     "weight_of",
     "zero",
@@ -214,6 +215,11 @@ def check(update: Update, form: FixedPoint) -> None:
         _check_range(f"lane {name!r}", lane, form)
     if form.max_norm is not None:
         _check_private(update, form, form.max_norm)
+
+
+def norm_of(update: Update) -> float:
+    """Return the L2 norm of what an update adds to a sum: its vector, weighted."""
+    return update.weight * float(torch.linalg.vector_norm(update.vector, dtype=torch.float64))
 
 
 def check_sum(total: PartialSum, weights: Sequence[float], form: FixedPoint) -> None:

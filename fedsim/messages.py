@@ -12,7 +12,7 @@ import hashlib
 import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +37,8 @@ __all__ = [
     "hash_of",
     "memo_of",
     "model_content",
+    "norms",
+    "of_one",
     "partial_sums",
     "read_instruction",
     "read_ring",
@@ -52,17 +54,22 @@ __all__ = [
 
 TRAIN = "train"
 EVALUATE = "evaluate"
+_NORM = "norm of what is in the sum"  # among a table's metrics, no name that one has
 LOST = 2  # Flower's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One client's numbers in a reply: who it is, what it counts for, how long it took."""
+    """One client's numbers in a reply: who it is, what it counts for, how long it took.
+
+    `norm`: where privacy rests on norms, that of what it added to a sum with others; NaN elsewhere.
+    """
 
     client: int
     weight: float
     seconds: float
     metrics: Mapping[str, float]
+    norm: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +188,7 @@ def rows(content: RecordDict) -> list[Row]:
     with understood("the table of clients"):
         names = [str(name) for name in content.config_records["metrics"]["names"]]
         values = content.array_records["clients"]["values"].numpy().astype(np.float64, copy=False)
-        found = [
-            Row(_whole(own[0]), own[1], own[2], dict(zip(names, own[3:], strict=True)))
-            for own in values.tolist()
-        ]
+        found = [_row(own, dict(zip(names, own[3:], strict=True))) for own in values.tolist()]
         if not found:
             raise InvalidUpdateError("a reply of no client")
         if np.isnan(values).any():  # not every client has every metric
@@ -224,6 +228,36 @@ def partial_sums(content: RecordDict, form: FixedPoint) -> PartialSum:
         total = PartialSum(_tensor(arrays["vector"]), weight, count, lanes)
         exact.check_sum(total, [row.weight for row in table], form)
     return total
+
+
+def norms(content: RecordDict, table: Sequence[Row]) -> dict[int, float]:
+    """Return, by client, the L2 norm of what a reply that was read adds to the sum.
+
+    `table`: its rows. NaN where whoever added up did not say. Nobody is asked for its own norm.
+    """
+    if "update" in content.array_records:
+        return {row.client: exact.norm_of(updates(content)) for row in table}
+    return {row.client: row.norm for row in table}
+
+
+def of_one(reply: Message) -> Message:
+    """Return a reply of a client's own machine; an error instead of one that answers for several.
+
+    Only a run's own workers add clients up: in a node's sum nobody could tell who is in it, nor
+    what each of them added.
+    """
+    if reply.has_error():
+        return reply
+    arrays, config = reply.content.array_records, reply.content.config_records
+    clients = 1
+    with suppress(Exception):  # what cannot be read is refused where it is read
+        if "clients" in arrays:
+            clients = len(arrays["clients"]["values"].numpy())
+        elif "ring-config" in config:
+            clients = len(config["ring-config"]["clients"])
+    if clients == 1 and "sum" not in arrays:
+        return reply
+    return _as_error(reply, InvalidUpdateError("a node answers for itself alone, not for a sum"))
 
 
 def read_statistics(content: RecordDict) -> dict[str, Tensor]:
@@ -288,6 +322,9 @@ def _fold_updates(instruction: RecordDict, replies: Sequence[Message]) -> list[M
         try:
             own = rows(reply.content)
             total = exact.add_into(total, partial_sums(reply.content, form))
+            if form.max_norm is not None:
+                found = norms(reply.content, own)
+                own = [replace(row, norm=found[row.client]) for row in own]
         except InvalidUpdateError as error:
             lost.append(_as_error(reply, error))
         else:
@@ -337,6 +374,9 @@ def _table(rows: Sequence[Row]) -> dict[str, ArrayRecord | ConfigRecord]:
         [row.client, row.weight, row.seconds, *(row.metrics.get(n, math.nan) for n in names)]
         for row in rows
     ]
+    if not all(math.isnan(row.norm) for row in rows):
+        names = [*names, _NORM]
+        values = [[*own, row.norm] for own, row in zip(values, rows, strict=True)]
     array = Array(np.array(values, dtype=np.float64))
     return {
         "clients": ArrayRecord({"values": array}),
@@ -354,6 +394,11 @@ def understood(what: str) -> Iterator[None]:
     except Exception as error:
         reason = f"{what} of the reply cannot be read: {type(error).__name__}: {error}"
         raise InvalidUpdateError(reason) from error
+
+
+def _row(own: Sequence[float], metrics: dict[str, float]) -> Row:
+    norm = metrics.pop(_NORM, math.nan)
+    return Row(_whole(own[0]), own[1], own[2], metrics, norm)
 
 
 def _whole(number: float) -> int:

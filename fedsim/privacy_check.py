@@ -29,6 +29,7 @@ from fedsim.federation import Federation, Places, build
 from fedsim.privacy import accounting, example
 from fedsim.privacy.check import Finding, check_model, refusal
 from fedsim.privacy.events import Release
+from fedsim.privacy.individual import WHOLE
 from fedsim.privacy.noise import Stream
 from fedsim.rounds import number_format
 from fedsim.store import RunStore
@@ -255,6 +256,9 @@ def _cohorts(case: _Case) -> Finding:
     cohorts = [user_level.cohort(config, population, number) for number in range(1, draws + 1)]
     if case.privacy.sampling == "cyclic" and case.cohort < population:
         return _in_turn(case, cohorts)
+    if own := user_level.individual(config):
+        said = f"each client pays for its own updates: it lasts {own.most // WHOLE} rounds or more"
+        return Finding("sampler", "pass", f"{said}; nothing is gained from sampling")
     accounted, sizes = case.worst.sampling, np.array([len(cohort) for cohort in cohorts])
     if accounted.kind == "all":
         fix = "privacy.sampling=truncated and a smaller rounds.cohort amplify privacy"

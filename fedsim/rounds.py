@@ -27,11 +27,23 @@ from fedsim.federation import Federation
 from fedsim.privacy import local
 from fedsim.secagg.identities import Directory
 
-__all__ = ["Admit", "Carrier", "ServerState", "number_format", "run_rounds", "start_state"]
+__all__ = [
+    "Admit",
+    "Carrier",
+    "Charge",
+    "ServerState",
+    "number_format",
+    "run_rounds",
+    "start_state",
+]
 
 #: (round, cohort) -> those of the cohort who may take part, called before anybody is asked; raises
 #: `BudgetExceededError` where a round must not take place.
 Admit = Callable[[int, Sequence[int]], Sequence[int]]
+
+#: (round, norms) is told, before the sum of a round gets its noise, what each client added to it:
+#: by client, its L2 norm; of unit "user" alone.
+Charge = Callable[[int, Mapping[int, float]], None]
 
 _FLOAT_BYTES = 4
 _METRIC_BYTES = 8
@@ -49,13 +61,15 @@ class ServerState:
 class _Answers:
     """What came back of one phase: partial sums or updates, a row per client, who was lost.
 
-    `means`: metrics of training where a secure sum has them already, and rows have none.
+    `means`: metrics of training where a secure sum has them already, and rows have none. `norms`:
+    of what each client added to a plain sum, where privacy rests on them.
     """
 
     sums: list[PartialSum] = field(default_factory=list)
     updates: dict[int, Update] = field(default_factory=dict)
     statistics: list[tuple[list[int], dict[str, Tensor]]] = field(default_factory=list)
     records: dict[int, ClientRecord] = field(default_factory=dict)
+    norms: dict[int, float] = field(default_factory=dict)
     means: Mapping[str, float] | None = None
 
     @property
@@ -102,6 +116,7 @@ def run_rounds(
     state: ServerState,
     admit: Admit = lambda number, cohort: cohort,
     *,
+    charge: Charge = lambda number, norms: None,
     directory: Directory = lambda client: None,
 ) -> Iterator[tuple[RoundRecord, ServerState]]:
     """Run the rounds after `state.round`; `nodes[i]` is the address of client i.
@@ -117,6 +132,7 @@ def run_rounds(
         form = number_format(federation, state.strategy)
         order = _order(federation, state, number, form)
         answers = _collect(grid, nodes, federation, order, ids, seconds, directory)
+        charge(number, answers.norms)
         context = RoundContext(federation.config.seed, number, len(ids))
         step = partial(_step, federation, state.strategy, answers, form, context)
         strategy = _timed(seconds, "aggregate", step)
@@ -323,6 +339,8 @@ def _read(
         if answers.sums:
             exact.check_lanes(part.lanes, answers.sums[0].lanes)
         answers.sums.append(part)
+        if form.max_norm is not None:
+            answers.norms |= messages.norms(content, rows)
     else:
         update = messages.updates(content)
         exact.encode(update, form)  # what cannot be summed does not count here either

@@ -40,6 +40,7 @@ from fedsim.federation import Federation, Places, build
 from fedsim.rounds import (
     Admit,
     Carrier,
+    Charge,
     ServerState,
     number_format,
     run_rounds,
@@ -230,12 +231,18 @@ class Session:
 
         What such a round spent stays spent, and its second try is paid for like any other.
         """
-        admit, failures = self._admit(), 0
+        (admit, charge), failures = self._budget(), 0
         carrier, nodes, directory = carriage.carrier, carriage.nodes, carriage.directory
         while True:
             try:
                 for found in run_rounds(
-                    carrier, nodes, self.federation, self._state, admit, directory=directory
+                    carrier,
+                    nodes,
+                    self.federation,
+                    self._state,
+                    admit,
+                    charge=charge,
+                    directory=directory,
                 ):
                     failures = 0
                     yield found
@@ -249,13 +256,14 @@ class Session:
                 carriage.incidents.append(f"round {number} is tried again: {error}")
                 self._incidents(carriage)
 
-    def _admit(self) -> Admit:
-        """Return what a round has to pass before anybody is asked."""
+    def _budget(self) -> tuple[Admit, Charge]:
+        """Return what a round has to pass before anybody is asked, and before it is released."""
         if self.federation.config.privacy.unit == "none":
-            return lambda number, cohort: cohort
+            return (lambda number, cohort: cohort), (lambda number, norms: None)
         ledger = spending.open_ledger(self.store.root, self.federation)
         keep = partial(append_receipt, self.store)
-        return spending.Spending(ledger, self.run_id, self.federation, keep)
+        spent = spending.Spending(ledger, self.run_id, self.federation, keep)
+        return spent, spent.charge
 
     def _write(
         self, record: RoundRecord, state: ServerState, memos: Mapping[int, Any]

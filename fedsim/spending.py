@@ -16,12 +16,14 @@ from fedsim.errors import ConfigError, Problem
 from fedsim.federation import Federation
 from fedsim.privacy import example, local
 from fedsim.privacy.accounting import ADJACENCY, Renyi, epsilon
+from fedsim.privacy.accounts import Accounts, accounts_path
 from fedsim.privacy.budget import Budget
 from fedsim.privacy.events import Adjacency, Release
 from fedsim.privacy.ledger import Entry, Ledger, Receipt, Spend, grouped, ledger_path
 
 __all__ = [
     "Spending",
+    "accounts",
     "charged",
     "facts",
     "most_spent",
@@ -52,6 +54,7 @@ def settled(federation: Federation) -> Federation:
         found = _least_noise(federation, privacy.epsilon, delta)
         privacy = replace(privacy, noise_multiplier=found)
     federation = federation.with_privacy(privacy)
+    user_level.individual(federation.config)  # refuses what nobody could pay for
     if distributed.is_distributed(federation.config):
         config, size = federation.config, federation.initial.numel()
         found_config = distributed.with_least_cohort(config, federation.population, size)
@@ -226,6 +229,14 @@ def open_ledger(root: Path, federation: Federation) -> Ledger:
     return Ledger(ledger_path(root, meta.name, meta.sha256, unit))
 
 
+def accounts(ledger: Ledger, run: str, federation: Federation) -> Accounts | None:
+    """Return the accounts of a run's clients, None where only the data set has one."""
+    own = user_level.individual(federation.config)
+    if own is None:
+        return None
+    return Accounts(accounts_path(ledger.path, run), own, federation.population)
+
+
 def charged(config: RunConfig, root: Path) -> Charged:
     """Return where noise on the sums by which clients agree on a cut is written down."""
     settings = config.anonymization
@@ -243,6 +254,8 @@ def charged(config: RunConfig, root: Path) -> Charged:
 class Spending:
     """Writes down what each round of a run releases, before it does: `fedsim.rounds.Admit`.
 
+    `charge` is its `fedsim.rounds.Charge`.
+
     `on_receipt` is told of every entry; `federation`'s configuration is `settled`.
     """
 
@@ -251,6 +264,11 @@ class Spending:
     federation: Federation
     on_receipt: Callable[[Receipt], None] = lambda receipt: None
     _latest: int | None = field(default=None, init=False)
+    _accounts: Accounts | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Find the clients' own accounts, where they have any."""
+        self._accounts = accounts(self.ledger, self.run, self.federation)
 
     def __call__(self, round: int, cohort: Sequence[int]) -> Sequence[int]:
         """Spend a round and return who may take part, in the order of `cohort`.
@@ -259,25 +277,41 @@ class Spending:
         `BudgetExceededError`, `LedgerError` or `SetupError`.
         """
         privacy = self.federation.config.privacy
-        assert privacy.unit != "none"
-        entry = Entry(
-            run=self.run,
-            round=round,
-            unit=privacy.unit,
-            dataset=self.federation.clients.meta.name,
-            time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            adjacency=ADJACENCY[privacy.unit],
+        entry = replace(
+            self._entry(round),
             spends=self._spends(round, cohort),
             plan=() if self.run in self.ledger.spent().runs else plan_of(self.federation),
         )
         budget = Budget(privacy.epsilon, privacy.delta or 0.0) if privacy.epsilon else None
         if privacy.unit == "user" or budget is None:
             self.on_receipt(self.ledger.admit(entry, budget))
-            return cohort
+            return cohort if self._accounts is None else self._accounts.left(cohort, round)
         receipt = self.ledger.admit_those_left(entry, budget)
         self.on_receipt(receipt)
         left = {client for spend in receipt.entry.spends for client in spend.clients or ()}
         return [client for client in cohort if client in left]
+
+    def charge(self, round: int, norms: Mapping[int, float]) -> None:
+        """Charge clients' own accounts, if they have any, before the sum of a round is released.
+
+        `norms`: of what each added to the sum. Raises what `__call__` raises.
+        """
+        if self._accounts is not None:
+            whole = self.federation.config.privacy.clipping_norm
+            self._accounts.charge(self._entry(round), {c: n / whole for c, n in norms.items()})
+
+    def _entry(self, round: int) -> Entry:
+        privacy = self.federation.config.privacy
+        assert privacy.unit != "none"
+        return Entry(
+            run=self.run,
+            round=round,
+            unit=privacy.unit,
+            dataset=self.federation.clients.meta.name,
+            time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            adjacency=ADJACENCY[privacy.unit],
+            spends=(),
+        )
 
     def _spends(self, round: int, cohort: Sequence[int]) -> tuple[Spend, ...]:
         federation = self.federation
@@ -287,8 +321,10 @@ class Spending:
         if privacy.unit == "local":
             return grouped(dict.fromkeys(cohort, _local(federation)))
         config = federation.config
-        if privacy.mechanism == "matrix":
+        if user_level.is_correlated(config):
             return self._of_correlated_noise(round)
+        if privacy.client_epsilon is not None:  # all rounds are one release: paid for at the first
+            return () if self.run in self.ledger.spent().runs else plan_of(federation)
         spend = Spend(user_level.release(config, population, federation.initial.numel()))
         if privacy.sampling == "cyclic" and len(cohort) < population:
             spend = replace(spend, clients=tuple(sorted(cohort)))

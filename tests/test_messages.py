@@ -1,5 +1,6 @@
 """The vocabulary of rounds: what is written is what is read, and folding changes no bit."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from fedsim import exact, messages
 from fedsim.core import Update
+from fedsim.engine.flower import FlowerCarrier
 
 FORM = exact.fixed_point(4, max_abs=8.0, max_weight=50.0, cohort=30)
 ORDER = messages.Train(torch.arange(4.0), 7, 0.5, FORM)
@@ -144,3 +146,56 @@ def test_the_hash_of_an_order_is_that_of_what_arrives():
         replace(order, form=None),
     )
     assert len({messages.hash_of(each) for each in (order, *others)}) == 6
+
+
+def test_norms_of_what_is_in_a_sum_are_found_by_whoever_adds_up():
+    """Of the update itself, weighted; not of anything that a client says."""
+    private = replace(FORM, max_norm=6.0)
+    order = replace(ORDER, form=private)
+    vectors = torch.tensor([[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    weights = (1.0, 1.0, 0.5)
+    sent = [
+        reply(i, Update(vector, weight, {"norm": 0.0}))
+        for i, (vector, weight) in enumerate(zip(vectors, weights, strict=True))
+    ]
+    alone = [messages.norms(each.content, messages.rows(each.content)) for each in sent]
+    assert alone == [{0: 5.0}, {1: 0.0}, {2: 1.0}]
+    for folded in ([sent], [sent[:2], sent[2:]]):
+        parts = [messages.fold(messages.model_content(order), list(part))[0] for part in folded]
+        found = {}
+        for part in parts:
+            table = messages.rows(part.content)
+            found |= messages.norms(part.content, table)
+            assert all(set(row.metrics) == {"norm"} for row in table)
+        assert found == {0: 5.0, 1: 0.0, 2: 1.0}
+    plain = messages.fold(messages.model_content(ORDER), [reply(0, Update(vectors[0], 1.0))])
+    assert "norm" not in str(plain[0].content.config_records)
+
+
+class Pulled:
+    """What a SuperLink hands over."""
+
+    def __init__(self, replies):
+        self.waiting = replies
+
+    def pull_messages(self, ids):
+        found, self.waiting = self.waiting, []
+        return found
+
+
+def test_a_node_answers_for_itself_alone():
+    update = Update(torch.ones(4), 2.0, {"loss": 1.0})
+    several = messages.fold(messages.model_content(ORDER), [reply(0, update), reply(1, update)])[0]
+    summed = messages.fold(messages.model_content(ORDER), [reply(2, update)])[0]
+    both = reply(3, update)
+    both.content = messages.ring_content(torch.zeros(4).numpy().astype("uint32"), [3, 4])
+    honest, found = reply(4, update), {}
+    answers = [several, summed, both, honest]
+    for place, each in enumerate(answers):
+        each.metadata.__dict__["_reply_to_message_id"] = f"q{place}"
+    waiting = {f"q{place}": place for place in range(4)}
+    for answer in FlowerCarrier(Pulled(answers))._replies(waiting, 4, time.monotonic() + 60):
+        found[answer.metadata.src_node_id] = answer.error.reason if answer.has_error() else ""
+    assert found.pop(3) == ""
+    assert all("answers for itself alone" in reason for reason in found.values())
+    assert len(found) == 3

@@ -86,7 +86,7 @@ def _print(found: dict[str, Any]) -> None:
         if found["rounds_left"] is not None:
             rows.append(["more rounds like the last", f"{found['rounds_left']:,}"])
         if found["clients"]:
-            parts = [f"{key} {low:.3g}-{high:.3g}" for key, (low, high) in found["clients"].items()]
+            parts = [f"{key} {_span(*pair)}" for key, pair in found["clients"].items()]
             rows.append(["by client", ", ".join(parts)])
     rows += [["set aside", f"{file}: unfinished, nothing was released"] for file in found["torn"]]
     title = f"data set {found['dataset']}, unit {found['unit']}, adjacency {found['adjacency']}"
@@ -107,6 +107,14 @@ def _print(found: dict[str, Any]) -> None:
             for each in found["runs"]
         ],
     )
+    for each in found["runs"]:
+        if own := each.get("by_client"):
+            parts = ", ".join(f"{key} {_span(*pair)}" for key, pair in own["coarse"].items())
+            print(f"clients' own accounts in {each['run']}, of {own['budget']:g} each: {parts}")
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.3g}-{high:.3g}"
 
 
 def _rounds(found: dict[str, Any]) -> str:

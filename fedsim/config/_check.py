@@ -6,9 +6,9 @@ from typing import Any
 
 from fedsim import losses, metrics
 from fedsim.clients.local_only import LocalOnly
-from fedsim.config import _anonymization, _distributed, _secure_sum
+from fedsim.config import _anonymization, _distributed, _individual, _secure_sum
 from fedsim.config._address import ADDRESSES, is_address
-from fedsim.config.schema import Engine, Privacy, RunConfig
+from fedsim.config.schema import CORRELATED, Engine, Privacy, RunConfig
 from fedsim.data import Meta
 from fedsim.data._types import BornFederated
 from fedsim.errors import ConfigError, Problem
@@ -60,6 +60,7 @@ def illegal(config: RunConfig, source: Source) -> list[Problem]:
     _check_privacy(config, refuse)
     _secure_sum.check(config, refuse)
     _distributed.check(config, refuse)
+    _individual.check(config, refuse)
     if clients := _known_clients(config):
         _secure_sum.check_population(config, clients, refuse)
     return problems
@@ -69,7 +70,13 @@ def _check_privacy(config: RunConfig, refuse: Callable[..., None]) -> None:
     """Refuse what no privacy is accounted for, and say the nearest thing that it is."""
     privacy = config.privacy
     if privacy.unit == "none":
-        for name in ("epsilon", "noise_multiplier", "weight_cap", "examples_at_once"):
+        for name in (
+            "epsilon",
+            "client_epsilon",
+            "noise_multiplier",
+            "weight_cap",
+            "examples_at_once",
+        ):
             if (value := getattr(privacy, name)) is not None:
                 refuse(f"privacy.{name}", value, "unset without a unit", "Set privacy.unit.")
         _check_engine_of(privacy, refuse)
@@ -92,12 +99,14 @@ def _check_privacy(config: RunConfig, refuse: Callable[..., None]) -> None:
 def _check_fields(privacy: Privacy, refuse: Callable[..., None]) -> None:
     """Refuse settings of another unit than the one that is set."""
     defaults = Privacy()
-    unit = "user" if privacy.mechanism in ("matrix", *DISCRETE) else "local"
+    unit = "user" if privacy.mechanism in (*CORRELATED, *DISCRETE) else "local"
     if privacy.mechanism != defaults.mechanism and privacy.unit != unit:
         accepted = f"'gaussian': {privacy.mechanism!r} is of unit {unit!r}"
         refuse("privacy.mechanism", privacy.mechanism, accepted)
     if privacy.bands is not None and privacy.mechanism != "matrix":
         refuse("privacy.bands", privacy.bands, "unset without privacy.mechanism = 'matrix'")
+    if privacy.buffers is not None and privacy.mechanism != "blt":
+        refuse("privacy.buffers", privacy.buffers, "unset without privacy.mechanism = 'blt'")
     if privacy.examples_at_once is not None and privacy.unit != "example":
         refuse(
             "privacy.examples_at_once", privacy.examples_at_once, "unset: it is of unit 'example'"
@@ -147,11 +156,12 @@ def _check_user_level(config: RunConfig, refuse: Callable[..., None]) -> None:
     if getattr(local, "notice", ""):
         refuse("local.name", type(local).__name__.lower(), "sgd or fedprox: the sum has the noise")
     privacy = config.privacy
-    if privacy.mechanism == "matrix" and privacy.sampling != "cyclic":
-        accepted = "'cyclic' with mechanism 'matrix', which rests on the rounds between"
+    own = privacy.mechanism
+    if own in CORRELATED and privacy.sampling != "cyclic":
+        accepted = f"'cyclic' with mechanism {own!r}, which rests on the rounds between"
         refuse("privacy.sampling", privacy.sampling, accepted)
-    if privacy.mechanism == "matrix" and privacy.clipping != "fixed":
-        accepted = "'fixed' with mechanism 'matrix': its sensitivity is that of all rounds"
+    if own in CORRELATED and privacy.clipping != "fixed":
+        accepted = f"'fixed' with mechanism {own!r}: its sensitivity is that of all rounds"
         refuse("privacy.clipping", privacy.clipping, accepted)
 
 

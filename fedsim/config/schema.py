@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 __all__ = [
+    "CORRELATED",
     "PARTS",
     "Anonymization",
     "Engine",
@@ -24,6 +25,9 @@ __all__ = [
 ]
 
 Mode = Literal["federated", "pooled", "local-only"]
+
+#: Mechanisms of unit "user" whose noise is correlated over rounds.
+CORRELATED = ("matrix", "blt")
 
 #: config section -> (registry group, part used when the section does not name one)
 PARTS = {
@@ -98,14 +102,18 @@ class Privacy:
     least with which all rounds stay within `epsilon`. `epsilon`, `delta`: the budget of everything
     ever released about the data set in this unit, kept in a ledger; a round that would pass it is
     refused (exit code 4). `delta` unset: clients^-1.1, or examples^-1.1. The others are of unit
-    "user" alone. `sampling`: "truncated" and "poisson" ask each client with probability
+    "user" alone. `client_epsilon`: each client has an account in the run, with this budget at
+    `delta`, and pays in each round by the norm of what it sent; who could not pay for a whole
+    `clipping_norm` is not asked. Needs `noise_multiplier`; nothing is gained from sampling.
+    `sampling`: "truncated" and "poisson" ask each client with probability
     `rounds.cohort` / clients, the first with a ceiling; "fixed" asks exactly `rounds.cohort`;
     "cyclic" asks all in turn, without amplification. `mechanism`: of unit "user" is "gaussian", or,
     with "cyclic", "matrix": the noise of a round takes back some of that before it (DP-FTRL by
     banded matrix factorization, in `bands` bands; unset: as many as rounds between two of one
-    client), or, under a secure sum, "skellam" or "discrete-gaussian": each client adds a part of
-    the noise itself, and the server sees nothing without it. `weight_cap`: clients count by their
-    examples up to so many; unset: all alike.
+    client) or "blt" (the same with `buffers` buffers of the model's size, which is less memory and
+    a little more noise), or, under a secure sum, "skellam" or "discrete-gaussian": each client adds
+    a part of the noise itself, and the server sees nothing without it. `weight_cap`: clients count
+    by their examples up to so many; unset: all alike.
     `clipping`: "adaptive" lets the norm follow, from `clipping_norm` on, the `target_quantile` of
     the updates' norms, at the rate `clipping_lr`, with noise of standard deviation `bit_noise` on
     the count (unset: a twentieth of the cohort); both noises together are `noise_multiplier`.
@@ -120,11 +128,13 @@ class Privacy:
 
     unit: Literal["none", "user", "example", "local"] = "none"
     mechanism: Literal[
-        "gaussian", "matrix", "skellam", "discrete-gaussian", "laplace", "privunit"
+        "gaussian", "matrix", "blt", "skellam", "discrete-gaussian", "laplace", "privunit"
     ] = "gaussian"
     bands: Annotated[int, Ge(1)] | None = None
+    buffers: Annotated[int, Ge(1), Le(8)] | None = None
     epsilon: Annotated[float, Gt(0)] | None = None
     delta: Annotated[float, Gt(0), Lt(1)] | None = None
+    client_epsilon: Annotated[float, Gt(0)] | None = None
     clipping_norm: Annotated[float, Gt(0)] = 1.0
     noise_multiplier: Annotated[float, Gt(0)] | None = None
     clipping: Literal["fixed", "adaptive"] = "fixed"

@@ -24,7 +24,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
-from fedsim import exact
+from fedsim import exact, messages
 from fedsim.core import RoundContext, State, Update
 from fedsim.errors import RunFailedError
 
@@ -204,7 +204,7 @@ class FlowerCarrier:
                     continue
                 # Flower names itself as the source of what it says for a node that is gone.
                 reply.metadata.__dict__["_src_node_id"] = node
-                yield reply
+                yield messages.of_one(reply)
             self.on_progress(asked - len(waiting), asked)
             if waiting:
                 time.sleep(self.poll_s)

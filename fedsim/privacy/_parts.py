@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from fedsim.privacy.events import Adjacency, Lattice, Mechanism, Release, Sampling
+from fedsim.privacy.events import ONCE, Adjacency, Lattice, Mechanism, Release, Sampling
 
 __all__ = ["Part", "binned", "part_of", "parts_of", "unamplified"]
 
@@ -60,7 +60,7 @@ def parts_of(releases: Iterable[Release], adjacency: Adjacency) -> dict[Part, in
         found = part_of(release, adjacency)
         if found is None:
             continue
-        count = 1 if release.mechanism == "matrix" else release.count
+        count = 1 if release.mechanism in ONCE else release.count
         if found.kind != "gaussian":
             counts[found] = counts.get(found, 0) + count
         elif found.noise < 1e-150:
@@ -91,7 +91,7 @@ def part_of(release: Release, adjacency: Adjacency) -> Part | None:
         return _on_lattice(release, release.lattice, adjacency, rate)
     if release.mechanism == "laplace":
         return Part("laplace", noise, rate if can_amplify else 1.0)
-    if release.mechanism == "matrix" or rate == 1 or noise == 0:
+    if release.mechanism in ONCE or rate == 1 or noise == 0:
         return Part("gaussian", noise)
     # A multiplier is per sensitivity. That of "replace-one" is two clipping norms, so there a
     # member pulls with half of it; with a fixed size, zeroing a member is a case of replacing it.

@@ -16,7 +16,7 @@ import numpy as np
 from fedsim.privacy import _lattice
 from fedsim.privacy._losses import FloatArray
 from fedsim.privacy._parts import Part, part_of
-from fedsim.privacy.events import Adjacency, Release
+from fedsim.privacy.events import ONCE, Adjacency, Release
 
 __all__ = ["ORDERS", "Renyi"]
 
@@ -56,7 +56,7 @@ class Renyi:
         part = part_of(release, self.adjacency)
         if part is None:
             return self
-        return self.add(part, 1 if release.mechanism == "matrix" else release.count)
+        return self.add(part, 1 if release.mechanism in ONCE else release.count)
 
     def add(self, part: Part, count: int) -> Self:
         """Return the state after one more part, `count` times."""

@@ -41,7 +41,7 @@ from fedsim.privacy._losses import Discrete, FloatArray, TooFineError, compose, 
 from fedsim.privacy._parts import Part, binned, parts_of, unamplified
 from fedsim.privacy._profile import Gaussian, Profile, group, lines, roc, tight_mu
 from fedsim.privacy._renyi import Renyi
-from fedsim.privacy.events import Adjacency, Release, Unit
+from fedsim.privacy.events import ONCE, Adjacency, Release, Unit
 
 __all__ = [
     "ADJACENCY",
@@ -389,10 +389,10 @@ def _plotted(final: Account, ends: Sequence[float]) -> float:
 
 
 def _multiplied(merged: Mapping[Release, int]) -> list[Release]:
-    """Return releases with their counts multiplied; "matrix" cannot be, so it is repeated."""
+    """Return releases with their counts multiplied; those of `ONCE` are repeated."""
     spent: list[Release] = []
     for release, times in merged.items():
-        if release.mechanism == "matrix":
+        if release.mechanism in ONCE:
             spent += [release] * times
         else:
             spent.append(replace(release, count=release.count * times))

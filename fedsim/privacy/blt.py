@@ -66,6 +66,11 @@ class Buffered:
         most = min(participations, most_participations(self.rounds, min_separation))
         return _sensitivity(self.column().numpy(), most, min_separation)
 
+    def row_sensitivity(self, participations: int, min_separation: int) -> float:
+        """Return the L2 sensitivity of a row of C x: of a user in its round and as often before."""
+        most = min(participations, most_participations(self.rounds, min_separation))
+        return float(self.column()[: most * min_separation : min_separation].sum())
+
     def begin(self, like: Tensor) -> dict[str, Any]:
         """Return the state before round 1: one tensor `like` the model for each buffer."""
         buffers = {f"buffer{d}": torch.zeros_like(like) for d in range(len(self.scales))}

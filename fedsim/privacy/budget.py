@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from fedsim.errors import BudgetExceededError
 from fedsim.privacy._entries import Entry, Spend
 from fedsim.privacy._renyi import ORDERS, Renyi
-from fedsim.privacy.events import Adjacency, Release
+from fedsim.privacy.events import ONCE, Adjacency, Release
 
 __all__ = ["Budget", "Spent", "coarse"]
 
@@ -406,7 +406,7 @@ def _parts(spends: Iterable[Spend]) -> Iterator[tuple[Release, IntArray | slice,
     """Return spends as (one release, slots, how often); all slots are a slice."""
     for spend in spends:
         release, count = spend.release, spend.release.count
-        if release.mechanism == "matrix":  # its count is inside its noise multiplier
+        if release.mechanism in ONCE:  # its count is inside its noise multiplier
             count = min(count, 1)
         else:
             release = _single(release)
@@ -421,10 +421,10 @@ def _single(release: Release) -> Release:
 
 
 def _listed(releases: Sequence[Release], counts: Sequence[int]) -> tuple[Release, ...]:
-    """Undo `_parts` for one slot; a matrix mechanism that ran twice is there twice."""
+    """Undo `_parts` for one slot; one of `ONCE` that ran twice is there twice."""
     found: list[Release] = []
     for release, count in zip(releases, counts, strict=True):
-        if release.mechanism == "matrix":
+        if release.mechanism in ONCE:
             found += [release] * count
         elif count:
             found.append(replace(release, count=count))

@@ -23,6 +23,7 @@ from fedsim.exact import VOTE, FixedPoint, PartialSum, decode, fixed_point, ring
 from fedsim.privacy import noise
 from fedsim.privacy.adaptive import AdaptiveClipping
 from fedsim.privacy.events import Release, Sampling
+from fedsim.privacy.margin import bound
 from fedsim.privacy.noise import Stream
 from fedsim.privacy.separation import cyclic
 from fedsim.transforms.clip import Clip
@@ -43,13 +44,12 @@ __all__ = [
 ]
 
 
-_MARGIN = 2.0**-10  # of the clipping norm, for the rounding of norms in whatever way they are found
 _SPREAD = 5.0  # standard deviations of a Poisson cohort beyond which it is cut
 
 
 def clip(clipping_norm: float) -> Clip:
     """Return what clients do to their updates: clip them, a thousandth below the bound."""
-    return Clip(clipping_norm * (1 - _MARGIN))
+    return Clip(bound(clipping_norm))
 
 
 def weight(examples: float, cap: float | None) -> float:

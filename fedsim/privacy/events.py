@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 __all__ = [
     "DISCRETE",
+    "ONCE",
     "Adjacency",
     "Discrete",
     "Lattice",
@@ -39,10 +40,17 @@ SamplingKind = Literal["all", "poisson", "truncated", "fixed"]
 #: "gaussian": noise multiplier = standard deviation / L2 sensitivity. "laplace": `noise_multiplier`
 #: = scale / L1 sensitivity. "pure": a mechanism of which only its own `epsilon` is known.
 #: "matrix": `count` rounds of correlated Gaussian noise released as one Gaussian mechanism, whose
-#: sensitivity (over all participations) is already in `noise_multiplier`. "skellam" and
+#: sensitivity (over all participations) is already in `noise_multiplier`. "filtered": all rounds of
+#: a run in which an individual filter keeps each client within one Gaussian mechanism of
+#: `noise_multiplier` (`individual.py`). "skellam" and
 #: "discrete-gaussian": the noise of several clients, each of whom adds its own to integers; see
 #: `Lattice`.
-Mechanism = Literal["gaussian", "laplace", "pure", "matrix", "skellam", "discrete-gaussian"]
+Mechanism = Literal[
+    "gaussian", "laplace", "pure", "matrix", "filtered", "skellam", "discrete-gaussian"
+]
+
+#: What is one Gaussian mechanism as a whole, however many rounds it has.
+ONCE: tuple[Mechanism, ...] = ("matrix", "filtered")
 
 #: Noise on integers, of which there are Rényi divergences only.
 Discrete = Literal["skellam", "discrete-gaussian"]

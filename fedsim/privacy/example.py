@@ -23,15 +23,12 @@ from fedsim.privacy.noise import Stream, add_gaussian
 
 __all__ = [
     "batch",
-    "bound",
     "noisy_mean",
     "release",
     "replace_lstm",
     "steps_of",
     "stream_of",
 ]
-
-_MARGIN = 2.0**-10  # of the clipping norm, for the rounding of norms and of sums in float32
 
 
 def steps_of(examples: int, recipe: Recipe, *, full_batch: bool = False) -> tuple[int, int]:
@@ -59,14 +56,6 @@ def release(
     is_sampled = expected < examples
     sampling = Sampling("poisson", expected / examples) if is_sampled else Sampling()
     return Release("gaussian", noise_multiplier, sampling, steps)
-
-
-def bound(clipping_norm: float) -> float:
-    """Return the norm that gradients are clipped to: a thousandth below what is accounted.
-
-    What float32 adds to a norm, and to the sum of up to some thousand gradients, stays below that.
-    """
-    return clipping_norm * (1 - _MARGIN)
 
 
 def stream_of(ctx: ClientContext) -> Stream:

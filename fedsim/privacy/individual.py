@@ -1,122 +1,131 @@
 """Individual filters for unit "user": each client pays for its own update, not for the worst one.
 
-Feldman and Zrnic, "Individual Privacy Accounting via a Rényi Filter", NeurIPS 2021, section 4: of a
-Gaussian mechanism with multiplier z on updates clipped to C, a client whose update has the norm
-|u| <= C spends what multiplier z C / |u| would, at one Rényi order; who could not pay for a round
-is left out of it, and so contributes zero. What clients spent depends on their updates, hence it is
-private: it is state of the server and never written into the ledger (`budget.coarse` says what may
-be shown). Valid against zeroing a client out, not against replacing it.
+A round adds Gaussian noise of standard deviation z C to a sum that a client moves by n <= C, the
+norm of its own clipped update: about that client it is a Gaussian mechanism of mu = n / (z C). How
+large n is depends on the client's data and on the models before, so it is not known in advance. A
+client takes part as long as the squares of its own mu, and a last one of 1 / z, come to at most
+mu^2 of the budget; all that a run ever releases is then mu-Gaussian differentially private about
+it. Koskela, Tobaben and Honkela, "Individual Privacy Accounting with Gaussian Differential
+Privacy", ICLR 2023 (arXiv 2209.15596); Smith and Thakurta, "Fully Adaptive Composition for Gaussian
+Differential Privacy" (arXiv 2210.17520); the idea is Feldman and Zrnic's, NeurIPS 2021.
+
+Why: with u_t what the client adds in round t and x_t the noise, the logarithm of the likelihood
+ratio is the sum of <u_t, x_t> / (z C)^2, plus or minus half the sum of mu_t^2. Let whoever attacks
+see one more Gaussian of what is left of the budget; the squares are then mu^2 whatever happens, so
+that the martingale is a normal of variance mu^2 (its characteristic function follows step by step,
+backwards), and the ratio is that of N(0, 1) and N(mu, 1).
+
+No sampling amplifies: who was not asked is assumed to be known, and pays nothing. Neighbours have
+a client whose updates are all zero ("zero-out"); replacing one is not covered. What clients spent
+depends on their updates and is private; so is who was left out, and nothing may depend on it but
+the sums.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.privacy._renyi import ORDERS, Renyi
+from fedsim.privacy._profile import Gaussian
 from fedsim.privacy.budget import Budget
 from fedsim.privacy.events import Release
+from fedsim.privacy.margin import MARGIN
 
-__all__ = ["IndividualFilter"]
+__all__ = ["WHOLE", "IndividualFilter", "IntArray", "cost_of", "filter_of", "released"]
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-_STEPS = 64  # norms are rounded up to C / 64, so that there are few curves to compute
+_GRADES = 64  # norms are rounded up to C / 64: nobody's is kept exactly
+
+#: What a round costs a client whose update has the clipping norm; others the square of their part.
+WHOLE = _GRADES**2
 
 
 @dataclass(frozen=True, slots=True)
 class IndividualFilter:
-    """Decides round by round which clients may take part, by what each has spent.
+    """Decides who may take part, by what each has spent: integers, `WHOLE` for a whole update.
 
-    `release`: one round, as if every norm was `clipping_norm`. State is one array: start with
-    `start`, keep it with the server's state. Raises `ValueError` for a release that is not
-    Gaussian, or whose sampling ties clients together.
+    `noise_multiplier`: of a round, in clipping norms.
 
-    >>> filter = IndividualFilter(Budget(2.0, 1e-5), Release(noise_multiplier=4.0), 1.0)
-    >>> spent, counts = filter.start(clients=2), [0, 0]
-    >>> for _ in range(100):
-    ...     spent, may = filter.step(spent, [1.0, 0.25])
-    ...     counts = [a + int(b) for a, b in zip(counts, may)]
-    >>> counts
-    [3, 55]
+    >>> own = IndividualFilter(Budget(2.0, 1e-5), 4.0)
+    >>> own.most // WHOLE, int(own.most // own.costs([0.25])[0])
+    (4, 57)
     """
 
     budget: Budget
-    release: Release
-    clipping_norm: float
-
-    def __post_init__(self) -> None:
-        """Check that the theorem applies."""
-        if self.release.mechanism != "gaussian" or self.release.count != 1:
-            raise ValueError("an individual filter is about one Gaussian release a round")
-        if self.release.sampling.kind not in ("all", "poisson"):
-            raise ValueError(
-                f"an individual filter needs clients that are sampled on their own ('all' or "
-                f"'poisson'): with {self.release.sampling.kind!r} who takes part depends on others"
-            )
+    noise_multiplier: float
 
     @property
-    def order(self) -> float:
-        """The Rényi order: that at which a client whose norms are all largest lasts longest."""
-        return ORDERS[_best(self.release, self.budget)]
+    def mu(self) -> float:
+        """What a client may spend, as a parameter of Gaussian differential privacy."""
+        return _mu(self.budget)
 
     @property
-    def most(self) -> float:
-        """What a client may spend: a Rényi divergence at `order`."""
-        return _most(_best(self.release, self.budget), self.budget)
+    def most(self) -> int:
+        """What a client may spend."""
+        return math.floor((self.mu * self.noise_multiplier) ** 2 * WHOLE)
 
-    def start(self, clients: int) -> FloatArray:
-        """Return the state before the first round: float64 [clients]."""
-        return np.zeros(clients)
+    def release(self) -> Release:
+        """Return what all rounds together are, about any client: one Gaussian release."""
+        return Release("filtered", 1 / self.mu)
 
-    def step(
-        self, spent: FloatArray, norms: Sequence[float] | FloatArray
-    ) -> tuple[FloatArray, BoolArray]:
-        """Return the state after a round, and who may take part in it: bool [clients].
+    def costs(self, norms: Sequence[float] | FloatArray) -> IntArray:
+        """Return what updates of these norms cost, in clipping norms, after clipping and weighing.
 
-        `norms`: of every client's update before clipping, [clients], whether or not it was sampled:
-        what is spent may not depend on the coin. NaN, where it is not known, counts as the largest.
-        The update of a client that may not take part must not be used.
+        Rounded up, with room for how they were rounded on their way. NaN, where nobody knows, and
+        whatever is no norm count as whole.
         """
-        next_ = self.costs(norms)
-        may = spent + next_ <= self.most
-        return spent + np.where(may, next_, 0.0), may
+        given = np.asarray(norms, np.float64)
+        is_known = (given >= 0) & (given < 1)  # False for NaN
+        grades = np.ceil(_GRADES * (np.where(is_known, given, 1.0) + MARGIN))
+        return np.asarray(
+            np.where(given == 0, 0, np.minimum(grades, _GRADES)).astype(np.int64) ** 2
+        )
 
-    def costs(self, norms: Sequence[float] | FloatArray) -> FloatArray:
-        """Return what updates of these norms spend: Rényi divergences at `order`."""
-        share = np.nan_to_num(np.asarray(norms, np.float64) / self.clipping_norm, nan=1.0)
-        steps = np.ceil(np.clip(share, 0.0, 1.0) * _STEPS).astype(np.int64)
-        order = _best(self.release, self.budget)
-        table = np.array([_cost(self.release, step, order) for step in range(_STEPS + 1)])
-        return np.asarray(table[steps])
+    def may(self, spent: IntArray) -> BoolArray:
+        """Say who can pay for one more round, whatever it sends."""
+        return spent + WHOLE <= self.most
 
-    def epsilons(self, spent: FloatArray) -> FloatArray:
-        """Return each client's epsilon at the budget's delta, 0 for who spent nothing. Private."""
-        offset = self.budget.epsilon - self.most
-        return np.where(spent > 0, np.maximum(spent + offset, 0.0), 0.0)
+    def epsilons(self, spent: IntArray) -> FloatArray:
+        """Return each client's epsilon at the budget's delta. Private."""
+        every, which = np.unique(spent, return_inverse=True)
+        mus = np.sqrt(every / WHOLE) / self.noise_multiplier
+        found = np.array([Gaussian(float(mu)).epsilon(self.budget.delta) for mu in mus])
+        return np.asarray(found[which.reshape(-1)], np.float64)
 
 
-@lru_cache(maxsize=1024)
-def _cost(release: Release, step: int, order: int) -> float:
-    if not step:
-        return 0.0
-    own = replace(release, noise_multiplier=release.noise_multiplier * _STEPS / step)
-    curve = Renyi("zero-out").compose(own).curve
-    assert curve is not None
-    return float(curve[order])
+def released(cost: int, noise_multiplier: float) -> Release:
+    """Return what a round released of a client at this cost, above 0."""
+    return Release("gaussian", noise_multiplier * math.sqrt(WHOLE / cost))
+
+
+def cost_of(release: Release, noise_multiplier: float) -> int:
+    """Return the cost that a release by `released` was made of."""
+    return round(_GRADES * noise_multiplier / release.noise_multiplier) ** 2
+
+
+def filter_of(privacy: Mapping[str, Any]) -> IndividualFilter | None:
+    """Return the filter that the `[privacy]` settings of a run ask for, None without one."""
+    if not privacy.get("client_epsilon"):
+        return None
+    budget = Budget(float(privacy["client_epsilon"]), float(privacy["delta"]))
+    return IndividualFilter(budget, float(privacy["noise_multiplier"]))
 
 
 @lru_cache(maxsize=64)
-def _best(release: Release, budget: Budget) -> int:
-    costs = [_cost(release, _STEPS, order) for order in range(len(ORDERS))]
-    times = [_most(order, budget) / max(cost, 1e-300) for order, cost in enumerate(costs)]
-    return int(np.argmax(times))
-
-
-def _most(order: int, budget: Budget) -> float:
-    a = ORDERS[order]
-    return budget.epsilon - math.log1p(-1 / a) + math.log(budget.delta * a) / (a - 1)
+def _mu(budget: Budget) -> float:
+    """Return the largest mu within the budget, never above it."""
+    low, high = 0.0, 1.0
+    while Gaussian(high).epsilon(budget.delta) <= budget.epsilon:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        is_within = Gaussian(middle).epsilon(budget.delta) <= budget.epsilon
+        low, high = (middle, high) if is_within else (low, middle)
+    return low * (1 - 1e-9)  # so that rounding does not take its epsilon beyond the budget

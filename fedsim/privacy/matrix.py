@@ -70,6 +70,10 @@ class Correlation(Protocol):
         """
         ...
 
+    def row_sensitivity(self, participations: int, min_separation: int) -> float:
+        """Return the L2 sensitivity of a single row of C x, the largest; see `sensitivity`."""
+        ...
+
     def begin(self, like: Tensor) -> dict[str, Any]:
         """Return the state before round 1: tensors `like` the model, and numbers."""
         ...
@@ -123,11 +127,7 @@ class Banded:
 
         Raises `ValueError` where C has more bands than `min_separation`.
         """
-        if self.bands > min_separation:
-            raise ValueError(
-                f"{self.bands} bands but a least separation of {min_separation} rounds: "
-                f"use at most {min_separation} bands"
-            )
+        self._must_separate(min_separation)
         squares = _column_norms(self.table).square()
         best = torch.zeros(self.rounds, dtype=torch.float64)
         for _ in range(min(participations, most_participations(self.rounds, min_separation))):
@@ -135,6 +135,21 @@ class Banded:
             earlier[min_separation:] = best[: max(0, self.rounds - min_separation)]
             best = (squares + earlier).cummax(dim=0).values
         return float(best[-1].sqrt())
+
+    def row_sensitivity(self, participations: int, min_separation: int) -> float:
+        """Return the L2 sensitivity of a row of C x: of its rounds a user is in one at most.
+
+        Raises what `sensitivity` raises.
+        """
+        self._must_separate(min_separation)
+        return float(self.table.abs().max())
+
+    def _must_separate(self, min_separation: int) -> None:
+        if self.bands > min_separation:
+            raise ValueError(
+                f"{self.bands} bands but a least separation of {min_separation} rounds: "
+                f"use at most {min_separation} bands"
+            )
 
     def begin(self, like: Tensor) -> dict[str, Any]:
         """Return the state before round 1: `bands` - 1 tensors `like` the model, and a number."""

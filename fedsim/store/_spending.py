@@ -47,8 +47,9 @@ def spending(
 
     `epsilon` is that of the client that spent most, at the `delta` of `cap`: the cap of the run
     that wrote last. `rounds_left`: how many more rounds like the last one fit. Of each run there is
-    the `epsilon` that it would have alone. Raises `ConfigError` where there is no such ledger and
-    `LedgerError` where one is broken.
+    the `epsilon` that it would have alone, and `by_client`, coarsely, where clients have accounts
+    of their own. Raises `ConfigError` where there is no such ledger and `LedgerError` where one is
+    broken.
     """
     from fedsim.privacy.ledger import ledger_paths
 
@@ -96,7 +97,11 @@ def _spending(store: RunStore, path: Path, run: StoredRun | None = None) -> dict
         "hash": last.hash,
         "torn": [str(file) for file in ledger.torn()],
         **_remains(found, budget, delta),
-        "runs": [_of_run(own, runs[name], name, delta) for name, own in by_run.items() if own],
+        "runs": [
+            _of_run(own, runs[name], name, delta) | _accounts(path, runs[name])
+            for name, own in by_run.items()
+            if own
+        ],
     }
 
 
@@ -133,6 +138,19 @@ def _of_run(
         "last": max(times),
         "epsilon": max(_epsilons(histories, delta, own[0].entry.adjacency), default=0.0),
     }
+
+
+def _accounts(ledger: Path, run: StoredRun | None) -> dict[str, Any]:
+    """Return what a run's clients have spent by accounts of their own, where they have any."""
+    from fedsim.privacy.accounts import Accounts, accounts_path
+    from fedsim.privacy.individual import filter_of
+
+    own = filter_of((run.config.get("privacy") if run else None) or {})
+    clients = run.facts.get("clients") if run else None
+    if own is None or run is None or not clients:
+        return {}
+    found = Accounts(accounts_path(ledger, run.id), own, int(clients)).coarse()
+    return {"by_client": {"budget": own.budget.epsilon, "coarse": found}}
 
 
 def _spent(found: Sequence["Receipt"]) -> Any:

@@ -18,7 +18,6 @@ from fedsim.privacy import accounting
 from fedsim.privacy._renyi import ORDERS, Renyi
 from fedsim.privacy.budget import Budget, Spent, coarse
 from fedsim.privacy.events import Release, Sampling
-from fedsim.privacy.individual import IndividualFilter
 from fedsim.privacy.ledger import Entry, Spend
 
 CAP = Budget(3.0, 1e-5)
@@ -322,69 +321,6 @@ def test_the_order_is_settled_by_the_first_entry() -> None:
 def test_a_cap_that_is_none_is_refused(epsilon: float, delta: float) -> None:
     with pytest.raises(ValueError, match="a budget's"):
         Budget(epsilon, delta)
-
-
-# Individual filters.
-
-
-@given(st.integers(0, 2**32), st.sampled_from([Sampling(), Sampling("poisson", 0.2)]))
-@settings(max_examples=10, deadline=None)
-def test_an_individual_filter_agrees_with_brute_force_composition(
-    seed: int, sampling: Sampling
-) -> None:
-    generator = np.random.default_rng(seed)
-    budget = Budget(2.0, 1e-5)
-    filter_ = IndividualFilter(budget, Release("gaussian", 4.0, sampling), 0.5)
-    norms = generator.exponential(0.4, (100, 4))
-    spent, taken = filter_.start(4), []
-    for row in norms:
-        spent, may = filter_.step(spent, row)
-        taken.append(may)
-    for client in range(4):
-        accountant = RdpAccountant([filter_.order])
-        for row, may in zip(norms, taken, strict=True):
-            share = min(1.0, row[client] / 0.5)
-            noise = 4.0 / share
-            event = GaussianDpEvent(noise)
-            if sampling.kind == "poisson":
-                event = PoissonSampledDpEvent(0.2, event)
-            if may[client]:
-                accountant.compose(event)
-        exact = accountant.get_epsilon(1e-5)
-        assert exact <= budget.epsilon
-        # Rounding norms up costs little: the filter's own figure is close to the exact one.
-        own = filter_.epsilons(spent)[client]
-        assert exact <= own + 1e-9
-        assert own - exact < 0.15
-
-
-def test_whose_updates_are_small_takes_part_longer() -> None:
-    filter_ = IndividualFilter(Budget(2.0, 1e-5), Release("gaussian", 4.0), 1.0)
-    spent, counts = filter_.start(4), np.zeros(4)
-    for _ in range(300):
-        spent, may = filter_.step(spent, [1.0, 0.5, 0.25, 0.0])
-        counts += may
-    assert counts[0] == math.floor(filter_.most / (filter_.order / 32))
-    assert counts[1] == math.floor(4 * filter_.most / (filter_.order / 32))
-    assert counts[2] == math.floor(16 * filter_.most / (filter_.order / 32))
-    assert counts[3] == 300
-    assert filter_.epsilons(spent)[3] == 0
-
-
-def test_norms_that_are_unknown_or_too_large_count_as_the_clipping_norm() -> None:
-    filter_ = IndividualFilter(CAP, GAUSSIAN, 2.0)
-    costs = filter_.costs([math.nan, math.inf, 1e30, 2.0, 1.999999])
-    assert len(set(costs.tolist())) == 1
-    assert costs[0] == pytest.approx(filter_.order / 50)
-    assert filter_.costs([1.0])[0] == pytest.approx(filter_.order / 200)
-
-
-@pytest.mark.parametrize(
-    "release", [TRUNCATED, Release("pure", epsilon=1.0), replace(GAUSSIAN, count=2)]
-)
-def test_an_individual_filter_needs_its_theorem(release: Release) -> None:
-    with pytest.raises(ValueError, match="an individual filter"):
-        IndividualFilter(CAP, release, 1.0)
 
 
 def test_spends_are_shown_coarsely() -> None:

@@ -24,6 +24,7 @@ from fedsim.privacy import accounting, example
 from fedsim.privacy.clipping import Clipper
 from fedsim.privacy.events import Release, Sampling
 from fedsim.privacy.ledger import Entry, Ledger, grouped
+from fedsim.privacy.margin import bound
 from fedsim.privacy.noise import Stream
 
 SIZE = 40
@@ -60,7 +61,7 @@ def opacus(made, recipe, *, momentum=0.0, pull=0.0, l2=0.0):
         warnings.simplefilter("ignore")
         wrapped = GradSampleModule(module)
         inner = torch.optim.SGD(wrapped.parameters(), lr=0.1, momentum=momentum)
-        options = {"max_grad_norm": example.bound(1.5), "expected_batch_size": expected}
+        options = {"max_grad_norm": bound(1.5), "expected_batch_size": expected}
         optimizer = DPOptimizer(inner, noise_multiplier=0.0, **options)
         for _ in range(steps):
             chosen = example.batch(draws, SIZE, expected)

@@ -87,8 +87,15 @@ def _planned(evidence: Evidence) -> dict[str, Any] | None:
 def clients(evidence: Evidence, found: Spends) -> dict[str, Any] | None:
     """Return how much clients spent, coarsely; None where all of them spent the same.
 
-    Least, median and most are quarters of the cap, or of the most where there is none.
+    Least, median and most are quarters of the cap, or of the most where there is none; of accounts
+    of their own, of that budget, which they are promised to be within.
     """
+    if evidence.spent_by_clients is not None:
+        return {
+            "most_exactly": plain(found.epsilon),
+            "quarters_of": float(evidence.privacy["client_epsilon"]),
+            "coarse": {key: list(pair) for key, pair in evidence.spent_by_clients.items()},
+        }
     if len(found.epsilons) < 2:
         return None
     cap = float(evidence.privacy.get("epsilon") or found.epsilon)
@@ -193,6 +200,7 @@ def _configured(evidence: Evidence) -> Check | None:
     wanted = privacy.get("noise_multiplier")
     names = ("gaussian", *DISCRETE)
     is_plain = privacy["unit"] != "local" and privacy.get("mechanism", "gaussian") in names
+    is_plain &= privacy.get("client_epsilon") is None  # then it has the clients' budget
     if not is_plain or wanted is None or not evidence.own:
         return None
     found = {s.release.noise_multiplier for entry in evidence.own for s in entry.spends}

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import ConfigError, Problem, SetupError
+from fedsim.privacy.accounts import Accounts, accounts_path
+from fedsim.privacy.individual import filter_of
 from fedsim.privacy.ledger import Entry, Ledger, Receipt, ledger_path, ledger_paths
 from fedsim.run_files import files_of
 from fedsim.store import RunStore, StoredRun, receipts
@@ -35,8 +37,10 @@ class Evidence:
 
     `ledger`: the file's name, "" where there is none; `receipts`: all its entries, of all runs,
     oldest first. `noise`: of each run in it "secret", "seeded", or "unknown" where the store has
-    the run no more. `bare`: runs in the store on the same data without a unit of privacy;
-    `elsewhere`: ledgers of the same data in other units. `refused` is None where there is no log.
+    the run no more. `spent_by_clients`: least, median and most that clients spent by accounts of
+    their own, in quarters of their budget; None without such accounts. `bare`: runs in the store on
+    the same data without a unit of privacy; `elsewhere`: ledgers of the same data in other units.
+    `refused` is None where there is no log.
     """
 
     run: StoredRun
@@ -44,6 +48,7 @@ class Evidence:
     receipts: tuple[Receipt, ...]
     torn: int
     noise: Mapping[str, str]
+    spent_by_clients: Mapping[str, tuple[float, float]] | None
     bare: tuple[str, ...]
     elsewhere: tuple[str, ...]
     refused: tuple[Refusal, ...] | None
@@ -92,6 +97,7 @@ def gather(store: RunStore, run: str) -> Evidence:
         receipts=found,
         torn=len(ledger.torn()) if ledger else 0,
         noise={name: _noise(runs.get(name)) for name in {r.entry.run: None for r in found}},
+        spent_by_clients=_accounts(stored, ledger),
         bare=tuple(
             name
             for name, each in runs.items()
@@ -110,6 +116,14 @@ def _noise(run: StoredRun | None) -> str:
     if run is None:
         return "unknown"
     return str((run.config.get("privacy") or {}).get("noise") or "secret")
+
+
+def _accounts(run: StoredRun, ledger: Ledger | None) -> Mapping[str, tuple[float, float]] | None:
+    own = filter_of(run.config.get("privacy") or {})
+    clients = run.facts.get("clients")
+    if own is None or ledger is None or not clients:
+        return None
+    return Accounts(accounts_path(ledger.path, run.id), own, int(clients)).coarse()
 
 
 def _path(store: RunStore, run: StoredRun, kept: Sequence[Receipt]) -> Path | None:

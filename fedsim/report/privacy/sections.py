@@ -181,7 +181,7 @@ def _sampling(drawn: Mapping[str, Any]) -> Table:
         ["clients", number(drawn["population"])],
         ["expected in a round", number(drawn["expected_cohort"])],
         ["drawn in a round", sizes],
-        ["answered / lost, all rounds", f"{drawn['answered']:,} / {drawn['lost']:,}"],
+        ["answered / lost, all rounds", f"{number(drawn['answered'])} / {number(drawn['lost'])}"],
         ["p-value of the mean size", _p(drawn["p_mean"])],
         ["p-value of the spread of sizes", _p(drawn["p_spread"])],
     ]

@@ -6,7 +6,7 @@ from typing import Any
 from fedsim.privacy.events import DISCRETE, Release
 from fedsim.report.privacy import distributed
 from fedsim.report.privacy.evidence import Evidence
-from fedsim.report.privacy.words import NOT_MEASURED, NOT_RECORDED, SEEDED
+from fedsim.report.privacy.words import NOT_MEASURED, NOT_RECORDED, NOT_SHOWN, SEEDED
 from fedsim.secagg.ckks import TRUST
 
 __all__ = ["empirical", "mechanism", "sampling", "setting", "tuning", "utility"]
@@ -152,6 +152,8 @@ def sampling(evidence: Evidence, releases: Sequence[Release]) -> dict[str, Any]:
         "p_spread": NOT_MEASURED,
     }
     is_user = privacy["unit"] == "user"
+    if privacy.get("client_epsilon") is not None:  # who could still pay depends on updates
+        return found | dict.fromkeys(("cohorts", "answered", "lost"), NOT_SHOWN)
     if is_user and len(kinds) == 1 and kinds[0] in _RANDOM and evidence.population:
         found |= _tested(cohorts, evidence.population, releases[0].sampling.rate)
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fedsim.privacy import accounting
-from fedsim.privacy.events import Adjacency, Release
+from fedsim.privacy.events import ONCE, Adjacency, Release
 from fedsim.privacy.ledger import Entry
 
 __all__ = ["History", "Spends", "histories", "of_client", "spends"]
@@ -115,7 +115,7 @@ def _applications(entry: Entry) -> Iterator[tuple[Release, tuple[int, ...] | Non
     """Return spends as (one application, whose, how many)."""
     for spend in entry.spends:
         release = spend.release
-        if release.mechanism == "matrix":  # its count is inside its noise multiplier
+        if release.mechanism in ONCE:  # its count is inside its noise multiplier
             yield release, spend.clients, min(release.count, 1)
         else:
             yield _once(release), spend.clients, release.count
@@ -130,7 +130,7 @@ def _listed(counts: dict[Release, int]) -> tuple[Release, ...]:
     """Return releases with their counts, in an order that depends on nothing else."""
     found: list[Release] = []
     for release, count in sorted(counts.items(), key=lambda pair: repr(pair[0])):
-        if release.mechanism == "matrix":
+        if release.mechanism in ONCE:
             found += [release] * count
         elif count:
             found.append(replace(release, count=count))

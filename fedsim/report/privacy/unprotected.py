@@ -56,6 +56,12 @@ def _stored(evidence: Evidence) -> list[Item]:
         found.append(("Rows of single clients", "unprotected", detail))
         detail = "clients asked, answering and lost in each round; times and bytes"
         found.append(("Counts of each round", "unprotected", detail))
+    if evidence.spent_by_clients is not None:
+        detail = (
+            "what each client spent, by the norms of its updates, in a file of the server's; who "
+            "had budget left. The quarters in this report are of it, without noise"
+        )
+        found.append(("Clients' own accounts", "unprotected", detail))
     if "table" in evidence.run.partition or "sizes" in evidence.run.partition:
         detail = "how many examples of each class every client has, in the run store"
         found.append(("The partition", "unprotected", detail))

@@ -9,6 +9,7 @@ __all__ = [
     "NOT_ACCOUNTED",
     "NOT_MEASURED",
     "NOT_RECORDED",
+    "NOT_SHOWN",
     "NOT_STATED",
     "SEEDED",
     "UNITS",
@@ -21,6 +22,7 @@ __all__ = [
 NOT_ACCOUNTED = "not accounted"
 NOT_MEASURED = "not measured"
 NOT_RECORDED = "not recorded"
+NOT_SHOWN = "not shown"
 NOT_STATED = "not stated: for the curator to fill in"
 
 #: What is said first of a run whose noise can be repeated.
