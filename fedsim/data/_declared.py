@@ -12,6 +12,7 @@ on purpose.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 
-from fedsim.data._contents import content_sha256, split
+from fedsim.data._contents import SPLIT_SEED, content_sha256
 from fedsim.data._types import Dataset, Examples, Kind, Meta
 from fedsim.errors import ConfigError, DataError, MissingDataError, Problem
 from fedsim.fields import read_table
@@ -303,11 +304,18 @@ def dealt_own(
 def split_own(
     y: NDArray[np.generic], data: Any, task: Kind
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split one client's rows as `data.test` says, each class by itself where it has enough."""
-    counts = np.unique(y, return_counts=True)[1]
-    fewest = len(y) * min(data.test, 1 - data.test)
-    stratify = task != "regression" and counts.min() > 1 and fewest >= len(counts) + 1
-    return split(y, data.test, stratify=bool(stratify))
+    """Split one client's rows as `data.test` says, each class in its proportion, ascending.
+
+    Systematic sampling: of the rows in random order, sorted by class, every so manieth is held out.
+    Without scikit-learn, whose import is most of what a message costs a node.
+    """
+    held = min(max(1, math.ceil(len(y) * data.test)), len(y) - 1)
+    order = np.random.Generator(np.random.Philox(SPLIT_SEED)).permutation(len(y))
+    if task != "regression":
+        order = order[np.argsort(y[order], kind="stable")]
+    places = ((np.arange(held) + 0.5) * len(y) / held).astype(np.int64)
+    test = order[places]
+    return np.sort(np.delete(order, places)), np.sort(test)
 
 
 def _encoded(frame: Any, target: str, declared: Declared, where: str) -> Examples:

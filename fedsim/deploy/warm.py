@@ -8,6 +8,7 @@ none, and nothing is computed before.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import shlex
@@ -61,9 +62,12 @@ def _loaded() -> Any:
     from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
 
     import fedsim.clients.app
-    import fedsim.deployment  # noqa: F401 - loaded for those that are forked
+    import fedsim.deployment
+    import fedsim.privacy.accounting  # noqa: F401 - loaded for those that are forked
     from fedsim import registry
 
+    for module in ("pandas", "dp_accounting.pld.accountant"):  # a node's own rows, and its ledger
+        importlib.import_module(module)
     for group in ("strategies", "local", "optimizers", "models", "data"):
         with contextlib.suppress(Exception):
             registry.names(group)
