@@ -153,7 +153,7 @@ def answer(
     if tier == MESSAGES or kind not in _KINDS:
         return None
     federation = from_text(str(run_config["experiment"]))
-    if kind != _kind(federation.config):
+    if kind != _kind(federation.config) or federation.awaits_cut:
         return None  # each client refuses
     order = messages.read_instruction(content)
 

@@ -29,6 +29,7 @@ from fedsim.secagg.parameters import CONTENT_BYTES, Policy
 __all__ = [
     "SECRET",
     "Asked",
+    "cut_sessions",
     "deployed",
     "must_not_mask",
     "policy",
@@ -47,6 +48,7 @@ _POLICY = {
     "max-sessions": "max_sessions",
 }
 _SESSIONS_PER_ROUND = 4  # a round that failed may be tried again
+_SESSIONS_PER_CUT = 1_000  # a level takes one, and a cut some dozens of levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +112,18 @@ def policy(config: RunConfig) -> Policy:
     return Policy(
         min_cohort=secure.min_cohort,
         min_threshold=secure.threshold,
-        max_sessions=_SESSIONS_PER_ROUND * config.rounds.count,
+        max_sessions=_SESSIONS_PER_ROUND * config.rounds.count + cut_sessions(config),
         min_adversaries=secure.adversaries,
         semi_malicious=secure.semi_malicious,
         profiles=(secure.profile,),
     )
+
+
+def cut_sessions(config: RunConfig) -> int:
+    """Return how many sessions clients of an experiment may need to agree on a cut: 0 for none."""
+    settings = config.anonymization
+    shares = settings.name not in ("none", "raw") and settings.cut != "local"
+    return _SESSIONS_PER_CUT if shares else 0
 
 
 def deployed(node_config: Mapping[str, Any], config: RunConfig, client: int) -> ClientSession:

@@ -15,8 +15,8 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from fedsim import messages, ring, secure_messages
-from fedsim.clients import _ckks, local_only
+from fedsim import agreement, messages, ring, secure_messages
+from fedsim.clients import _ckks, _cut, local_only
 from fedsim.clients._quiet import LostClientError, quiet
 from fedsim.clients._secure_sum import Asked, must_not_mask, session_of
 from fedsim.core import ClientContext, Update
@@ -27,7 +27,7 @@ from fedsim.secagg.parameters import CONTENT_BYTES
 
 __all__ = ["app", "warm"]
 
-app = ClientApp()
+app = ClientApp(mods=[_cut.asking_for_it])
 
 
 def warm(run_config: Mapping[str, Any]) -> None:
@@ -99,6 +99,34 @@ def confirm(message: Message, context: Context) -> Message:
 def unmask(message: Message, context: Context) -> Message:
     """Hand out what opens the sum, once."""
     return _phase(message, context)
+
+
+@app.query("cut_masked")
+def count(message: Message, context: Context) -> Message:
+    """Count this client's records by a cut that all agree on, and reply under masks."""
+    federation, client = _who(context)
+    with quiet():
+        vector, made_by = _cut.counts(federation, message.content, context, client)
+    return _phase(message, context, vector, made_by)
+
+
+@app.query("cut_counts")
+def count_in_the_clear(message: Message, context: Context) -> Message:
+    """Count as `count` does, where the secure sum is simulated."""
+    federation, client = _who(context)
+    must_not_mask(federation.config, context.node_config)
+    agreement.refuse_open(federation.config.secure_sum)
+    with quiet():
+        vector, _ = _cut.counts(federation, message.content, context, client)
+    return Message(messages.ring_content(vector, [client]), reply_to=message)
+
+
+@app.query("cut_frozen")
+def freeze(message: Message, context: Context) -> Message:
+    """Keep the cut that was agreed on, and no other one after it."""
+    federation, client = _who(context)
+    with quiet():
+        return _cut.freeze(federation, message, context, client)
 
 
 @app.train("ckks_encrypted")
@@ -188,6 +216,12 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _read(message: Message, context: Context) -> tuple[Federation, messages.Train, int]:
     """Return the experiment, what is asked, and which client this is."""
-    federation = from_text(str(context.run_config["experiment"]))
+    federation, client = _who(context)
     order = messages.read_instruction(message.content)
-    return federation, order, int(context.node_config["partition-id"])
+    return _cut.with_kept(federation, context, client), order, client
+
+
+def _who(context: Context) -> tuple[Federation, int]:
+    """Return the experiment, and which client this is."""
+    federation = from_text(str(context.run_config["experiment"]))
+    return federation, int(context.node_config["partition-id"])

@@ -4,10 +4,14 @@ Each client's training rows are treated, recoded and encoded by `fedsim.anonymiz
 kept in the cache, and so what workers share, are features of released values and labels, in no
 order that leads back to the file. Rows that a model is tested on are encoded exactly, wherever
 they are opened: a client's held-out rows stay on the client, and the server's test set is its own.
+
+Where all generalize by one cut, the clients are opened before there is one, so that they can agree
+on it: `SharedCut`. Nothing can be trained on then. Once there is a cut, a simulation releases all
+clients' rows at once, a node those of its own client alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,18 +27,34 @@ from fedsim.anonymize.encoding import Encoding, encoding_of
 from fedsim.anonymize.protection import Protection
 from fedsim.anonymize.recode import Recode, recode
 from fedsim.anonymize.recoding import Recoding
-from fedsim.anonymize.report import shown
-from fedsim.anonymize.risk import risks
 from fedsim.anonymize.schema import Schema
+from fedsim.anonymize.shared import Cut
+from fedsim.anonymize.table import Encoded
+from fedsim.anonymized_facts import declared, inputs, reached
 from fedsim.config import schema_of
 from fedsim.config.schema import Anonymization, RunConfig
-from fedsim.data import Dataset, Examples, Meta, Partition, PooledClients, RawClients
+from fedsim.data import (
+    ClientData,
+    Dataset,
+    Elsewhere,
+    Examples,
+    Meta,
+    Partition,
+    PooledClients,
+    RawClients,
+)
 from fedsim.data._cache import Cache, Kept, Rows
-from fedsim.errors import ConfigError, DataError
-from fedsim.privacy.noise import Stream
+from fedsim.errors import ConfigError, DataError, RunFailedError
 from fedsim.sealing import StorageKeys
 
-__all__ = ["Charged", "anonymized_clients", "open_clients", "protection_of"]
+__all__ = [
+    "Charged",
+    "SharedCut",
+    "anonymized_clients",
+    "open_clients",
+    "protection_of",
+    "sharing_clients",
+]
 
 #: (name of a data set, hash of its contents): where noise on sums of its rows is written down
 Charged = Callable[[str, str], agreement.Charging]
@@ -53,16 +73,23 @@ class _Clients:
     protection: Protection
     raw: RawClients
     first: int = 0  # the number of the first of them, where others are elsewhere
+    made: dict[int, Prepared] = field(default_factory=dict)
 
     @property
     def settings(self) -> Anonymization:
         """Return the experiment's settings."""
         return self.config.anonymization
 
-    @cached_property
-    def rows(self) -> list[Prepared]:
-        """Return every client's rows as codes, made when first asked for."""
-        return _prepared(self)
+    @property
+    def clients(self) -> int:
+        """Return how many there are."""
+        return self.raw.dealt.clients
+
+    def rows(self, client: int) -> Prepared:
+        """Return one client's rows as codes, made when first asked for."""
+        if client not in self.made:
+            self.made[client] = _prepared(self, client)
+        return self.made[client]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +103,153 @@ class _Training:
     summary: Mapping[str, Any]
 
 
+@dataclass(frozen=True, eq=False)
+class SharedCut:
+    """Clients that generalize by one cut, opened before there is any: a `ClientData`.
+
+    `cut`: that cut, once there is one, and `late`, who was in no sum of it; training rows are then
+    released for one client at a time. `cache`: where a simulation keeps what it releases, `name` in
+    it. `elsewhere`: where clients keep their rows, what this machine sees of them: `rows` are then
+    those of at most one client.
+    """
+
+    rows: _Clients
+    meta: Meta
+    name: str
+    cache: Cache | None = None
+    elsewhere: Elsewhere | None = None
+    cut: Cut | None = None
+    late: tuple[int, ...] = ()
+    released: dict[int, Examples] = field(default_factory=dict)
+    by: dict[tuple[Cut, tuple[int, ...]], "SharedCut"] = field(default_factory=dict)
+
+    @property
+    def clients(self) -> int:
+        """Return the number of clients."""
+        return self.dealt.clients
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Return how many training rows every client has: it may suppress some of them."""
+        return self.dealt.sizes()
+
+    def train(self, client: int) -> Examples:
+        """Return one client's released rows. Raises `RunFailedError` before there is a cut."""
+        if self.cut is None:
+            raise RunFailedError("clients have not agreed on a cut: nothing is released yet")
+        if client not in self.released:
+            here = self._here(client)
+            found, _ = _one(self.rows, here, self.cut, is_late=client in self.late)
+            train = self.rows.raw.table.dataset.train
+            places = self.rows.raw.rows(here)[found.kept]
+            group = None if train.group is None else train.group[places]
+            self.released[client] = Examples(found.features, train.y[places], group)
+        return self.released[client]
+
+    def held_out(self, client: int) -> Examples:
+        """Return the rows one client is evaluated on, encoded exactly."""
+        return (self.elsewhere or self.tested).held_out(client)
+
+    def test(self) -> Examples:
+        """Return the server's test set, encoded exactly."""
+        return (self.elsewhere or self.tested).test()
+
+    @property
+    def dealt(self) -> ClientData:
+        """Return the clients as they were dealt out: their sizes and labels."""
+        return self.elsewhere or self.rows.raw.dealt
+
+    @cached_property
+    def tested(self) -> PooledClients:
+        """Return the clients whose rows are here, without any to train on."""
+        x = np.zeros((0, *self.meta.input_shape), np.float32)
+        y = self.rows.raw.table.dataset.train.y[:0]
+        offsets = np.zeros(self.rows.clients + 1, np.int64)
+        return _opened(self.rows, _Training(x, y, None, offsets, {}), self.meta)
+
+    def frame(self, client: int) -> Any:
+        """Return one client's training rows as they were collected, a pandas frame."""
+        return self.rows.raw.train(self._here(client))
+
+    def counted(self, client: int) -> Encoded:
+        """Return one client's rows as they are counted by a cut that grows."""
+        return self.rows.rows(self._here(client)).encoded
+
+    def _here(self, client: int) -> int:
+        """Return the place of a client among those whose rows are here. Raises `DataError`."""
+        place = client - self.rows.first
+        if not 0 <= place < self.rows.clients:
+            raise DataError(f"client {client} keeps its rows to itself: they are not here")
+        return place
+
+    def empty(self) -> Encoded:
+        """Return what all clients' rows have in common: the schema's columns and domains."""
+        import pandas as pd
+
+        nobody = pd.DataFrame(columns=list(self.rows.schema.columns))
+        return prepare(nobody, self.rows.schema, self.rows.encoding, 0).encoded
+
+    def start(self) -> Cut:
+        """Return the cut that has not begun, as the experiment asks for it."""
+        settings = self.rows.settings
+        assert settings.name in ("sets", "nodes")
+        return shared.start(
+            self.empty(),
+            self.rows.schema.fingerprint(),
+            self.rows.protection,
+            how=settings.name,
+            k_over=settings.k_over if settings.cut == "shared" else "federation",
+            set_aside=settings.cut == "shared",  # such rows would go up to the very top
+            noise_multiplier=settings.counts_noise_multiplier or 0.0,
+        )
+
+    @cached_property
+    def began(self) -> bytes:
+        """Return that cut as it is sent."""
+        return self.start().encode()
+
+    def by_cut(self, cut: Cut, late: Sequence[int] = ()) -> "SharedCut":
+        """Return the clients by a cut, each of which releases its own rows when asked for them.
+
+        `late`: clients that are in no sum of it. The same cut, the same object, gives the same.
+        """
+        key = cut, tuple(late)
+        if key not in self.by:
+            self.by[key] = replace(self, cut=cut, late=tuple(late), by={}, released={})
+        return self.by[key]
+
+    def declared(self, agreed: agreement.Agreed) -> dict[str, Any]:
+        """Say what was promised and agreed on, where nobody sees what every client reached."""
+        own = self.rows
+        return declared(own.settings, own.schema, own.encoding) | agreed.to_dict()
+
+    def together(self, agreed: agreement.Agreed) -> tuple[PooledClients, dict[str, Any]]:
+        """Return all clients' released rows, from the cache where they are, and what that came to.
+
+        Raises `DataError` for clients that cannot have the protection.
+        """
+        if self.cache is None:
+            found = _anonymized(self.rows, agreed)
+        else:
+            kept = self.cache.kept(f"{self.name}-{agreed.cut.fingerprint()[:16]}")
+            if not kept.is_there:
+                _save(_anonymized(self.rows, agreed), kept, self.meta)
+            found = _load(kept)
+        return _opened(self.rows, found, self.meta), dict(found.summary)
+
+    def known(self) -> agreement.Agreed | None:
+        """Return the cut that these clients have agreed on before, if it was kept."""
+        kept = self._kept()
+        return agreement.agreed_from_dict(kept.facts()) if kept and kept.is_there else None
+
+    def remember(self, agreed: agreement.Agreed) -> None:
+        """Keep the cut for whoever comes later: the same rows are not cut another way."""
+        if (kept := self._kept()) is not None:
+            kept.write({}, agreed.to_dict(), self.meta.sha256)
+
+    def _kept(self) -> Kept | None:
+        return self.cache.kept(f"{self.name}-cut") if self.cache else None
+
+
 def open_clients(
     config: RunConfig,
     *,
@@ -83,14 +257,13 @@ def open_clients(
     cache_dir: Path | None = None,
     keys: StorageKeys | None = None,
     agreed: agreement.Agreed | None = None,
-    charging: Charged | None = None,
-) -> tuple[PooledClients, dict[str, Any]]:
+) -> tuple[PooledClients | SharedCut, dict[str, Any]]:
     """Return the clients of an experiment with `[anonymization]`, and what that came to.
 
-    `agreed`: the cut of a run that has begun, which is never agreed on again. `charging`: without,
-    a cut that is to have noise is agreed on without it, and kept nowhere (`fedsim plan`). Raises
-    what `fedsim.data.open_clients` raises, `ConfigError` or `DataError` for rows that are not what
-    the schema says, and for clients that cannot have the protection.
+    Where they are to generalize by one cut and `agreed`, the cut of a run that has begun, is not
+    given, they wait for it. Raises what `fedsim.data.open_clients` raises, `ConfigError` or
+    `DataError` for rows that are not what the schema says, and for clients that cannot have the
+    protection.
     """
     settings, schema = config.anonymization, schema_of(config.anonymization)
     holdout = config.evaluation.holdout if config.evaluation.federated_every else 0.0
@@ -103,20 +276,33 @@ def open_clients(
     if settings.name == "raw":  # nothing of raw records is kept anywhere
         found = _raw(clients)
     else:
+        _must_have_rows(clients)
         cache = Cache(cache_dir, keys) if cache_dir else None
         name = _key(config, holdout)
-        if settings.cut != "local" and agreed is None:
-            agreed = _agreed(clients, cache.kept(f"{name}-cut") if cache else None, charging)
-        if agreed is not None:
-            name += f"-{agreed.cut.fingerprint()[:16]}"
+        if settings.cut != "local":
+            waiting = SharedCut(clients, meta, name, cache)
+            return (waiting, {}) if agreed is None else waiting.together(agreed)
         if cache is None:
-            found = _anonymized(clients, agreed)
+            found = _anonymized(clients, None)
         else:
             kept = cache.kept(name)
             if not kept.is_there:
-                _save(_anonymized(clients, agreed), kept, meta)
+                _save(_anonymized(clients, None), kept, meta)
             found = _load(kept)
     return _opened(clients, found, meta), dict(found.summary)
+
+
+def sharing_clients(
+    config: RunConfig, raw: RawClients, meta: Meta, elsewhere: Elsewhere, *, first: int
+) -> SharedCut:
+    """Return clients that wait for a cut, of which those whose rows are here begin with `first`."""
+    schema = schema_of(config.anonymization)
+    encoding, protection = (
+        encoding_of(schema, raw.table.target),
+        protection_of(config.anonymization),
+    )
+    rows = _Clients(config, schema, encoding, protection, raw, first)
+    return SharedCut(rows, meta, "", elsewhere=elsewhere)
 
 
 def anonymized_clients(
@@ -131,8 +317,11 @@ def anonymized_clients(
     protection = protection_of(config.anonymization)
     clients = _Clients(config, schema, encoding, protection, raw, first)
     meta = replace(raw.table.dataset.meta, input_shape=(encoding.width,))
-    is_raw = config.anonymization.name == "raw"
-    found = _raw(clients) if is_raw else _anonymized(clients, None)
+    if config.anonymization.name == "raw":
+        found = _raw(clients)
+    else:
+        _must_have_rows(clients)
+        found = _anonymized(clients, None)
     return _opened(clients, found, meta), dict(found.summary)
 
 
@@ -146,33 +335,62 @@ def protection_of(settings: Anonymization) -> Protection:
 
 def _anonymized(clients: _Clients, agreed: agreement.Agreed | None) -> _Training:
     """Anonymize every client's rows, by the cut that all agreed on where they did."""
-    rows = clients.rows
-    references = _references(clients, rows)
-    if agreed is None:
-        recodings = _local(clients, rows, references)
+    everybody = range(clients.clients)
+    if agreed is not None:
+        pairs = [_one(clients, i, agreed.cut, is_late=i in agreed.late) for i in everybody]
     else:
-        by = shared.merged if clients.settings.cut == "merged" else shared.assign
-        recodings = [by(agreed.cut, own.encoded) for own in rows]
-    released = [
-        release(
-            own,
-            recoding,
-            clients.encoding,
-            clients.protection,
-            suppressed=clients.settings.suppressed,
-            references=references,
+        rows = [clients.rows(client) for client in everybody]
+        references = _references(clients, rows)
+        pairs = [
+            (_released(clients, own, recoding, references), recoding)
+            for own, recoding in zip(rows, _local(clients, rows, references), strict=True)
+        ]
+    released, recodings = zip(*pairs, strict=True)
+    lacking = sum(not one.classes for one in recodings)
+    if lacking and agreed is not None and agreed.cut.k_over == "client":
+        raise DataError(
+            f"{lacking} of {len(released)} clients have no class that has what [anonymization] "
+            "asks for by itself, not even all their rows: ask for less, or "
+            "anonymization.k_over=federation, or anonymization.cut=local"
         )
-        for own, recoding in zip(rows, recodings, strict=True)
-    ]
     empty = sum(len(one.kept) == 0 for one in released)
     if empty:
         raise DataError(
-            f"{empty} of {len(rows)} clients would have no row left to train on: lower "
+            f"{empty} of {len(released)} clients would have no row left to train on: lower "
             "anonymization.max_suppression, or set anonymization.suppressed=keep"
         )
-    summary = _summary(clients, released, recodings) | (agreed.to_dict() if agreed else {})
+    summary = reached(clients.settings, clients.schema, clients.encoding, released, recodings)
+    summary |= agreed.to_dict() if agreed else {}
     return _joined(
         clients, [one.features for one in released], [one.kept for one in released], summary
+    )
+
+
+def _one(clients: _Clients, client: int, cut: Cut, *, is_late: bool) -> tuple[Released, Recoding]:
+    """Return one client's rows by the cut that all agreed on. Raises `DataError`."""
+    own = clients.rows(client)
+    if clients.settings.cut == "merged":
+        recoding = shared.merged(cut, own.encoded)
+    else:
+        recoding = shared.kept_by(cut, own.encoded, is_late=is_late)
+    to_all = clients.settings.t_reference == "federation" and clients.protection.is_about_values
+    references = [np.array(shares) for shares in cut.references] if to_all else None
+    return _released(clients, own, recoding, references), recoding
+
+
+def _released(
+    clients: _Clients,
+    own: Prepared,
+    recoding: Recoding,
+    references: Sequence[NDArray[np.number[Any]]] | None,
+) -> Released:
+    return release(
+        own,
+        recoding,
+        clients.encoding,
+        clients.protection,
+        suppressed=clients.settings.suppressed,
+        references=references,
     )
 
 
@@ -183,7 +401,9 @@ def _raw(clients: _Clients) -> _Training:
         for client in range(clients.raw.dealt.clients)
     ]
     kept = [np.arange(len(own)) for own in features]
-    return _joined(clients, features, kept, {"name": "raw", **_inputs(clients)})
+    return _joined(
+        clients, features, kept, {"name": "raw", **inputs(clients.schema, clients.encoding)}
+    )
 
 
 def _joined(
@@ -200,10 +420,9 @@ def _joined(
     return _Training(np.concatenate(features), train.y[rows], group, offsets, summary)
 
 
-def _prepared(clients: _Clients) -> list[Prepared]:
-    """Return every client's rows as codes. Raises an error that says whose rows are wrong."""
-    settings = clients.settings
-    sizes = np.diff(clients.raw.dealt.train_part.offsets)
+def _must_have_rows(clients: _Clients) -> None:
+    """Raise `DataError` where clients have fewer than k rows, and need them by themselves."""
+    settings, sizes = clients.settings, clients.raw.dealt.sizes()
     small = int((sizes < settings.k).sum())
     if small and not (settings.cut == "shared" and settings.k_over == "federation"):
         raise DataError(
@@ -212,14 +431,15 @@ def _prepared(clients: _Clients) -> list[Prepared]:
             "(partition.clients), give each more rows (partition.min_size), or lower "
             "anonymization.k"
         )
-    rows = []
-    for client in range(len(sizes)):
-        seed = rng.derive(clients.config.seed, _PURPOSE, client=clients.first + client)
-        try:
-            rows.append(prepare(clients.raw.train(client), clients.schema, clients.encoding, seed))
-        except DataError as error:
-            raise DataError(f"client {client}: {error}") from error
-    return rows
+
+
+def _prepared(clients: _Clients, client: int) -> Prepared:
+    """Return a client's rows as codes. Raises an error that says whose rows are wrong."""
+    seed = rng.derive(clients.config.seed, _PURPOSE, client=clients.first + client)
+    try:
+        return prepare(clients.raw.train(client), clients.schema, clients.encoding, seed)
+    except DataError as error:
+        raise DataError(f"client {client}: {error}") from error
 
 
 def _references(
@@ -263,116 +483,6 @@ def _local(
             "so that every client has more rows, and more of the sensitive values"
         ) from failed[0]
     return found
-
-
-def _agreed(clients: _Clients, kept: Kept | None, charging: Charged | None) -> agreement.Agreed:
-    """Have all clients agree on one cut by secure sums, or return the one that they agreed on."""
-    if kept is not None and kept.is_there:
-        return agreement.agreed_from_dict(kept.facts())
-    settings, meta = clients.settings, clients.raw.table.dataset.meta
-    noise = settings.counts_noise_multiplier if charging else None
-    assert settings.name in ("sets", "nodes")
-    found = agreement.agree(
-        [own.encoded for own in clients.rows],
-        clients.schema.fingerprint(),
-        clients.protection,
-        clients.config.secure_sum,
-        how=settings.name,
-        k_over=settings.k_over if settings.cut == "shared" else "federation",
-        set_aside=settings.cut == "shared",  # such rows would go up to the very top
-        noise_multiplier=noise or 0.0,
-        delta=settings.counts_delta or 0.0,
-        stream=Stream.secret() if noise else None,
-        charge=charging(meta.name, meta.sha256) if charging and noise else None,
-    )
-    if kept is not None and noise == settings.counts_noise_multiplier:
-        kept.write({}, found.to_dict(), meta.sha256)
-    return found
-
-
-def _summary(
-    clients: _Clients, released: Sequence[Released], recodings: Sequence[Recoding]
-) -> dict[str, Any]:
-    """Say what all clients reached: the least of them, and no number of people below k."""
-    settings, facts = clients.settings, [one.facts for one in released]
-    rows, left_out = (sum(getattr(one, key) for one in facts) for key in ("rows", "suppressed"))
-    is_common = settings.cut == "shared" and settings.k_over == "federation"
-    if is_common:  # a class is all clients' together
-        sizes = _common_sizes(recodings)
-        least, each = int(sizes.min()), [risks(sizes).to_dict()]
-    else:
-        least, each = min(one.k for one in facts), [dict(one.risks) for one in facts]
-    number = shown(left_out, settings.k)
-    names = ("k", "diversity", "l", "c", "t", "t_reference", "delta", "max_suppression")
-    return {
-        "name": settings.name,
-        "cut": settings.cut,
-        "over": "federation" if is_common else "client",
-        "declared": {name: getattr(settings, name) for name in names},
-        "clients": len(facts),
-        "rows": rows,
-        "suppressed": {
-            "kept": settings.suppressed == "keep",
-            "rows": number,
-            "share": None if number is None else number / rows,
-        },
-        "reached": {
-            "k": least,
-            "l": _worst(min, [one.l for one in facts]),
-            "t": _worst(max, [one.t for one in facts]),
-            "delta": _worst(max, [one.delta for one in facts]),
-        },
-        "risks": {
-            "prosecutor": max(one["prosecutor_max"] for one in each),
-            "prosecutor_mean": float(np.mean([one["prosecutor_mean"] for one in each])),
-            "journalist": max(one["journalist_max"] for one in each),
-            "marketer": float(np.mean([one["marketer"] for one in each])),
-        },
-        "gcp": {
-            "mean": float(np.mean([one.gcp for one in facts])),
-            "least": min(one.gcp for one in facts),
-            "most": max(one.gcp for one in facts),
-        },
-        "ncp": {
-            name: float(np.mean([one.ncp[name] for one in facts]))
-            for name in clients.encoding.quasi
-        },
-        **_inputs(clients),
-    }
-
-
-def _inputs(clients: _Clients) -> dict[str, Any]:
-    """Say what models see."""
-    encoding = clients.encoding
-    return {
-        "schema": clients.schema.fingerprint(),
-        "quasi": list(encoding.quasi),
-        "exact": list(encoding.exact),
-        "left_out": list(encoding.left_out),
-        "inputs": encoding.width,
-    }
-
-
-def _worst(of: Any, values: Sequence[float | None]) -> float | None:
-    """Return the worst of all clients' values; None where one has none."""
-    return None if None in values else of(values)
-
-
-def _common_sizes(recodings: Sequence[Recoding]) -> NDArray[np.int64]:
-    """Return how many rows all clients have of each combination of generalized values."""
-    totals: dict[Any, int] = {}
-    for recoding in recodings:
-        names = [
-            [
-                (values.low[first:last].tobytes(), values.high[first:last].tobytes())
-                for first, last in zip(values.offsets[:-1], values.offsets[1:], strict=True)
-            ]
-            for values in recoding.values
-        ]
-        for index, size in zip(recoding.index, recoding.sizes, strict=True):
-            key = tuple(own[i] for own, i in zip(names, index, strict=True))
-            totals[key] = totals.get(key, 0) + int(size)
-    return np.array(list(totals.values()), dtype=np.int64)
 
 
 def _opened(clients: _Clients, training: _Training, meta: Meta) -> PooledClients:

@@ -11,23 +11,25 @@ from typing import Any
 import numpy as np
 
 from fedsim.anonymize.client import exact
-from fedsim.anonymize.encoding import encoding_of
-from fedsim.anonymized import anonymized_clients
+from fedsim.anonymize.encoding import Encoding, encoding_of
+from fedsim.anonymize.schema import Schema
+from fedsim.anonymized import SharedCut, anonymized_clients, sharing_clients
 from fedsim.config import schema_of
 from fedsim.config.schema import RunConfig
-from fedsim.data import Declared, Elsewhere, Examples, OwnRows, declared_of
+from fedsim.data import Declared, Elsewhere, Examples, Meta, OwnRows, RawClients, declared_of
 from fedsim.data._declared import meta_of
-from fedsim.data._declared_raw import raw_own
+from fedsim.data._declared_raw import raw_nobody, raw_own
 from fedsim.errors import ConfigError, Problem
 
 __all__ = ["open_own"]
 
 
-def open_own(config: RunConfig, own: OwnRows) -> tuple[Elsewhere, dict[str, Any]]:
+def open_own(config: RunConfig, own: OwnRows) -> tuple[Elsewhere | SharedCut, dict[str, Any]]:
     """Return the clients as this machine sees them, and what anonymization of its rows came to.
 
-    Raises `ConfigError` for protection that needs other clients' rows, and what reading and
-    recoding the file raises.
+    Where all are to generalize by one cut, they wait for it: `fedsim.anonymized.SharedCut`. Raises
+    `ConfigError` for protection that needs other clients' rows, and what reading and recoding the
+    file raises.
     """
     declared = declared_of(config.data)
     if declared is None:
@@ -37,14 +39,13 @@ def open_own(config: RunConfig, own: OwnRows) -> tuple[Elsewhere, dict[str, Any]
     schema = schema_of(config.anonymization)
     encoding = encoding_of(schema, config.data.target)
     meta = replace(meta_of(config.data, declared, ""), input_shape=(encoding.width,))
+    if config.anonymization.cut != "local" and config.anonymization.name != "raw":
+        return _sharing(config, own, declared, meta), {}
     if not own.path:
         return Elsewhere(meta, declared, {}, _nothing(encoding.width, declared)), {}
     raw = raw_own(config.data, declared, own, tuple(schema.columns))
     if own.client < 0:
-        table = raw.table
-        x = np.concatenate([exact(part, schema, encoding) for part in (table.train, table.test)])
-        y = np.concatenate([table.dataset.train.y, table.dataset.test.y])
-        return Elsewhere(meta, declared, {}, Examples(x, y)), {}
+        return Elsewhere(meta, declared, {}, _tested(raw, schema, encoding)), {}
     clients, summary = anonymized_clients(config, raw, first=own.client)
     meta = replace(clients.meta, input_shape=(encoding.width,))
     parts = clients.train(0), clients.held_out(0)
@@ -53,13 +54,39 @@ def open_own(config: RunConfig, own: OwnRows) -> tuple[Elsewhere, dict[str, Any]
     ), summary
 
 
+def _sharing(config: RunConfig, own: OwnRows, declared: Declared, meta: Meta) -> SharedCut:
+    """Return the clients that wait for a cut: the one that is here, or none, on the server."""
+    schema = schema_of(config.anonymization)
+    nothing, nobody = _nothing(meta.input_shape[0], declared), len(declared.clients)
+    columns = tuple(schema.columns)
+    if not own.path:
+        raw = raw_nobody(config.data, declared, columns)
+        there = Elsewhere(meta, declared, {}, nothing)
+        return sharing_clients(config, raw, meta, there, first=nobody)
+    raw = raw_own(config.data, declared, own, columns)
+    if own.client < 0:
+        tested = _tested(raw, schema, encoding_of(schema, raw.table.target))
+        there = Elsewhere(meta, declared, {}, tested)
+        return sharing_clients(config, raw, meta, there, first=nobody)
+    meta = replace(meta, sha256=raw.dealt.meta.sha256)
+    waiting = sharing_clients(
+        config, raw, meta, Elsewhere(meta, declared, {}, nothing), first=own.client
+    )
+    parts = raw.dealt.train(0), waiting.tested.held_out(0)
+    return replace(waiting, elsewhere=Elsewhere(meta, declared, {own.client: parts}, nothing))
+
+
+def _tested(raw: RawClients, schema: Schema, encoding: Encoding) -> Examples:
+    """Return all rows of a file as a model is tested on them."""
+    table = raw.table
+    x = np.concatenate([exact(part, schema, encoding) for part in (table.train, table.test)])
+    return Examples(x, np.concatenate([table.dataset.train.y, table.dataset.test.y]))
+
+
 def _refuse_common(config: RunConfig) -> None:
     settings = config.anonymization
-    if settings.cut != "local":
-        accepted = "'local': with files of their own clients do not agree on a cut"
-        raise ConfigError([Problem("anonymization.cut", settings.cut, accepted)])
-    if settings.t_reference == "federation":
-        accepted = "'client': how often others have a value is not known here"
+    if settings.t_reference == "federation" and settings.cut == "local":
+        accepted = "'client' with cut = 'local': how often others have a value is not known here"
         raise ConfigError([Problem("anonymization.t_reference", settings.t_reference, accepted)])
 
 

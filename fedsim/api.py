@@ -20,12 +20,13 @@ from fedsim.clients._secure_sum import SECRET, simulated_directory
 from fedsim.config.schema import RunConfig
 from fedsim.core import ClientContext
 from fedsim.crypto import random_key
+from fedsim.engine.agreeing import opened
 from fedsim.engine.blocks import Population
 from fedsim.engine.cluster import Resources, joined, started_behind
 from fedsim.engine.launch import open_grid, worker_count
 from fedsim.errors import RunFailedError
 from fedsim.events import Stage
-from fedsim.federation import Federation, Places, build, to_text
+from fedsim.federation import Federation, Places, to_text
 from fedsim.privacy.check import Finding
 from fedsim.rounds import ServerState, number_format, start_state
 from fedsim.sealing import storage_keys
@@ -101,7 +102,8 @@ def _run(
     """Run an experiment; `more`: facts that are kept with it."""
     store, resources, tell = around.store, around.resources, around.tell
     charging = spending.charged(config, store.root)
-    federation = open_federation(config, around.places, tell, charging)
+    opening = partial(opened, charging=charging)
+    federation = open_federation(config, around.places, tell, opening)
     places = replace(around.places, cut=agreement.to_text(federation.anonymization))
     with started_behind(config.engine, resources):
         federation, config = settle(federation, config, tell)
@@ -177,7 +179,7 @@ def plan(
     config = _configuration(experiment, overrides)
     code = _code_folders(experiment)
     folder = str(Path(data_dir).resolve()) if data_dir else datasets.default_data_dir()
-    federation = spending.settled(build(config, Places(data_dir=folder, code=code)))
+    federation = spending.settled(opened(config, Places(data_dir=folder, code=code)))
     config, form = federation.config, number_format(federation)
     sizes, rounds = federation.clients.sizes(), config.rounds
     cohort = min(rounds.cohort or len(sizes), len(sizes))

@@ -12,7 +12,7 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedsim import agreement, ckks_messages
+from fedsim import ckks_messages, cut_messages
 from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim.clients._secure_sum import SECRET
@@ -31,8 +31,6 @@ def experiment_text(run_config: Mapping[str, Any]) -> str:
     """
     experiment = str(run_config["experiment"])
     config = configuration.load(experiment, str(run_config["overrides"]).split())
-    if config.anonymization.name not in ("none", "raw"):
-        agreement.refuse_deployed(config.anonymization.cut)
     code = (str(Path(experiment).resolve().parent),) if Path(experiment).is_file() else ()
     data_dir = str(run_config["data-dir"]) or datasets.default_data_dir()
     return to_text(config, Places(data_dir=data_dir, code=code))
@@ -63,6 +61,7 @@ def make_client_app() -> ClientApp:
     app = ClientApp(mods=[with_experiment])
     for kind in ("train", "evaluate", "query"):
         getattr(app, kind)()(client_app)
-    for kind, action in (name.split(".") for name in (*KINDS.values(), *ckks_messages.KINDS)):
+    kinds = (*KINDS.values(), *ckks_messages.KINDS, *cut_messages.KINDS)
+    for kind, action in (name.split(".") for name in kinds):
         getattr(app, kind)(action)(client_app)
     return app

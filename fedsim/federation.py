@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedsim import anonymized, anonymized_own, losses, metrics, models
 from fedsim import config as configuration
 from fedsim import data as datasets
-from fedsim.agreement import agreed_from_dict
+from fedsim.agreement import Agreed, agreed_from_dict
 from fedsim.clients._private import Private
 from fedsim.config.schema import Privacy, RunConfig, SecureSum
 from fedsim.core import ClientContext, Task, Update
@@ -33,7 +33,7 @@ from fedsim.privacy.events import DISCRETE
 from fedsim.sealing import StorageKeys, storage_keys
 from fedsim.secagg import ckks
 
-__all__ = ["Federation", "Places", "build", "examples_of", "from_text", "to_text"]
+__all__ = ["Federation", "Places", "build", "examples_of", "forget", "from_text", "to_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,9 @@ class Federation:
 
     @property
     def real_clients(self) -> ClientData:
-        """Return the clients without the one that the pooled baseline adds."""
+        """Return the clients as data are dealt out to them, without the one of the baseline."""
+        if isinstance(self.clients, anonymized.SharedCut):
+            return self.clients.dealt
         return self.clients.inner if isinstance(self.clients, datasets.Together) else self.clients
 
     @property
@@ -90,6 +92,30 @@ class Federation:
         is_pooled = isinstance(self.clients, datasets.Together)  # one has what all have
         declared = 0 if is_pooled else self.clients.meta.most_examples
         return declared or int(self.clients.sizes().max())
+
+    @property
+    def awaits_cut(self) -> bool:
+        """Say whether clients have yet to agree on how their records are generalized."""
+        return isinstance(self.clients, anonymized.SharedCut) and self.clients.cut is None
+
+    @property
+    def sharing(self) -> anonymized.SharedCut:
+        """Return the clients, where they generalize by one cut and are not released together."""
+        if not isinstance(self.clients, anonymized.SharedCut):
+            raise ValueError("sharing: these clients agree on no cut")
+        return self.clients
+
+    def released(self, agreed: Agreed) -> "Federation":
+        """Return the federation with all clients' rows as they are let out by a cut.
+
+        Raises `DataError` for clients that cannot have the protection.
+        """
+        clients, facts = self.sharing.together(agreed)
+        return replace(self, clients=clients, anonymization=facts)
+
+    def declared(self, agreed: Agreed) -> "Federation":
+        """Return the federation as its server knows it: what was agreed on, and nobody's rows."""
+        return replace(self, anonymization=self.sharing.declared(agreed))
 
     def task(self, model: Tensor, shards: Sequence[Examples], *, as_stored: bool = False) -> Task:
         """Set the resident module to `model` and return what one client trains, or several.
@@ -171,12 +197,10 @@ class Federation:
         return float(self.config.schedule.factor(round, self.config.rounds.count))
 
 
-def build(
-    config: RunConfig, places: Places = Places(), *, charging: anonymized.Charged | None = None
-) -> Federation:
+def build(config: RunConfig, places: Places = Places()) -> Federation:
     """Open the data, build the initial model, and check that they fit each other.
 
-    `charging`: where noise on what clients agree on a cut by is written down.
+    Where clients have yet to agree on a cut, the federation `awaits_cut`.
     Raises `DataError`, `MissingDataError` or `ConfigError` before anything is trained, `SetupError`
     where files are to be sealed and there is no key, or a library is missing.
     """
@@ -187,7 +211,7 @@ def build(
         if folder not in sys.path:
             sys.path.insert(0, folder)
     config = _as_private(_as_mode(config))
-    clients, anonymization = _open(config, places, keys, charging)
+    clients, anonymization = _open(config, places, keys)
     population = clients.clients
     if places.own is not None and places.own.client < 0:
         _check_server(config, places.own)
@@ -252,11 +276,13 @@ def from_text(text: str) -> Federation:
     return build(configuration.from_dict(content["config"]), Places(**places))
 
 
+def forget() -> None:
+    """Let go of the federations that `from_text` remembers, and so of what they opened."""
+    from_text.cache_clear()
+
+
 def _open(
-    config: RunConfig,
-    places: Places,
-    keys: StorageKeys | None,
-    charging: anonymized.Charged | None,
+    config: RunConfig, places: Places, keys: StorageKeys | None
 ) -> tuple[ClientData, dict[str, Any]]:
     """Open the clients, anonymized where the experiment says so, and say what that came to."""
     folders = {
@@ -267,9 +293,7 @@ def _open(
         return anonymized_own.open_own(config, places.own)
     if config.anonymization.name != "none":
         agreed = agreed_from_dict(json.loads(places.cut)) if places.cut else None
-        return anonymized.open_clients(
-            config, keys=keys, agreed=agreed, charging=charging, **folders
-        )
+        return anonymized.open_clients(config, keys=keys, agreed=agreed, **folders)
     holdout = config.evaluation.holdout if config.evaluation.federated_every else 0.0
     clients = datasets.open_clients(
         config.data,

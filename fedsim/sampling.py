@@ -30,7 +30,9 @@ def uniform(population: int, cohort: int | None, stream: np.random.Generator) ->
     return np.sort(drawn.astype(np.int64))
 
 
-def dropouts(clients: Sequence[int], share: float, *, seed: int, round: int) -> dict[int, Phase]:
+def dropouts(
+    clients: Sequence[int], share: float, *, seed: int, round: int, purpose: str = "dropouts"
+) -> dict[int, Phase]:
     """Draw who of a cohort drops out, and in which phase: each client by a stream of its own.
 
     >>> dropouts([3, 4], 0.0, seed=1, round=1)
@@ -38,7 +40,7 @@ def dropouts(clients: Sequence[int], share: float, *, seed: int, round: int) -> 
     """
     lost: dict[int, Phase] = {}
     for client in clients if share else ():
-        stream = rng.stream(seed, "dropouts", round=round, client=client)
+        stream = rng.stream(seed, purpose, round=round, client=client)
         if stream.random() < share:
             lost[client] = PHASES[stream.integers(len(PHASES))]
     return lost

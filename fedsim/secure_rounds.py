@@ -8,6 +8,7 @@ client opens their sum. No number of a single client is in what is recorded.
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from time import perf_counter
@@ -30,7 +31,17 @@ from fedsim.secagg.identities import Directory
 from fedsim.secagg.parameters import Parameters, Phase, least_survivors, required, shape
 from fedsim.secagg.server import ServerSession
 
-__all__ = ["Collected", "collect", "facts", "parameters", "payload_bytes"]
+__all__ = [
+    "Collected",
+    "Question",
+    "Total",
+    "collect",
+    "experiment_name",
+    "facts",
+    "parameters",
+    "payload_bytes",
+    "summed",
+]
 
 _FLOAT_BYTES = 4
 # Bytes of the protocol's messages, to and from a client, apart from the vector: what encryption,
@@ -49,35 +60,56 @@ class Collected:
     records: dict[int, ClientRecord]
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a secure sum is of, and what its clients are sent when it is their vector's turn.
+
+    `told`: the session's parameters. `content` and the `size_bytes` of it that count; `masked` and
+    `clear`: the types of the message, under masks and without. `gone`: who drops out, in which
+    phase. `is_whole`: nothing is opened unless everybody's vector is in it.
+    """
+
+    told: Parameters
+    content: RecordDict
+    size_bytes: int
+    masked: str
+    clear: str
+    timeout_s: float | None
+    gone: Mapping[int, Phase]
+    is_whole: bool = False
+
+
 @dataclass(slots=True)
 class _Round:
-    """A round in work: who is asked, who was lost why, what each has got and sent."""
+    """A sum in work: who is asked, who was lost why, what each has got and sent."""
 
     grid: Carrier
     nodes: Sequence[int]
-    federation: Federation
-    order: messages.Train
-    layout: lanes.Layout
-    gone: Mapping[int, Phase]
+    question: Question
     lost: dict[int, str] = field(default_factory=dict)
     down: dict[int, int] = field(default_factory=dict)
     up: dict[int, int] = field(default_factory=dict)
 
     def present(self, clients: Collection[int], phase: Phase) -> list[int]:
         """Return who does not drop out in a phase; write down who does."""
-        here = [client for client in clients if self.gone.get(client) != phase]
+        gone = self.question.gone
         for client in clients:
-            if self.gone.get(client) == phase:
+            if gone.get(client) == phase:
                 self.lost[client] = sampling.dropped_out(phase)
-        return here
+        return [client for client in clients if gone.get(client) != phase]
+
+    def need_all(self, clients: Collection[int], ids: Sequence[int], phase: Phase) -> None:
+        """Raise `SecAggAborted` where somebody's vector would be missing that has to be there."""
+        if self.question.is_whole and len(clients) < len(ids):
+            raise SecAggAborted(f"in phase {phase}", len(clients), len(ids))
 
     def scatter(self, contents: Sequence[tuple[int, RecordDict]], kind: str) -> Iterable[Message]:
         """Send each client a content of its own; return the replies as they come."""
         return self.grid.scatter(
             [(self.nodes[client], content) for client, content in contents],
             kind,
-            ttl=self.federation.config.rounds.timeout_s,
-            group_id=str(self.order.round),
+            ttl=self.question.timeout_s,
+            group_id=str(self.question.told.round),
         )
 
     def answered(
@@ -128,31 +160,71 @@ def collect(
     assert order.form is not None
     gone = sampling.dropouts(ids, config.rounds.dropout, seed=config.seed, round=order.round)
     layout = ring.layout(federation, order.form)
-    own = _Round(grid, nodes, federation, order, layout, gone)
+    question = Question(
+        told=parameters(config, order, layout.length),
+        content=messages.model_content(order),
+        size_bytes=order.model.numel() * _FLOAT_BYTES,
+        masked=secure_messages.MASKED,
+        clear=messages.TRAIN,
+        timeout_s=config.rounds.timeout_s,
+        gone=gone,
+    )
+    own = _Round(grid, nodes, question)
+    with _told_of(own, ids):
+        total, members = _total(own, ids, seconds, directory, config.secure_sum.name)
+        try:
+            decoded = lanes.decode(total, layout, len(members))
+        except lanes.GarbledSumError as error:
+            least, reason = config.secure_sum.min_cohort, f"{error.reason}: {error}"
+            raise SecAggAborted(reason, len(members), least) from error
+    return Collected(decoded.total, decoded.metrics, own.records(members, ids))
+
+
+def summed(
+    grid: Carrier,
+    nodes: Sequence[int],
+    question: Question,
+    ids: Sequence[int],
+    seconds: dict[str, float],
+    directory: Directory,
+    name: str,
+) -> "Total":
+    """Return the sum of what clients answer to a question, and whose it is; `name`: of its kind.
+
+    Raises as `collect` does.
+    """
+    own = _Round(grid, nodes, question)
+    with _told_of(own, ids):
+        return _total(own, ids, seconds, directory, name)
+
+
+@contextmanager
+def _told_of(own: _Round, ids: Sequence[int]) -> Iterator[None]:
+    """Have a sum that is given up say who was lost."""
     try:
-        if config.secure_sum.name == "ideal":
-            total, members = _ideal(own, ids, seconds, _added)
-        elif ring.is_encrypted(config):
-            total, members = _ideal(own, ids, seconds, _encrypted)
-        else:
-            total, members = _masked(own, ids, seconds, directory)
-        decoded = lanes.decode(total, layout, len(members))
-    except lanes.GarbledSumError as error:
-        least, reason = config.secure_sum.min_cohort, f"{error.reason}: {error}"
-        raise SecAggAborted(reason, len(members), least, _lost(own, ids)) from error
+        yield
     except SecAggAborted as error:
         for client, reason in error.lost.items():
             own.lost.setdefault(client, reason)
         lost = _lost(own, ids)
         raise SecAggAborted(error.reason, error.survivors, error.threshold, lost) from error
-    return Collected(decoded.total, decoded.metrics, own.records(members, ids))
+
+
+def _total(
+    own: _Round, ids: Sequence[int], seconds: dict[str, float], directory: Directory, name: str
+) -> "Total":
+    if name == "ideal":
+        return _ideal(own, ids, seconds, _added)
+    if name == "ckks":
+        return _ideal(own, ids, seconds, _encrypted)
+    return _masked(own, ids, seconds, directory)
 
 
 def parameters(config: RunConfig, order: messages.Train, length: int) -> Parameters:
     """Return the parameters of a round's session."""
     return configuration.session_parameters(
         config.secure_sum,
-        run=f"{config.name[:100]}/{_name(config)}",
+        run=f"{config.name[:100]}/{experiment_name(config)}",
         round=order.round,
         length=length,
         bits=distributed.ring_bits(config),
@@ -213,7 +285,7 @@ def payload_bytes(federation: Federation, form: exact.FixedPoint) -> tuple[int, 
     return down + more[0] + longer * found["cohort"], up + more[1] + longer
 
 
-def _name(config: RunConfig) -> str:
+def experiment_name(config: RunConfig) -> str:
     """Name an experiment by its settings: sums of one round of it must not be subtracted."""
     text = json.dumps(configuration.to_dict(config), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -237,7 +309,7 @@ def _ideal(
     add: Callable[[_Round, Sequence[int]], Unopened],
 ) -> Total:
     """Add up vectors without masks; abort where masked ones would."""
-    told = parameters(own.federation.config, own.order, own.layout.length)
+    told = own.question.told
     advertised = own.present(ids, "keys")
 
     def need(clients: Sequence[int], phase: Phase) -> None:
@@ -251,10 +323,11 @@ def _ideal(
     started = perf_counter()
     opened, members = add(own, own.present(sharing, "masked"))
     seconds["train"] = seconds.get("train", 0.0) + perf_counter() - started
+    own.need_all(members, ids, "masked")
     need(members, "masked")
-    confirming = [client for client in members if own.gone.get(client) != "confirm"]
+    confirming = [client for client in members if own.question.gone.get(client) != "confirm"]
     need(confirming, "confirm")
-    unmasking = [client for client in confirming if own.gone.get(client) != "unmask"]
+    unmasking = [client for client in confirming if own.question.gone.get(client) != "unmask"]
     need(unmasking, "unmask")
     started = perf_counter()
     total = opened(unmasking)
@@ -264,31 +337,31 @@ def _ideal(
 
 def _added(own: _Round, clients: Sequence[int]) -> Unopened:
     """Ask clients for their vectors and add them up; workers may have added some already."""
-    content, size = messages.model_content(own.order), own.order.model.numel() * _FLOAT_BYTES
-    replies = own.grid.broadcast(
-        content,
-        [own.nodes[client] for client in clients],
-        messages.TRAIN,
-        ttl=own.federation.config.rounds.timeout_s,
-        group_id=str(own.order.round),
-    )
-    own.down.update(dict.fromkeys(clients, size))
-    total = np.zeros(own.layout.length, dtype=np.uint32)
+    question, told = own.question, own.question.told
+    total = np.zeros(told.length, dtype=np.uint32)
     members: list[int] = []
+    replies = own.grid.broadcast(
+        question.content,
+        [own.nodes[client] for client in clients],
+        question.clear,
+        ttl=question.timeout_s,
+        group_id=str(told.round),
+    )
+    own.down.update(dict.fromkeys(clients, question.size_bytes))
     for client, answer in own.answered(replies, clients):
         try:
             vector, named = messages.read_ring(answer)
             if client not in named or not set(named) <= set(clients) - set(members):
                 raise InvalidUpdateError(f"client {client} answers for others")
-            if len(vector) != own.layout.length:
+            if len(vector) != told.length:
                 raise InvalidUpdateError(f"a vector of {len(vector)} numbers")
         except InvalidUpdateError as error:
             own.lost[client] = str(error)
         else:
             total += vector
             members += named
-    own.up.update(dict.fromkeys(members, -(-own.layout.length * own.layout.bits // 8)))
-    return lambda _: lanes.modulo(total, own.layout.bits), sorted(members)
+    own.up.update(dict.fromkeys(members, -(-told.length * told.bits // 8)))
+    return lambda _: lanes.modulo(total, told.bits), sorted(members)
 
 
 def _encrypted(own: _Round, clients: Sequence[int]) -> Unopened:
@@ -296,9 +369,11 @@ def _encrypted(own: _Round, clients: Sequence[int]) -> Unopened:
 
     Clients with another key than most of a cohort are lost: nobody could open a sum with them.
     """
-    content, size = messages.model_content(own.order), own.order.model.numel() * _FLOAT_BYTES
-    replies = own.scatter([(client, content) for client in clients], ckks_messages.ENCRYPTED)
-    own.down.update(dict.fromkeys(clients, size))
+    question = own.question
+    replies = own.scatter(
+        [(client, question.content) for client in clients], ckks_messages.ENCRYPTED
+    )
+    own.down.update(dict.fromkeys(clients, question.size_bytes))
     sums: dict[bytes, ckks.EncryptedSum] = {}
     senders: dict[bytes, list[int]] = {}
     for client, answer in own.answered(replies, clients):
@@ -306,7 +381,7 @@ def _encrypted(own: _Round, clients: Sequence[int]) -> Unopened:
             key, vector = ckks_messages.read_encrypted(answer)
             if client in own.up:
                 raise InvalidUpdateError("a second answer")
-            sums.setdefault(key, ckks.EncryptedSum(own.layout.length)).add(vector)
+            sums.setdefault(key, ckks.EncryptedSum(question.told.length)).add(vector)
         except (InvalidUpdateError, ckks.CkksError) as error:
             own.lost[client] = str(error)
         else:
@@ -324,7 +399,7 @@ def _opened(
     own: _Round, total: ckks.EncryptedSum, members: Sequence[int], present: Sequence[int]
 ) -> NDArray[np.uint32]:
     """Have one client open the sum, in turn of rounds; another, where that one does not."""
-    told = parameters(own.federation.config, own.order, own.layout.length)
+    told = own.question.told
     opening = ckks_messages.Opening(told.run, told.round, tuple(members), told.length, told.bits)
     ciphertexts = total.write()
     content = ckks_messages.opening_content(opening, ciphertexts)
@@ -339,8 +414,8 @@ def _opened(
                 own.lost[client] = str(error)
                 continue
             own.up[client] += found.nbytes
-            if found.shape == (own.layout.length,):
-                return lanes.modulo(found, own.layout.bits)
+            if found.shape == (told.length,):
+                return lanes.modulo(found, told.bits)
             own.lost[client] = f"it opened {found.shape} numbers"
     reasons = sorted({own.lost[client] for client in present if client in own.lost})
     raise SecAggAborted(f"no client opened it: {'; '.join(reasons)}", 0, 1)
@@ -350,8 +425,7 @@ def _masked(
     own: _Round, ids: Sequence[int], seconds: dict[str, float], directory: Directory
 ) -> Total:
     """Run the protocol: five exchanges, each with who is left."""
-    told = parameters(own.federation.config, own.order, own.layout.length)
-    session = ServerSession.begin(told, ids, directory)
+    session = ServerSession.begin(own.question.told, ids, directory)
     while session.phase != "done":
         phase, started = session.phase, perf_counter()
         present = own.present([c for c in ids if c in session.messages], phase)
@@ -359,6 +433,8 @@ def _masked(
         session = session.step(_replies(own, phase, asked))
         for client, reason in session.lost.items():
             own.lost.setdefault(client, reason)
+        if phase in sampling.BEFORE_THE_SUM:
+            own.need_all(session.messages, ids, phase)
         name = "train" if phase == "masked" else phase
         seconds[name] = seconds.get(name, 0.0) + perf_counter() - started
     return session.total, session.survivors
@@ -368,19 +444,17 @@ def _replies(
     own: _Round, phase: Phase, asked: Mapping[int, bytes]
 ) -> Iterator[tuple[int, bytes, NDArray[np.uint8] | None]]:
     """Send clients what a phase asks of each; return the answers as they come."""
-    order, size = None, 0
-    if phase == "masked":
-        order = messages.model_content(own.order)
-        size = own.order.model.numel() * _FLOAT_BYTES
+    question = own.question
+    content, size = (question.content, question.size_bytes) if phase == "masked" else (None, 0)
     replies = own.scatter(
-        [(client, secure_messages.ask_content(text, order)) for client, text in asked.items()],
-        secure_messages.KINDS[phase],
+        [(client, secure_messages.ask_content(text, content)) for client, text in asked.items()],
+        question.masked if phase == "masked" else secure_messages.KINDS[phase],
     )
     for client, text in asked.items():
         own.down[client] = own.down.get(client, 0) + len(text) + size
-    for client, content in own.answered(replies, asked):
+    for client, reply in own.answered(replies, asked):
         try:
-            message, vector = secure_messages.read_answer(content)
+            message, vector = secure_messages.read_answer(reply)
         except InvalidUpdateError as error:
             own.lost[client] = str(error)
             continue

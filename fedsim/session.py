@@ -29,14 +29,14 @@ from fedsim import (
 )
 from fedsim import config as configuration
 from fedsim import data as datasets
-from fedsim.anonymized import Charged
 from fedsim.behind import Behind
 from fedsim.config.schema import RunConfig
 from fedsim.core import RoundRecord
+from fedsim.engine.agreeing import opened
 from fedsim.engine.checkpoint import Checkpoint, write_atomically
 from fedsim.errors import FedsimError, Interrupted, RunFailedError
 from fedsim.events import ClientsDone, Event, RoundDone, RunDone, RunStarted, Stage
-from fedsim.federation import Federation, Places, build
+from fedsim.federation import Federation, Places
 from fedsim.rounds import (
     Admit,
     Carrier,
@@ -398,12 +398,18 @@ def _with_stage(record: RoundRecord, stage: str, seconds: float) -> RoundRecord:
 
 
 def open_federation(
-    config: RunConfig, places: Places, tell: Listener, charging: Charged | None = None
+    config: RunConfig,
+    places: Places,
+    tell: Listener,
+    opening: Callable[[RunConfig, Places], Federation] = opened,
 ) -> Federation:
-    """Open a run's data and build its model; refuse what could not be run to its end."""
+    """Open a run's data and build its model; refuse what could not be run to its end.
+
+    `opening`: does so; where clients share a cut, by default all of them are here to agree on it.
+    """
     tell(Stage("loading data"))
     environment.keep_freed_memory()
-    federation = build(config, places, charging=charging)
+    federation = opening(config, places)
     number_format(federation)  # refuses a run whose sums could overflow
     privacy_check.must_fit(federation)
     return federation

@@ -22,6 +22,8 @@ __all__ = [
     "Level",
     "cut_from_dict",
     "descend",
+    "differs",
+    "extends",
     "full",
     "must_fit",
     "nodes_of",
@@ -121,11 +123,7 @@ class Cut:
         """Return plain data for JSON."""
         plain = {"version": _VERSION, "protection": asdict(self.protection)}
         plain |= {name: getattr(self, name) for name in _PLAIN}
-        plain["levels"] = [
-            {"tree": level.tree, "next_groups": level.cuts.next_groups}
-            | {name: getattr(level.cuts, name).tolist() for name in _OF_CUTS}
-            for level in self.levels
-        ]
+        plain["levels"] = [_plain(level) for level in self.levels]
         for name in ("entries", "covers"):
             plain[name] = [[own.group.tolist(), own.leaf.tolist()] for own in getattr(self, name)]
         return plain
@@ -145,6 +143,11 @@ _PLAIN: tuple[str, ...] = (
     *("refused", "references", "sums", "deviation"),
 )
 _OF_CUTS = ("quasi", "group", "low", "to")
+
+
+def _plain(level: Level) -> dict[str, Any]:
+    own = {name: getattr(level.cuts, name).tolist() for name in _OF_CUTS}
+    return {"tree": level.tree, "next_groups": level.cuts.next_groups, **own}
 
 
 def cut_from_dict(plain: Mapping[str, Any]) -> Cut:
@@ -205,6 +208,35 @@ def _check(cut: Cut) -> None:
     for one in (*cut.covers, *cut.entries):
         if len(one.group) != len(one.leaf) or (one.group < 0).any() or (one.leaf < 0).any():
             raise ValueError("leaves of groups come in pairs")
+
+
+#: What holds for a cut from the first level to the last.
+_FIXED = ("schema", "names", "leaves", "how", "protection", "k_over", "trees", "deviation")
+
+
+def differs(cut: Cut, other: Cut) -> str:
+    """Return the first thing in which two cuts can be no levels of one, "" where there is none."""
+    return next((name for name in _FIXED if getattr(cut, name) != getattr(other, name)), "")
+
+
+def extends(after: Cut, before: Cut) -> int:
+    """Return how many levels one cut has beyond another that it goes on from; -1 if it does not."""
+    levels = after.levels[: len(before.levels)]
+    old, new = ([_plain(level) for level in own] for own in (before.levels, levels))
+    is_so = (
+        not differs(after, before)
+        and old == new
+        and before.references in ((), after.references)
+        and before.refused == after.refused[: len(before.refused)]
+        and all(_begins_with(*both) for both in zip(after.covers, before.covers, strict=True))
+    )
+    return len(after.levels) - len(before.levels) if is_so else -1
+
+
+def _begins_with(after: Entries, before: Entries) -> bool:
+    size = len(before.leaf)
+    begins = after.group[:size], after.leaf[:size]
+    return bool(np.array_equal(begins, (before.group, before.leaf)))
 
 
 def must_fit(cut: Cut, encoded: Encoded) -> None:

@@ -19,7 +19,7 @@ from fedsim.anonymize.table import Encoded, Sensitive, codes_of, require_columns
 from fedsim.anonymize.treating import Treater, kept
 from fedsim.errors import ConfigError, Problem
 
-__all__ = ["Gathered", "encode_file", "gather"]
+__all__ = ["Gathered", "encode_file", "gather", "row_hashes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +151,13 @@ def _of_texts(name: str, column: Column, cells: Collected) -> Sensitive:
 def _of_leaves(name: str, column: Column, pieces: list[NDArray[Any]], tree: Hierarchy) -> Sensitive:
     codes = np.concatenate([np.zeros(0, np.uint8), *pieces]).astype(np.int32)
     return Sensitive(name, codes, tuple(tree.labels[0]), column.distance, tree)
+
+
+def row_hashes(frame: Any, names: list[str], key: bytes) -> NDArray[np.uint64]:
+    """Return keyed hashes of the rows of a pandas frame: of some of their cells, as in a file."""
+    import pyarrow as pa
+
+    return _hashes(pa.RecordBatch.from_pandas(frame, preserve_index=False), names, key)
 
 
 def _hashes(batch: Any, names: list[str], key: bytes) -> NDArray[np.uint64]:

@@ -70,18 +70,23 @@ class Pins:
         Raises `ConfigError` where some of the rows were let out under another cut and no reason is
         given to do it again.
         """
-        own = np.unique(people)
-        overlaps = []
-        for earlier in self.all():
-            if earlier.name == pin.name and not reason:
-                return pin
-            if np.isin(own, self._people(earlier), assume_unique=True).any():
-                overlaps.append(earlier)
+        overlaps = self.having(people)
+        if pin.name in [earlier.name for earlier in overlaps] and not reason:
+            return pin
         if overlaps and not reason:
             raise ConfigError([_refused(self.folder, overlaps)])
         if not overlaps:
             return pin
         return replace(pin, reason=reason, again=tuple(earlier.name for earlier in overlaps))
+
+    def having(self, people: NDArray[np.uint64]) -> list[Pin]:
+        """Return the releases that had some of these rows in them, oldest first."""
+        own = np.unique(people)
+        return [
+            earlier
+            for earlier in self.all()
+            if np.isin(own, self._people(earlier), assume_unique=True).any()
+        ]
 
     def record(self, pin: Pin, people: NDArray[np.uint64]) -> bool:
         """Keep a pin, and say whether it is a new one.

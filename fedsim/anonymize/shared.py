@@ -32,6 +32,8 @@ from fedsim.anonymize._shared_tree import (
     Level,
     cut_from_dict,
     descend,
+    differs,
+    extends,
     full,
     must_fit,
     nodes_of,
@@ -40,6 +42,7 @@ from fedsim.anonymize.cuts import ASIDE, Cuts, Histogram
 from fedsim.anonymize.hierarchies import Hierarchy
 from fedsim.anonymize.mondrian import TREES
 from fedsim.anonymize.protection import Protection, Target, allowed, allows
+from fedsim.anonymize.protection import histogram as by_value
 from fedsim.anonymize.recoding import Recoding, Values, distinct, of_ranges
 from fedsim.anonymize.table import Encoded
 from fedsim.errors import ConfigError, DataError, Problem
@@ -51,14 +54,19 @@ __all__ = [
     "KOver",
     "assign",
     "central",
+    "closed",
     "counts",
     "cut_from_dict",
+    "differs",
+    "extends",
     "grow",
     "holds",
+    "kept_by",
     "length",
     "merged",
     "sensitivity",
     "start",
+    "vetoes",
 ]
 
 Integers = NDArray[np.int64]
@@ -120,7 +128,14 @@ def length(cut: Cut, encoded: Encoded) -> int:
     if _wants_references(cut):
         return sum(values)
     entries = sum(len(own.leaf) for own in cut.entries)
-    return entries * sum(values or (1,)) + (entries if cut.k_over == "client" else 0)
+    return entries * sum(values or (1,)) + vetoes(cut)
+
+
+def vetoes(cut: Cut) -> int:
+    """Return how many of those are vetoes: the last ones."""
+    if cut.k_over != "client" or _wants_references(cut):
+        return 0
+    return sum(len(own.leaf) for own in cut.entries)
 
 
 def sensitivity(cut: Cut, encoded: Encoded) -> float:
@@ -151,14 +166,14 @@ def counts(cut: Cut, encoded: Encoded) -> Integers:
         ]
         return np.concatenate(found).astype(np.int64)
     _, rows, at = descend(cut, encoded.codes)
-    parts, vetoes = [], []
+    parts, against = [], []
     for j, own in enumerate(cut.entries):
         place, known = own.find(at, encoded.codes[rows, j])
         mine = _tally(place[known], rows[known], len(own.leaf), encoded, values)
         parts += [one.reshape(-1) for one in mine]
         if cut.k_over == "client":
-            vetoes.append(_vetoes(cut, encoded, own, mine))
-    return np.concatenate([*parts, *vetoes]).astype(np.int64)
+            against.append(_vetoes(cut, encoded, own, mine))
+    return np.concatenate([*parts, *against]).astype(np.int64)
 
 
 def grow(cut: Cut, sums: Integers, encoded: Encoded) -> Cut:
@@ -204,6 +219,34 @@ def grow(cut: Cut, sums: Integers, encoded: Encoded) -> Cut:
     return _deeper(cut, made, histograms, refused)
 
 
+def closed(cut: Cut) -> Cut:
+    """Return a cut that goes no further: the groups that are open become classes as they are.
+
+    They have what the protection asks for since they were made. A group that nobody has counted,
+    the first of a tree, has not shown it, and is refused. Raises `ValueError` for a cut without a
+    level, which is none.
+    """
+    if not cut.levels:
+        raise ValueError("closed: the cut has not begun")
+    nothing = np.zeros(0, np.int64)
+    made = Cuts(np.full(cut.open, -1, np.int64), nothing, nothing, nothing, 0)
+    number = cut.classes + np.arange(cut.open)
+    covers = [
+        old.followed_by(Entries(number[own.group], own.leaf))
+        for old, own in zip(cut.covers, cut.entries, strict=True)
+    ]
+    is_counted = any(level.tree == cut.tree for level in cut.levels)
+    return replace(
+        cut,
+        levels=(*cut.levels, Level(cut.tree, made)),
+        open=0,
+        entries=tuple(Entries(nothing, nothing) for _ in cut.names),
+        classes=cut.classes + cut.open,
+        covers=tuple(covers),
+        refused=cut.refused if is_counted else (*cut.refused, *number.tolist()),
+    )
+
+
 def central(cut: Cut, encoded: Encoded) -> Cut:
     """Return the finished cut of one table that has all the rows."""
     while cut.open:
@@ -232,6 +275,37 @@ def holds(cut: Cut, encoded: Encoded) -> bool:
     of = _targets(cut, encoded)
     classes = recoding.classes
     return bool(allowed(cut.protection, recoding.class_of, classes, encoded.sensitive, of).all())
+
+
+def kept_by(cut: Cut, encoded: Encoded, *, is_late: bool) -> Recoding:
+    """Return a table's rows by the classes of a cut, without those that could break what it asks.
+
+    Where every table is to have k rows of a class, or none, a table that has fewer suppresses them:
+    one that came late had no veto. Over the federation, rows of a late table only add to a class,
+    so k holds; but they may be ill, all of them: where values are protected, a late table keeps
+    classes in which its own rows have what is asked for. Then so has the class: two parts that are
+    diverse, or near to a distribution, are so together (Machanavajjhala et al., TKDD 2007, section
+    3; the earth mover's distance is convex).
+    """
+    groups = coarse(encoded)
+    class_of = _classes(cut, groups)
+    numbers, inverse = _numbered(class_of)
+    must_hold_here = cut.k_over == "client"
+    if must_hold_here or (is_late and cut.protection.is_about_values):
+        of = _targets(cut, groups)
+        kept = inverse >= 0
+        sizes = np.bincount(inverse[kept], minlength=len(numbers)).astype(np.int64)
+        if not must_hold_here:
+            sizes = np.full(len(numbers), cut.protection.k)  # the others' rows are enough
+        found = [
+            by_value(inverse, column, len(numbers))
+            for column, _ in zip(encoded.sensitive, of, strict=False)
+        ]
+        fine = allows(cut.protection, sizes, found, of)
+        class_of[np.isin(class_of, numbers[~fine])] = -1
+        numbers, inverse = _numbered(class_of)
+    covers = [own.of_groups(numbers) for own in cut.covers]
+    return widened(_recoding(cut, groups.trees, inverse, covers), encoded)
 
 
 def merged(cut: Cut, encoded: Encoded) -> Recoding:
@@ -384,9 +458,9 @@ def _groups(histogram: Histogram, groups: int) -> tuple[Integers, list[Integers]
 
 def _unparted(cut: Cut, sums: Integers, histograms: Sequence[Histogram]) -> list[Histogram]:
     """Return histograms in which leaves that some table must not be cut between are one."""
-    found, vetoes = [], sums[-sum(len(own.leaf) for own in cut.entries) :]
+    found, against = [], sums[-vetoes(cut) :]
     for own, histogram in zip(cut.entries, histograms, strict=True):
-        mine, vetoes = vetoes[: len(own.leaf)], vetoes[len(own.leaf) :]
+        mine, against = against[: len(own.leaf)], against[len(own.leaf) :]
         at, _ = own.find(histogram.group, histogram.leaf)
         # Between two leaves that are there, a cut behind the first is the same as any other.
         is_joined = np.append(False, (mine[at] > 0)[:-1] & (np.diff(histogram.group) == 0))

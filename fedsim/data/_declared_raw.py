@@ -25,7 +25,7 @@ from fedsim.data._raw import RawClients
 from fedsim.data._types import Dataset, Examples, Partition, RawTable
 from fedsim.errors import ConfigError, DataError, Problem
 
-__all__ = ["raw_own", "raw_pooled"]
+__all__ = ["raw_nobody", "raw_own", "raw_pooled"]
 
 _Parts = tuple[Any, Any, NDArray[np.generic], NDArray[np.generic]]
 
@@ -40,6 +40,14 @@ def raw_own(data: Any, declared: Declared, own: OwnRows, columns: Sequence[str])
     labels = read_columns(own.path, {data.target: _kind(declared)}, own.most_rows)[data.target]
     parts = _parts(frame, labels, data, declared, own.path)
     return _dealt(data, declared, [parts])
+
+
+def raw_nobody(data: Any, declared: Declared, columns: Sequence[str]) -> RawClients:
+    """Return no rows at all, as one client that has none: what a server without rows knows."""
+    import pandas as pd
+
+    frame, y = pd.DataFrame(columns=list(columns)), targets([], declared, "")
+    return _dealt(data, declared, [(frame, frame, y, y)])
 
 
 def raw_pooled(data: Any, declared: Declared) -> RawClients:

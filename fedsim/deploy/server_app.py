@@ -8,7 +8,7 @@ output, which Flower hands on to whoever submitted the run.
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,19 +19,21 @@ import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedsim import agreement
+from fedsim import agreement, cut_rounds, spending
 from fedsim import config as configuration
 from fedsim import data as datasets
+from fedsim.carrier import Carrier
 from fedsim.clients._secure_sum import server_directory
 from fedsim.config.schema import RunConfig
 from fedsim.deploy.settings import SERVER_FOLDER, ServerSettings, read_server
 from fedsim.deploy.told import Teller, failure_line
 from fedsim.engine.flower import FlowerCarrier, discover
 from fedsim.errors import ConfigError, Problem, RunFailedError
-from fedsim.events import Event, RoundDone
-from fedsim.federation import Federation, Places
+from fedsim.events import Event, RoundDone, Stage
+from fedsim.federation import Federation, Places, build
 from fedsim.node.approval import SIGNATURE, TEXT
 from fedsim.node.experiment import read_experiment
+from fedsim.secagg.identities import Directory
 from fedsim.session import Carriage, Listener, Session, create, open_federation, preflight, settle
 from fedsim.store import RunStore
 
@@ -83,9 +85,8 @@ def run_deployed(grid: Grid, context: Context, tell: Listener) -> None:
         session = _resumed(store, run_id, text, places, tell)
     else:
         session = _begun(store, submitted, text, places, tell, context.run_id)
-    federation = session.federation
     identities = settings.identities() or submitted
-    session.opened = partial(_deployed, grid, federation, identities, tell)
+    session.opened = partial(_deployed, grid, session, identities)
     session.go_on()
 
 
@@ -99,7 +100,7 @@ def _begun(
 ) -> Session:
     """Begin a run in the store."""
     config = _fit(_configuration(submitted, text), is_signed=bool(text))
-    federation = open_federation(config, _without_rows(config, places, text), tell)
+    federation = open_federation(config, _without_rows(config, places, text), tell, build)
     federation, config = settle(federation, config, tell)
     preflight(store, federation)
     run_id = create(store, federation, config, places, _facts(federation, places, flower_run))
@@ -120,7 +121,7 @@ def _resumed(store: RunStore, run_id: str, text: str, places: Places, tell: List
             f"run {stored.id} is of another experiment than the one that was submitted"
         )
     config = configuration.from_dict(stored.config)
-    federation = open_federation(config, _without_rows(config, places, text), tell)
+    federation = open_federation(config, _without_rows(config, places, text), tell, build)
     if federation.clients.meta.sha256 != stored.facts["data_sha256"]:
         raise RunFailedError(
             f"the data of run {stored.id} have changed since it began: its remaining rounds would "
@@ -154,23 +155,43 @@ def _session(store: RunStore, run_id: str, federation: Federation, tell: Listene
 @contextmanager
 def _deployed(
     grid: Grid,
-    federation: Federation,
+    session: Session,
     identities: Mapping[str, Any],
-    tell: Listener,
     memos: Mapping[int, RecordDict],
     progress: Callable[[int, int], None],
 ) -> Iterator[Carriage]:
     """Have the nodes behind Flower's grid; what clients remember stays with them."""
-    config = federation.config
-    directory = server_directory(identities, config)
+    federation = session.federation
+    directory = server_directory(identities, federation.config)
     carrier = FlowerCarrier(grid, on_progress=progress)
     nodes = discover(carrier, federation.population, timeout_s=_WAIT_S)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as on our own grids: another number could change bits
     try:
-        yield Carriage(carrier, nodes, directory, retries=_RETRIES)
+        having_cut = _with_cut(session, carrier, nodes, directory)
+        yield Carriage(having_cut, nodes, directory, retries=_RETRIES)
     finally:
         torch.set_num_threads(threads)
+
+
+def _with_cut(
+    session: Session, carrier: Carrier, nodes: Sequence[int], directory: Directory
+) -> Carrier:
+    """Have the nodes agree on a cut, where they share one, or go on with the one of the run."""
+    federation, folder = session.federation, session.folder
+    if not federation.awaits_cut:
+        return carrier
+    session.tell(Stage("clients agree on how records are generalized"))
+    known = agreement.load(folder) if (folder / agreement.CUT_FILE).exists() else None
+    meta = federation.clients.meta
+    charge = spending.charged(federation.config, session.store.root)(meta.name, meta.sha256)
+    carrier, declared = cut_rounds.joined(
+        carrier, nodes, federation, directory, agreed=known, charge=charge
+    )
+    agreement.keep(declared.anonymization, folder)
+    told = agreement.without_cut(declared.anonymization)
+    session.store.add_facts(session.run_id, {"anonymization": told})
+    return carrier
 
 
 def _configuration(submitted: Mapping[str, Any], text: str) -> RunConfig:
@@ -193,8 +214,6 @@ def _fit(config: RunConfig, *, is_signed: bool) -> RunConfig:
         problems.append(Problem("secure_sum.name", config.secure_sum.name, accepted))
     if problems:
         raise ConfigError(problems)
-    if config.anonymization.name not in ("none", "raw"):
-        agreement.refuse_deployed(config.anonymization.cut)
     return config
 
 

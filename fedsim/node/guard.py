@@ -13,8 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fedsim import ckks_messages, messages, ring, secure_messages, spending
+from fedsim import ckks_messages, cut_messages, messages, ring, secure_messages, spending
 from fedsim import data as datasets
+from fedsim.clients._secure_sum import cut_sessions
 from fedsim.config.schema import RunConfig
 from fedsim.data import OwnRows
 from fedsim.errors import (
@@ -54,6 +55,7 @@ _KNOWN = {
     *_TRAINING,
     *secure_messages.KINDS.values(),
     *ckks_messages.KINDS,
+    *cut_messages.KINDS,
 }
 #: What the server is told of errors whose texts may say more than it may know.
 _QUIET: tuple[tuple[type[FedsimError], str], ...] = (
@@ -284,7 +286,7 @@ def _secure(
             found[key] = str(folder.root / name)
     least = max(policy.minimum_cohort, 2)
     found["min-cohort"] = max(int(found.get("min-cohort", 2)), least)
-    most = (policy.maximum_repeats + 2) * config.rounds.count
+    most = (policy.maximum_repeats + 2) * config.rounds.count + cut_sessions(config)
     found["max-sessions"] = min(int(found.get("max-sessions", most)), most)
     return found
 

@@ -114,8 +114,9 @@ class State:
         return replace(self, session=wire.encode(session))
 
     def release(self, release: Release, remembered: int) -> "State":
-        """Close the session and remember what it opened, among the last few."""
-        kept = (*self.releases, wire.encode(release))[-remembered:]
+        """Close the session and remember what it opened, among the last few different ones."""
+        opened = wire.encode(release)
+        kept = (*(one for one in self.releases if one != opened), opened)[-remembered:]
         return replace(self, session=b"", releases=kept)
 
     def releases_read(self) -> list[Release]:

@@ -166,6 +166,10 @@ class RunStore:
         """Set a run's status. Raises `UnknownRunError`."""
         self._change(run_id, {"status": status})
 
+    def add_facts(self, run_id: str, facts: Mapping[str, Any]) -> None:
+        """Add what became known of a run only after it had begun. Raises `UnknownRunError`."""
+        self._change(run_id, {"facts": {**self.get(run_id).facts, **plain(facts)}})
+
     def finish(self, run_id: str, status: str, summary: Mapping[str, Any]) -> None:
         """Record how a run ended and what it came to; of one that had finished, what else it did.
 

@@ -18,7 +18,7 @@ from fedsim.anonymize.encoding import encoding_of
 from fedsim.anonymize.recode import recode
 from fedsim.data import open_raw
 from fedsim.deployment import experiment_text
-from fedsim.errors import ConfigError, DataError
+from fedsim.errors import ConfigError, DataError, RunFailedError
 from fedsim.federation import Places, build, from_text, to_text
 from fedsim.store import RunStore
 
@@ -336,7 +336,7 @@ def test_one_cut_for_all_clients(table: Path, tmp_path: Path, cut: str) -> None:
     assert masked.model_sha256 == result.model_sha256
 
 
-def test_supernodes_do_not_agree_on_a_cut(table: Path, tmp_path: Path) -> None:
+def test_supernodes_wait_for_the_cut_that_they_share(table: Path, tmp_path: Path) -> None:
     content = experiment(table) | {"evaluation": {"federated_every": 0}}
     path = tmp_path / "x.toml"
     path.write_text(configuration.dump_toml(configuration.load(content, (), {})))
@@ -344,5 +344,8 @@ def test_supernodes_do_not_agree_on_a_cut(table: Path, tmp_path: Path) -> None:
     there = from_text(experiment_text(given))
     assert there.anonymization["reached"]["k"] >= 5
     given["overrides"] = "anonymization.cut=shared secure_sum.name=secagg"
-    with pytest.raises(ConfigError, match=r"anonymization\.cut"):
-        experiment_text(given)
+    waiting = from_text(experiment_text(given))
+    assert waiting.awaits_cut
+    with pytest.raises(RunFailedError, match="not agreed on a cut"):
+        waiting.clients.train(0)
+    assert np.array_equal(waiting.clients.test().x, there.clients.test().x)

@@ -44,6 +44,11 @@ def line(facts: Mapping[str, Any]) -> str:
     if facts["name"] == "raw":
         return f"Records: {method}; inputs are encoded as in the run it is compared with."
     where = "on every client" if facts["over"] == "client" else "over all clients together"
+    if "reached" not in facts:
+        return (
+            f"Anonymization on the clients, before training: {method}; k = "
+            f"{facts['declared']['k']} {where}, declared. What each reached stays on its node."
+        )
     lost = facts["gcp"]["mean"]
     return (
         f"Anonymization on the clients, before training: {method}; k = {facts['reached']['k']} "
@@ -55,6 +60,9 @@ def line(facts: Mapping[str, Any]) -> str:
 def _tables(facts: Mapping[str, Any]) -> list[Table]:
     if facts["name"] == "raw":
         return []
+    if "reached" not in facts:  # between nodes, which do not tell
+        rows = [[name, _text(value)] for name, value in facts["declared"].items() if value]
+        return [Table("Promised", ["", "declared"], rows), *_agreement(facts)]
     declared, reached, risks = facts["declared"], facts["reached"], facts["risks"]
     where = "least of all clients" if facts["over"] == "client" else "over all clients"
     rows = [["k", declared["k"], reached["k"]]]
@@ -108,7 +116,11 @@ def _agreement(facts: Mapping[str, Any]) -> list[Table]:
         ["numbers in the longest", number(agreed["longest"])],
         ["classes", number(agreed["classes"])],
         ["cut, SHA-256", agreed["sha256"][:16]],
+        ["clients that came late, and are in no sum", number(len(agreed["late"]))],
     ]
+    if agreed["early"]:
+        text = f"a client was gone, and classes are wider than they could be: {agreed['early']}"
+        rows.append(["ended early", text])
     if agreed["epsilon"] is not None:
         text = f"{number(agreed['epsilon'])} (delta {agreed['delta']:g}), noise by the server"
         rows.append(["epsilon of a record, from the cut alone", text])
@@ -153,4 +165,6 @@ def _comparison(compared: Sequence[Mapping[str, Any]], facts: Mapping[str, Any])
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     return "-" if value is None else number(value)

@@ -14,13 +14,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fedsim import agreement
 from fedsim.anonymize import shared
 from fedsim.anonymize.hierarchies.categories import Categories
 from fedsim.anonymize.hierarchies.intervals import Intervals
 from fedsim.anonymize.protection import Protection
 from fedsim.anonymize.table import Encoded, Sensitive
-from fedsim.config.schema import SecureSum
 from fedsim.errors import DataError
 
 AGE = Intervals(min=0, max=7, widths=(2, 4)).build()
@@ -174,14 +172,13 @@ def test_a_client_with_one_sensitive_value_is_said_to_lack_l():
         shared.holds(cut, replace(parts[0], names=("age", "city")))
 
 
-def test_an_agreement_that_a_client_cannot_have_ends_with_how_many_lack_it():
+def test_clients_that_cannot_have_it_have_no_class():
     rng = np.random.default_rng(0)
     rows = [
         np.stack([rng.integers(0, 8, 40), rng.integers(0, 3, 40), np.full(40, c)], 1)
         for c in (0, 1, 2)
     ]
     parts = [table(own) for own in rows]
-    asked, sums = PROTECTIONS["distinct"], SecureSum(name="ideal")
-    with pytest.raises(DataError, match=r"3 of 3 clients.*k_over=federation"):
-        agreement.agree(parts, "schema", asked, sums, k_over="client")
-    assert agreement.agree(parts, "schema", asked, sums).cut.classes > 1
+    cut = agreed(parts, PROTECTIONS["distinct"], k_over="client")
+    assert [shared.kept_by(cut, part, is_late=False).classes for part in parts] == [0, 0, 0]
+    assert agreed(parts, PROTECTIONS["distinct"]).classes > 1

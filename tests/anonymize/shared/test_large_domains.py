@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from fedsim import agreement
 from fedsim.anonymize import shared
 from fedsim.anonymize._coarse import MOST_LEAVES, MOST_NUMBERS, coarse
 from fedsim.anonymize.hierarchies.categories import Categories
@@ -12,7 +11,6 @@ from fedsim.anonymize.hierarchies.prefix import Prefix
 from fedsim.anonymize.protection import Protection
 from fedsim.anonymize.schema import Column
 from fedsim.anonymize.table import Encoded, Sensitive
-from fedsim.config.schema import SecureSum
 from fedsim.errors import ConfigError
 
 ZIP = Column("quasi", Prefix(length=5), missing="own").tree()  # 100,000 codes, and empty cells
@@ -33,15 +31,18 @@ def table(rows=400, seed=0, names=("zip", "wage", "sex"), trees=(ZIP, WAGE, SEX)
 @pytest.mark.parametrize("k_over", ["federation", "client"])
 def test_clients_agree_on_groups_and_release_whole_ones(how, k_over):
     parts = [table(seed=seed) for seed in range(3)]
-    sums = SecureSum(name="ideal")
-    found = agreement.agree(parts, "schema", Protection(k=10), sums, how=how, k_over=k_over)
-    assert found.cut.leaves == (10_001, 5000, 2)
-    assert found.longest <= sum(len(part.codes) for part in parts) * 3 * 20
-    assert found.cut.classes > 1
-    assert len(found.cut.encode()) < 2e6
+    cut, longest = shared.start(parts[0], "schema", Protection(k=10), how=how, k_over=k_over), 0
+    while cut.open:
+        sums = sum(shared.counts(cut, part) for part in parts)
+        longest = max(longest, len(sums))
+        cut = shared.grow(cut, sums, parts[0])
+    assert cut.leaves == (10_001, 5000, 2)
+    assert longest <= sum(len(part.codes) for part in parts) * 3 * 20
+    assert cut.classes > 1
+    assert len(cut.encode()) < 2e6
     for part in parts:
         for by in (shared.assign, shared.merged):
-            recoding = by(found.cut, part)
+            recoding = by(cut, part)
             kept = np.flatnonzero(recoding.class_of >= 0)
             assert len(kept) == part.rows
             for j, (values, tree) in enumerate(zip(recoding.values, part.trees, strict=True)):
