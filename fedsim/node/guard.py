@@ -277,12 +277,19 @@ def _count(
 def _secure(
     folder: NodeFolder, policy: Policy, config: RunConfig, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the node config with what this node accepts of secure sums: its files, its minima."""
+    """Return the node config with what this node accepts of secure sums: its files, its minima.
+
+    Its keys are for the sums that the experiment, which was signed, has: with a key for masks a
+    client answers in no other way.
+    """
     found = dict(given)
-    # A node config that names an identity answers under masks only.
-    has_masks = policy.secure_aggregation or ring.is_masked(config)
-    for key, name in (("identity-key", "identity.key"), ("identities", "identities.json")):
-        if has_masks and key not in found and (folder.root / name).exists():
+    files: tuple[tuple[str, str], ...] = ()
+    if ring.is_masked(config):
+        files = (("identity-key", "identity.key"), ("identities", "identities.json"))
+    elif ring.is_encrypted(config):
+        files = (("ckks-key", "ckks.key"),)
+    for key, name in files:
+        if key not in found and (folder.root / name).exists():
             found[key] = str(folder.root / name)
     least = max(policy.minimum_cohort, 2)
     found["min-cohort"] = max(int(found.get("min-cohort", 2)), least)

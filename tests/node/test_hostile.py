@@ -80,6 +80,18 @@ def test_an_honest_server_is_answered_and_that_is_in_the_log(asked):
     assert asked.log()[-1].sent_bytes == 123
 
 
+def test_a_key_for_masks_is_used_where_the_experiment_that_was_signed_has_masks(asked):
+    for name in ("identity.key", "identities.json"):
+        (asked.folder / name).write_text("")
+    assert "identity-key" not in asked.ask().node_config
+    config = asked.hospitals.config(secure_sum={"name": "secagg", "min_cohort": 3})
+    server = asked.hospitals.server(config)
+    order = Train(server.initial, 1, 1.0, number_format(server))
+    found = asked.ask(kind="train.sa_masked", config=config, order=order).node_config
+    assert found["identity-key"] == str(asked.folder / "identity.key")
+    assert (found["min-cohort"], found["max-sessions"]) == (2, 8)
+
+
 def test_unsigned_changed_and_strangers_experiments(asked):
     refused(asked, "not signed", signature="")
     text = experiment_text(asked.config)
