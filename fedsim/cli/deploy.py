@@ -7,7 +7,7 @@ import typer
 
 from fedsim.cli._complete import experiment_names, run_names
 from fedsim.cli._output import DataDir, Json, Runs, print_json, print_table
-from fedsim.errors import ConfigError, Problem
+from fedsim.errors import ConfigError, NetworkError, Problem, SetupError
 
 __all__ = ["app"]
 
@@ -79,11 +79,14 @@ def server(
     insecure: Insecure = False,
 ) -> None:
     """Run the server of a federation, until Ctrl-C."""
-    from fedsim.deploy.processes import Processes, stopping
+    from fedsim.deploy.processes import Processes, start_warm, stopping
     from fedsim.deploy.server import start_server
+    from fedsim.deploy.warm import SERVER
 
     with stopping(Processes()) as processes:
-        address = start_server(folder, processes, is_insecure=insecure)
+        place, home = folder.absolute() / "apps.sock", folder.absolute() / "flwr-home"
+        address = start_server(folder, processes, warm=place, is_insecure=insecure)
+        start_warm(place, home, processes, [SERVER])
         _say(f"the server is ready at {address}; Ctrl-C stops it")
         _stay(processes)
 
@@ -94,15 +97,24 @@ def node(
     insecure: Insecure = False,
 ) -> None:
     """Run a node of a federation, until Ctrl-C."""
-    from fedsim.deploy.node import start_node, start_warm
-    from fedsim.deploy.processes import Processes, stopping
+    from fedsim.deploy.node import start_node
+    from fedsim.deploy.processes import Processes, start_warm, stopping
+    from fedsim.deploy.warm import CLIENT
 
     with stopping(Processes()) as processes:
-        place, home = folder.absolute() / "clients.sock", folder.absolute() / "flwr-home"
+        place, home = folder.absolute() / "apps.sock", folder.absolute() / "flwr-home"
         settings = start_node(folder, processes, warm=place, is_insecure=insecure)
-        start_warm(place, home, processes)
+        start_warm(place, home, processes, [CLIENT])
         _say(f"{settings.name} connects to {settings.address}; Ctrl-C stops it")
-        _stay(processes)
+        try:
+            _stay(processes)
+        except SetupError as error:
+            if settings.name not in str(error):
+                raise
+            raise NetworkError(
+                f"{error}: {settings.address} did not let it in, or is not there. The server needs "
+                f"logins/{settings.name}.pub, made together with supernode.key here"
+            ) from error
 
 
 @app.command()

@@ -1,9 +1,10 @@
-"""What a SuperNode starts as `flwr-clientapp`: hands the work to a process that is warm.
+"""What Flower starts as `flwr-clientapp` or `flwr-serverapp`: hands the work to a warm process.
 
     python -IS _shim.py SOCKET REAL ARGUMENT...
 
-Runs on the standard library alone, by its path. The warm process gets the arguments and the three
-standard streams, and answers with the exit status; where it is gone, REAL is run instead.
+Runs on the standard library alone, by its path. The warm process gets the
+arguments, the environment and the three standard streams, and answers with the exit status; where
+it is gone, REAL is run instead.
 """
 
 import json
@@ -16,15 +17,19 @@ from pathlib import Path
 def main() -> int:
     """Hand the arguments over and wait for the status."""
     place, real, *arguments = sys.argv[1:]
+    folder = str(Path.cwd())
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.connect(place)
-            content = json.dumps({"arguments": arguments, "folder": str(Path.cwd())}).encode()
+            os.chdir(Path(place).parent)  # the path of a socket may have some hundred bytes only
+            connection.connect(Path(place).name)
+            asked = {"command": [Path(real).name, *arguments], "folder": folder}
+            content = json.dumps({**asked, "environment": dict(os.environ)}).encode()
             head = len(content).to_bytes(8, "big")
             socket.send_fds(connection, [head + content], [0, 1, 2])
             answer = connection.recv(1)
     except OSError:
         answer = b""
+        os.chdir(folder)
         os.execv(real, [real, *arguments])  # the program that this stands for
     return answer[0] if answer else 1
 

@@ -4,6 +4,7 @@ The only place that knows Flower's client of it, which its own `flwr` command us
 not used because its exit codes do not say how a run ended, and each call of it takes seconds.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -80,7 +81,9 @@ class Control:
         from flwr.proto.control_pb2 import StartRunRequest
         from flwr.supercore.fab import Fab
 
-        content = build_fab_from_disk(app)
+        with warnings.catch_warnings():  # of what Flower builds with
+            warnings.simplefilter("ignore", DeprecationWarning)
+            content = build_fab_from_disk(app)
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
         request = StartRunRequest(
             fab=fab_to_proto(fab), override_config=user_config_to_proto(dict(run_config))

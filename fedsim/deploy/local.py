@@ -20,11 +20,13 @@ import tomli_w
 
 from fedsim.deploy.bundle import Bundle, Plan, init
 from fedsim.deploy.control import Control, connected
-from fedsim.deploy.node import start_node, start_warm
-from fedsim.deploy.processes import Processes, free_ports, stopping
+from fedsim.deploy.node import start_node
+from fedsim.deploy.processes import Processes, free_ports, start_warm, stopping
 from fedsim.deploy.server import start_server
 from fedsim.deploy.settings import NODE, SERVER
 from fedsim.deploy.submit import approved, prepared, submit
+from fedsim.deploy.warm import CLIENT
+from fedsim.deploy.warm import SERVER as APP
 from fedsim.errors import ConfigError, Interrupted, Problem, UnknownRunError
 from fedsim.events import Event, RunStarted, Stage
 from fedsim.files import write_secret
@@ -50,8 +52,8 @@ class LocalFederation:
 
     @property
     def warm(self) -> Path:
-        """Return the socket of the clients' process."""
-        return self.bundle.root / "clients.sock"
+        """Return the socket of the process that runs apps."""
+        return self.bundle.root / "apps.sock"
 
     def start_node(self, name: str) -> None:
         """Start a node, or start it again."""
@@ -123,8 +125,9 @@ def federation(bundle: Bundle, tell: Listener) -> Iterator[LocalFederation]:
     logs.mkdir(mode=0o700)
     with stopping(Processes(logs)) as processes:
         tell(Stage("starting the server and the nodes, each a process of its own"))
-        start_warm(bundle.root / "clients.sock", bundle.root / "flwr-home", processes)
-        address = start_server(bundle.server, processes)
+        warm = bundle.root / "apps.sock"
+        start_warm(warm, bundle.root / "flwr-home", processes, [CLIENT, APP])
+        address = start_server(bundle.server, processes, warm=warm)
         running = LocalFederation(bundle, processes, address)
         for path in sorted((bundle.root / "nodes").iterdir()):
             running.start_node(path.name)

@@ -2,17 +2,16 @@
 
 import socket
 import ssl
-import sys
 from pathlib import Path
 
 from fedsim.deploy.processes import Processes, environment, node_config_text, supernode
 from fedsim.deploy.server import must_hold
 from fedsim.deploy.settings import NodeSettings, read_node
-from fedsim.deploy.warm import make_command
+from fedsim.deploy.warm import CLIENT, make_commands
 from fedsim.errors import IdentityError
 from fedsim.files import read_secret
 
-__all__ = ["must_know", "start_node", "start_warm"]
+__all__ = ["must_know", "start_node"]
 
 _HANDSHAKE_S = 10.0
 
@@ -31,7 +30,7 @@ def start_node(
         must_hold(folder / "ca.crt", "fedsim keys init")
         must_know(settings.address, folder / "ca.crt")
     commands = folder / "bin"
-    make_command(commands, warm)
+    make_commands(commands, warm, [CLIENT])
     own = environment(folder / "flwr-home", OMP_NUM_THREADS="1")
     own["PATH"] = f"{commands}:{own['PATH']}"
     config: dict[str, str | int | float] = {
@@ -46,16 +45,6 @@ def start_node(
     command = supernode(settings.address, settings.port, node_config_text(config), tls)
     processes.start(settings.name, command, own)
     return settings
-
-
-def start_warm(place: Path, home: Path, processes: Processes) -> Path:
-    """Start the process that has everything loaded and forks for each message; return its socket.
-
-    One serves all nodes of one owner on a machine.
-    """
-    own = environment(home, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    processes.start("clients", [sys.executable, "-m", "fedsim.deploy.warm", str(place)], own)
-    return place
 
 
 def must_know(address: str, authority: Path) -> None:

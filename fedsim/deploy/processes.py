@@ -22,12 +22,13 @@ from typing import Any
 
 from fedsim.errors import SetupError
 
-__all__ = ["Processes", "environment", "free_ports", "node_config_text", "stopping", "superlink",
-           "supernode"]  # fmt: skip
+__all__ = ["Processes", "environment", "free_ports", "node_config_text", "start_warm",
+           "stopping", "superlink", "supernode"]  # fmt: skip
 
 _PARENT_DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
 _POLL_S = "0.1"  # how often a SuperExec asks for work
 _TO_END_S = 15.0
+_KILLED_S = 5.0  # until what was killed is gone
 _OFF = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -88,6 +89,9 @@ class Processes:
                 time.sleep(0.05)
             _signal(process, signal.SIGKILL)
             process.wait()
+            killed = time.monotonic() + _KILLED_S
+            while _group_lives(process) and time.monotonic() < killed:
+                time.sleep(0.01)
             del self.running[name]
 
 
@@ -113,6 +117,17 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     own = {"FLWR_HOME": str(home), "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _POLL_S, "PATH": path}
     return {**os.environ, **_OFF, **own, **more}
+
+
+def start_warm(place: Path, home: Path, processes: Processes, programs: Sequence[str]) -> Path:
+    """Start the process that has programs loaded and forks for each call; return its socket.
+
+    One serves all of one owner's on a machine.
+    """
+    own = environment(home, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    command = [sys.executable, "-m", "fedsim.deploy.warm", str(place), *programs]
+    processes.start("apps", command, own)
+    return place
 
 
 def superlink(host: str, port: int, database: Path, tls: Path | None) -> list[str]:

@@ -10,6 +10,7 @@ from fedsim.deploy.bundle import LOGINS
 from fedsim.deploy.control import connected
 from fedsim.deploy.processes import Processes, environment, superlink
 from fedsim.deploy.settings import SERVER_FOLDER, ServerSettings, read_server
+from fedsim.deploy.warm import SERVER, make_commands
 from fedsim.errors import IdentityError, NetworkError, SetupError
 from fedsim.files import read_public, read_secret
 
@@ -19,8 +20,12 @@ NAME = "server"
 _READY_S = 120.0
 
 
-def start_server(folder: Path, processes: Processes, *, is_insecure: bool = False) -> str:
+def start_server(
+    folder: Path, processes: Processes, *, warm: Path, is_insecure: bool = False
+) -> str:
     """Start the server of a folder and let its nodes in; return the address here, HOST:PORT.
+
+    `warm`: the socket of the process that runs its apps (`start_warm`).
 
     Raises `ConfigError` for settings that are wrong, `IdentityError` for a certificate that does
     not hold, `SetupError` where it does not start.
@@ -37,7 +42,11 @@ def start_server(folder: Path, processes: Processes, *, is_insecure: bool = Fals
         own["FEDSIM_STORAGE_KEY_FILE"] = str((folder / "storage.key").absolute())
     tls = None if is_insecure else folder.absolute()
     command = superlink(settings.listen, settings.port, folder.absolute() / "state.db", tls)
-    processes.start(NAME, command, environment(folder.absolute() / "flwr-home", **own))
+    commands = folder.absolute() / "bin"
+    make_commands(commands, warm, [SERVER])
+    around = environment(folder.absolute() / "flwr-home", **own)
+    around["PATH"] = f"{commands}:{around['PATH']}"
+    processes.start(NAME, command, around)
     address = own_address(settings)
     certificate = None if is_insecure else folder / "ca.crt"
     wait_for(address, certificate, processes)

@@ -1,10 +1,11 @@
-"""A warm process for the ClientApps of SuperNodes: it has everything loaded, and forks.
+"""A warm process for the apps of Flower: it has everything loaded, and forks.
 
-Flower starts a process `flwr-clientapp` for every message, which first imports torch and Flower for
-seconds. Here `flwr-clientapp` on the SuperNode's path is a small script (`_shim`) that hands its
-arguments to a process that has imported all of it; that process forks for each message, so that
-messages are as much apart as before. One thread at the time of the fork: what is imported starts
-none, and nothing is computed before.
+Flower starts a process `flwr-clientapp` for every message, and `flwr-serverapp` for every run; each
+first imports torch and Flower for seconds. Here these commands, on the path of a SuperNode or a
+SuperLink, are small scripts (`_shim`) that hand their arguments to a process that has imported all
+of it; that process forks for each, so that messages are as much apart as before. At the time of a
+fork it runs one thread of Python's, and has computed nothing; the libraries that it loads know of
+forks.
 """
 
 import contextlib
@@ -15,41 +16,61 @@ import shlex
 import signal
 import socket
 import sys
-import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-__all__ = ["main", "make_command"]
+__all__ = ["CLIENT", "PROGRAMS", "SERVER", "main", "make_commands", "serve"]
 
-_REAL = "flwr-clientapp"
+CLIENT, SERVER = "flwr-clientapp", "flwr-serverapp"
+#: Where the entry of a program is, and the modules that it will load.
+PROGRAMS = {
+    CLIENT: (
+        "flwr.supernode.cli.flwr_clientapp",
+        "flwr_clientapp",
+        "fedsim.clients.app",
+        "fedsim.deployment",
+    ),
+    SERVER: ("flwr.superlink.cli.flwr_serverapp", "flwr_serverapp", "fedsim.deploy.server_app"),
+}
+#: What rows and ledgers need, of those libraries that are imported on first use.
+_BOTH = ("pandas", "sklearn.datasets", "fedsim.privacy.accounting", "dp_accounting.pld.accountant")
 _HEAD = 8
+_POLL_S = 0.02
 
 
-def make_command(folder: Path, place: Path) -> None:
-    """Write the command `flwr-clientapp` into a folder: it hands over to the socket at `place`."""
+def make_commands(folder: Path, place: Path, programs: Sequence[str]) -> None:
+    """Write commands into a folder that hand over to the socket at `place`: of `PROGRAMS`."""
     from fedsim.deploy import _shim
 
-    real = Path(sys.executable).parent / _REAL
-    words = [sys.executable, "-IS", str(Path(_shim.__file__)), str(place), str(real)]
-    command = " ".join(shlex.quote(word) for word in words)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _REAL
-    path.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
-    path.chmod(0o700)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in programs:
+        real = Path(sys.executable).parent / name
+        words = [sys.executable, "-IS", str(Path(_shim.__file__)), str(place), str(real)]
+        command = " ".join(shlex.quote(word) for word in words)
+        path = folder / name
+        path.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+        path.chmod(0o700)
 
 
-def main(place: Path) -> NoReturn:
-    """Import what clients need, then serve at a socket until a signal ends this process."""
+def main(place: Path, programs: Sequence[str]) -> NoReturn:
+    """Serve programs at a socket, with everything loaded that they need, until a signal ends it."""
+    serve(place, lambda: {name: _loaded(name) for name in programs})
+
+
+def serve(place: Path, load: Callable[[], Mapping[str, Callable[[], object]]]) -> NoReturn:
+    """Serve at a socket: what `load` returns does each connection's work, in a fork."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        os.chdir(place.parent)  # the path of a socket may have some hundred bytes only
         place.unlink(missing_ok=True)
-        server.bind(str(place))
+        server.bind(place.name)
         place.chmod(0o600)
         server.listen(64)  # whoever connects early waits
-        work = _loaded()
+        work = load()
         children: dict[int, socket.socket] = {}
-        server.settimeout(0.05)
+        server.settimeout(_POLL_S)
         while True:
             with contextlib.suppress(TimeoutError):
                 connection, _ = server.accept()
@@ -57,29 +78,19 @@ def main(place: Path) -> NoReturn:
             _reap(children)
 
 
-def _loaded() -> Any:
-    """Import Flower's client process and all that our client app uses; return its entry."""
-    from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
-
-    import fedsim.clients.app
-    import fedsim.deployment
-    import fedsim.privacy.accounting  # noqa: F401 - loaded for those that are forked
-    from fedsim import registry
-
-    for module in ("pandas", "dp_accounting.pld.accountant"):  # a node's own rows, and its ledger
-        importlib.import_module(module)
-    for group in ("strategies", "local", "optimizers", "models", "data"):
-        with contextlib.suppress(Exception):
-            registry.names(group)
-    if threading.active_count() > 1:
-        raise RuntimeError(f"threads run before the first fork: {threading.enumerate()}")
-    return flwr_clientapp
+def _loaded(program: str) -> Callable[[], object]:
+    """Import a program of Flower's, and all that our app in it uses; return its entry."""
+    module, entry, *more = PROGRAMS[program]
+    for name in (*more, *_BOTH):
+        importlib.import_module(name)
+    found: Callable[[], object] = getattr(importlib.import_module(module), entry)
+    return found
 
 
 def _begin(
     server: socket.socket,
     connection: socket.socket,
-    work: Any,
+    work: Mapping[str, Callable[[], object]],
     children: dict[int, socket.socket],
 ) -> None:
     """Fork for a connection; what it asks is read by the child, so that nobody waits for it."""
@@ -102,7 +113,7 @@ def _begin(
         os._exit(status)
 
 
-def _work(connection: socket.socket, work: Any) -> int:
+def _work(connection: socket.socket, work: Mapping[str, Callable[[], object]]) -> int:
     """Take over the arguments and streams of who asked, and do the work."""
     connection.settimeout(10.0)
     content, streams, _, _ = socket.recv_fds(connection, 2**16, 3)
@@ -119,9 +130,11 @@ def _work(connection: socket.socket, work: Any) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     os.chdir(asked["folder"])
-    sys.argv = [_REAL, *asked["arguments"]]
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    sys.argv = asked["command"]
     try:
-        work()
+        work[sys.argv[0]]()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
@@ -140,4 +153,4 @@ def _reap(children: dict[int, socket.socket]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

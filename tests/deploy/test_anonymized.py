@@ -52,6 +52,7 @@ def test_flwr_run_trains_on_the_same_released_records(flower, tmp_path):
     (tmp_path / "people-experiment.toml").write_text(EXPERIMENT)
     output = tmp_path / "rounds.jsonl"
     run_config = f'experiment="{tmp_path / "people-experiment.toml"}" output="{output}"'
+    run_config += f' runs="{tmp_path / "deployed"}"'
     done = subprocess.run(
         [str(FLWR), "run", str(app), "--stream", "--run-config", run_config,
          "--federation-config", "num-supernodes=3 client-resources-num-cpus=1"],

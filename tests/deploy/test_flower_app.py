@@ -14,7 +14,8 @@ def test_flwr_run_gives_the_model_of_fedsim_run(flower, tmp_path):
     app, environment = flower
     output = tmp_path / "rounds.jsonl"
     overrides = "rounds.count=2 partition.clients=4 evaluation.federated_every=1 model.name=mlp"
-    run_config = f'overrides="{overrides}" output="{output}"'
+    runs = tmp_path / "deployed"
+    run_config = f'overrides="{overrides}" output="{output}" runs="{runs}"'
     done = subprocess.run(
         [str(FLWR), "run", str(app), "--stream", "--run-config", run_config,
          "--federation-config", "num-supernodes=4 client-resources-num-cpus=1"],
@@ -36,3 +37,6 @@ def test_flwr_run_gives_the_model_of_fedsim_run(flower, tmp_path):
     ]
     assert [entry["metrics"] for entry in rounds] == [entry["metrics"] for entry in here.history]
     assert [entry["lost"] for entry in rounds] == [0, 0]
+    recorded = fedsim.store.RunStore(runs).get("last")
+    assert recorded.status == "finished"
+    assert recorded.summary["model_sha256"] == here.model_sha256

@@ -38,6 +38,7 @@ def test_flowers_own_simulation_comes_to_the_bits_of_ideal(name, flower, tmp_pat
     output, dropout = tmp_path / "rounds.jsonl", "rounds.count=2 rounds.dropout=0.2"
     overrides = f"{SETTINGS} {dropout} secure_sum.name={name}"
     run_config = f'overrides="{overrides}" output="{output}" simulated-identities="{"5a" * 32}"'
+    run_config += f' runs="{tmp_path / "deployed"}"'
     done = subprocess.run(
         [BIN / "flwr", "run", app, "--stream", "--run-config", run_config,
          "--federation-config", "num-supernodes=5 client-resources-num-cpus=1"],
@@ -113,6 +114,7 @@ class Federation:
 
     def run(self, app, overrides, output):
         listed = f'identities="{self.keys.identities}" authority="{self.certificate}"'
+        listed += f' runs="{self.folder / "deployed"}"'
         run_config = f'overrides="{overrides}" output="{output}" {listed}'
         command = [BIN / "flwr", "run", app, "here", "--stream", "--run-config", run_config]
         log = (self.folder / "run.log").open("w")
