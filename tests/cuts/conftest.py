@@ -84,6 +84,12 @@ class Clients:
 
 
 @pytest.fixture
+def clients_of():
+    """Call it with an experiment's configuration and where its data are."""
+    return lambda config, places: Clients(to_text(config, places))
+
+
+@pytest.fixture
 def clients(tmp_path: Path):
     """Call it with settings of [anonymization], of [secure_sum] and of [rounds] for clients."""
 

@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fedsim import config as configuration
 from fedsim.agreement import Charging
 from fedsim.anonymize import shared
+from fedsim.config.schema import Engine
 from fedsim.cut_messages import COUNTS, MASKED
 from fedsim.cut_rounds import agree
 from fedsim.engine.inprocess import InProcessGrid
+from fedsim.engine.launch import open_grid
 from fedsim.errors import BudgetExceededError, ConfigError, DataError
+from fedsim.federation import Places
 from fedsim.privacy.accounting import epsilon
 from fedsim.privacy.budget import Budget
 from fedsim.privacy.events import Release
@@ -60,6 +64,37 @@ def test_messages_agree_on_the_cut_of_all_rows_in_one_place(clients, secure, k_o
     assert found.facts()["protects"] == (secure != "ideal")
     assert found.cut.classes > 3
     assert (found.late, found.early) == ((), "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("secure", ["ideal", "secagg"])
+def test_ray_workers_agree_on_the_same_cut(clients, secure):
+    """Where one reply may stand for several clients."""
+    own = clients(secure=secure, k=12)
+    with open_grid(Engine(grid="ray", workers=2), own.grid().population) as opened:
+        found = own.agree(opened.grid)
+    assert found.cut.encode() == expected_of(own).encode()
+    assert (found.late, found.early) == ((), "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k_over", ["federation", "client"])
+@pytest.mark.parametrize("secure", ["ideal", "secagg"])
+def test_adult_over_five_clients(data_dir, clients_of, secure, k_over):
+    overrides = [
+        "partition.clients=5",
+        "anonymization.k=10",
+        "anonymization.cut=shared",
+        "anonymization.compare_raw=false",
+        f"anonymization.k_over={k_over}",
+        f"secure_sum.name={secure}",
+        "evaluation.federated_every=0",
+    ]
+    config = configuration.load("adult-anonymized", overrides, {})
+    own = clients_of(config, Places(data_dir=str(data_dir)))
+    found = own.agree()
+    assert found.cut.encode() == expected_of(own).encode()
+    assert found.sums > 20
 
 
 def test_sensitive_values_come_from_the_same_sums(clients):
