@@ -28,7 +28,7 @@ from fedsim.node.policy import Policy
 from fedsim.privacy import accounting, example, local
 from fedsim.privacy.accounting import ADJACENCY
 from fedsim.privacy.budget import Budget
-from fedsim.privacy.events import Release, Sampling, Unit
+from fedsim.privacy.events import ONCE, Release, Sampling, Unit
 from fedsim.privacy.ledger import Entry, Ledger, Spend
 
 __all__ = ["Account", "ledger_of", "spent"]
@@ -113,11 +113,14 @@ class Account:
         if privacy.unit != "user":
             own = self._example() if privacy.unit == "example" else self._local()
             return own, replace(own, count=own.count * rounds)
-        if privacy.mechanism == "matrix":
-            return self._matrix(round, before, is_first=is_first)
         config, population = self.federation.config, self.federation.population
+        if user_level.is_correlated(config):
+            return self._correlated(round, before, is_first=is_first)
         dimension = self.federation.initial.numel()
         own = user_level.release(config, population, dimension)
+        if own.mechanism in ONCE:  # accounts of single clients, which the server keeps
+            own = Release("gaussian", privacy.noise_multiplier or 0.0)
+            return own, replace(own, count=rounds)
         alone = replace(own, sampling=Sampling())
         if own.sampling.kind == "all" or not self.policy.trust_sampling:
             most = user_level.plan(config, population, dimension).count
@@ -143,7 +146,7 @@ class Account:
         assert privacy.noise_multiplier is not None
         return local.release(privacy.mechanism, privacy.noise_multiplier)
 
-    def _matrix(
+    def _correlated(
         self, round: int, before: Counter[int], *, is_first: bool
     ) -> tuple[Release | None, Release | None]:
         """Charge all rounds at the first; a round once more costs the noise that it gets anew.

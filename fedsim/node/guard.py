@@ -46,9 +46,11 @@ from fedsim.rounds import number_format
 
 __all__ = ["Admitted", "Request", "admit", "answered", "failed"]
 
-_EVALUATE = messages.EVALUATE
+_EVALUATE, _CUT = messages.EVALUATE, "cut"
 #: Messages for which local rows are trained on.
 _TRAINING = (messages.TRAIN, secure_messages.MASKED, ckks_messages.ENCRYPTED)
+#: Messages for which local rows are counted, to agree on a cut.
+_COUNTING = (cut_messages.MASKED, cut_messages.COUNTS)
 _KNOWN = {
     "query",
     _EVALUATE,
@@ -179,7 +181,11 @@ def _judged(
     if request.order is None:
         if request.kind in (*_TRAINING, _EVALUATE):
             raise RefusedError(f"{request.kind}: there is nothing to work on in it")
-        return _text(folder, policy, config, request, node_config), policy, config
+        text = _text(folder, policy, config, request, node_config)
+        if request.kind in _COUNTING:
+            known.rows = _rows(from_text(text), request)
+            _count_levels(folder, policy, request, known.experiment, time)
+        return text, policy, config
     known.order = messages.hash_of(request.order).hex()
     text = _text(folder, policy, config, request, node_config)
     federation = _settled(text)
@@ -272,6 +278,15 @@ def _count(
     if kind == messages.TRAIN:
         account = Account(folder.ledger, policy, federation, request.client, experiment)
         account.charge(number, before, time)
+
+
+def _count_levels(
+    folder: NodeFolder, policy: Policy, request: Request, experiment: str, time: str
+) -> None:
+    """Count a level of a cut: what a server may ask by cuts has an end, after restarts too."""
+    answers = Answers(folder.ledger, experiment)
+    number = answers.rounds(_CUT).total() + 1
+    answers.add(_CUT, number, request.run, time, rounds=policy.maximum_rounds, repeats=0)
 
 
 def _secure(

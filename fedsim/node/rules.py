@@ -7,7 +7,7 @@ what the server says is no argument.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fedsim import registry
+from fedsim import cut_messages, registry
 from fedsim.config import schema_of
 from fedsim.config.schema import RunConfig
 from fedsim.data import Declared, declared_of
@@ -54,7 +54,7 @@ def decide(policy: Policy, config: RunConfig, facts: Facts) -> list[str]:
         *_of_sums(policy, config),
         *_of_privacy(policy, config),
         *_of_anonymization(policy.anonymization, config),
-        *_of_kind(policy, facts.kind),
+        *_of_kind(policy, config, facts.kind),
     ]
 
 
@@ -169,8 +169,10 @@ def _of_anonymization(wanted: Anonymized | None, config: RunConfig) -> Iterator[
             yield f"anonymization.columns.{name}.role = {columns[name].role!r}: quasi has it"
 
 
-def _of_kind(policy: Policy, kind: str) -> Iterator[str]:
+def _of_kind(policy: Policy, config: RunConfig, kind: str) -> Iterator[str]:
     if kind == "evaluate" and not policy.evaluation:
         yield "evaluate: evaluation = false, no metrics on this node's rows are sent"
-    if policy.secure_aggregation and kind in ("train", "train.default"):
-        yield "train: secure_aggregation = true, this node answers under masks only"
+    if policy.secure_aggregation and kind in ("train", cut_messages.COUNTS):
+        yield f"{kind}: secure_aggregation = true, this node answers under masks only"
+    if kind in cut_messages.KINDS and config.anonymization.cut == "local":
+        yield f"{kind}: the experiment has no cut that clients agree on"

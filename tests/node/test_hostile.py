@@ -92,6 +92,31 @@ def test_a_key_for_masks_is_used_where_the_experiment_that_was_signed_has_masks(
     assert (found["min-cohort"], found["max-sessions"]) == (2, 8)
 
 
+def test_levels_of_a_cut_have_an_end(hospitals):
+    hospitals.policy(maximum_rounds=2)
+    asked = Asked(hospitals)
+    text = experiment_text(asked.config)
+    request = guard.Request("query.cut_masked", "1", text, hospitals.sign(text), 1, 3)
+    with pytest.raises(RefusedError, match="has no cut that clients agree on"):
+        guard.admit(asked.folder, request)
+    schema = {
+        "age": {"role": "quasi", "hierarchy": {
+            "name": "intervals", "min": 0, "max": 99, "widths": [10]}},
+        "ill": {"role": "sensitive"},
+    }  # fmt: skip
+    config = hospitals.config(
+        anonymization={"name": "sets", "columns": schema, "cut": "shared", "compare_raw": False},
+        secure_sum={"name": "secagg"},
+    )
+    text = experiment_text(config)
+    request = replace(request, text=text, signature=hospitals.sign(text))
+    for _ in range(2):
+        guard.admit(asked.folder, request)
+    assert asked.log()[-1].rows == 20
+    with pytest.raises(RefusedError, match="maximum_rounds = 2"):
+        guard.admit(asked.folder, replace(request, run="2"))
+
+
 def test_unsigned_changed_and_strangers_experiments(asked):
     refused(asked, "not signed", signature="")
     text = experiment_text(asked.config)

@@ -147,7 +147,11 @@ def test_adaptive_clipping_is_the_servers_word():
 
 
 def test_kinds_of_messages():
-    for kind, words in (("evaluate", "no metrics"), ("train", "under masks only")):
+    for kind, words in (
+        ("evaluate", "no metrics"),
+        ("train", "under masks only"),
+        ("query.cut_frozen", "no cut that clients agree on"),
+    ):
         (reason,) = decide(STRICT, config(), replace(FACTS, kind=kind))
         assert words in reason
     assert decide(STRICT, config(), replace(FACTS, kind="train.sa_masked")) == []
