@@ -107,7 +107,9 @@ def read_table(
     try:
         return kind(**values)
     except ConfigError as error:  # from the part's own __post_init__
-        problems += [dataclasses.replace(p, source=source(p.path)) for p in error.problems]
+        # One that says its source itself has a reason: what was given holds a password.
+        told = (dataclasses.replace(p, source=p.source or source(p.path)) for p in error.problems)
+        problems += told
     except (TypeError, ValueError) as error:  # from the one of somebody else's part
         problems.append(Problem(path, dict(given), str(error), source=source(path)))
     return None

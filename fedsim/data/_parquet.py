@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -46,25 +46,21 @@ class ArrowFiles:
 
     def scan(self) -> Iterator[tuple[Block, NDArray[np.int64]]]:
         """Read all rows, at most some thousands at a time."""
-        columns = self.wanted.columns(self._columns())
-        numeric = self._numeric_folders(columns)
         for number, file in enumerate(self.files):
             with told(self.storage), self._open(number) as opened:
                 for piece in range(opened.pieces):
-                    for table in opened.batches(piece, columns):
-                        block = self._block(table, file, columns, numeric)
+                    for table in opened.batches(piece, self._columns):
+                        block = self._block(table, file)
                         place = np.array([[number, piece, piece + 1]], np.int64)
                         yield block, np.repeat(place, length(block), axis=0)
 
     def read(self, client: str, places: NDArray[np.int64]) -> Iterator[Block]:
         """Read the pieces in which a client has rows, and keep those rows."""
-        columns = self.wanted.columns(self._columns())
-        numeric = self._numeric_folders(columns)
         for number, first, end in places.tolist():
             with told(self.storage), self._open(number) as opened:
                 for piece in range(first, end):
-                    for table in opened.batches(piece, columns):
-                        block = self._block(table, self.files[number], columns, numeric)
+                    for table in opened.batches(piece, self._columns):
+                        block = self._block(table, self.files[number])
                         if self.wanted.client is not None:
                             mine = text_of(block[self.wanted.client]) == client
                             block = take(block, mine)
@@ -84,13 +80,14 @@ class ArrowFiles:
         footers = {i: bytes(extras["footers"][a:b]) for i, (a, b) in places if b > a}
         return replace(self, footers=footers)
 
+    @cached_property
     def _columns(self) -> tuple[str, ...]:
-        """Return the data set's columns, those in the first file first."""
+        """Return the columns to read, of those that the first file has and the folders."""
         with told(self.storage), self._open(0) as opened:
             own = flat_names(opened.schema)
         folders = (name for file in self.files for name in _folders(file.name))
         names = dict.fromkeys([*own, *folders])
-        return tuple(name for name in names if not _INDEX.fullmatch(name))
+        return self.wanted.columns(name for name in names if not _INDEX.fullmatch(name))
 
     def _open(self, number: int) -> "_Opened":
         file = self.files[number]
@@ -102,28 +99,29 @@ class ArrowFiles:
             self.footers[number] = opened.footer()
         return opened
 
-    def _numeric_folders(self, columns: tuple[str, ...]) -> set[str]:
+    @cached_property
+    def _numeric_folders(self) -> set[str]:
         """Name the columns that are folders and hold numbers in all of them."""
         values: dict[str, set[str]] = {}
         for file in self.files:
             for name, value in _folders(file.name).items():
-                if name in columns and value is not None:
+                if value is not None:
                     values.setdefault(name, set()).add(value)
         return {name for name, own in values.items() if all(map(_is_number, own))}
 
-    def _block(self, table: Any, file: Found, columns: tuple[str, ...], numeric: set[str]) -> Block:
+    def _block(self, table: Any, file: Found) -> Block:
         """Return a piece's rows with the columns that are folders, all in one order."""
         found = dict(block_of(table))
         for name, value in _folders(file.name).items():
-            if name in columns and name not in found:
-                if name in numeric:
+            if name in self._columns and name not in found:
+                if name in self._numeric_folders:
                     number = np.nan if value is None else float(value)
                     found[name] = np.full(table.num_rows, number, np.float64)
                 else:
                     found[name] = np.full(table.num_rows, value, dtype=object)
-        for name in columns:  # a column that only other files have is empty here
+        for name in self._columns:  # a column that only other files have is empty here
             found.setdefault(name, np.full(table.num_rows, None, dtype=object))
-        return {name: found[name] for name in columns}
+        return {name: found[name] for name in self._columns}
 
 
 class _RowGroups:

@@ -31,6 +31,7 @@ __all__ = ["Query", "check_no_password", "check_query"]
 _AT_ONCE = 8_192  # rows fetched at a time
 _ALIAS = "fedsim_rows"
 _SECRET = re.compile(r"passw|pwd|secret|token|sslkey", re.IGNORECASE)
+_UNSHOWN = "the experiment"  # in place of the text that was given, which has the password in it
 _KEYS_GO = (
     "Say where it is with data.password, env:NAME or file:PATH, or leave it to the database's own "
     "client (for PostgreSQL: PGPASSWORD, ~/.pgpass)."
@@ -47,39 +48,43 @@ def check_no_password(url: str, password: str) -> None:
         address = make_url(url) if url else None
     except (ArgumentError, ValueError):
         accepted = "DIALECT://USER@HOST/DATABASE, as sqlite:///rows.db or postgresql+psycopg://..."
-        raise ConfigError([Problem("data.url", "...", accepted)]) from None
+        raise ConfigError([Problem("data.url", "...", accepted, source=_UNSHOWN)]) from None
     if address is not None and (address.password or any(map(_SECRET.search, address.query))):
         shown = address.set(password=None, query={}).render_as_string()
         accepted = "an address without a password: an experiment is kept with every run"
-        problems.append(Problem("data.url", shown, accepted, _KEYS_GO))
+        problems.append(Problem("data.url", shown, accepted, _KEYS_GO, _UNSHOWN))
     if password and not password.startswith(("env:", "file:")):
-        problems.append(Problem("data.password", "...", "env:NAME or file:PATH", _KEYS_GO))
+        where = "env:NAME or file:PATH"
+        problems.append(Problem("data.password", "...", where, _KEYS_GO, _UNSHOWN))
     if problems:
         raise ConfigError(problems)
 
 
 def check_query(query: str) -> str:
-    """Return a query without a semicolon at its end. Raises `ConfigError` for what is none."""
+    """Return a query without a semicolon at its end. Raises `ConfigError` for what is none.
+
+    A semicolon within could end the query, and with it the transaction that only reads.
+    """
     text = query.strip().rstrip(";").strip()
-    if not re.match(r"(select|with)\b", text, re.IGNORECASE):
-        accepted = "one query: SELECT ... or WITH ... SELECT ..."
+    if not re.match(r"(select|with)\b", text, re.IGNORECASE) or ";" in text:
+        accepted = "one query: SELECT ... or WITH ... SELECT ..., without a semicolon"
         raise ConfigError([Problem("data.query", query, accepted)])
     return text
 
 
 @dataclass(frozen=True)
 class Query:
-    """A query of a database. `counts`: rows by client as the database has it, once counted."""
+    """A query of a database. `counts`: what `_counted` returned, once it was asked."""
 
     url: str
     password: str
     query: str
     wanted: Wanted
-    counts: dict[Any, int] = field(default_factory=dict)
+    counts: dict[str | None, tuple[Any, int]] = field(default_factory=dict)
 
     def stamp(self) -> Any:
         """Return the query and how many rows each client has; their contents it cannot tell."""
-        by_client = sorted((str(name), n) for name, n in self._counted().items())
+        by_client = sorted((str(name), n) for name, (_, n) in self._counted().items())
         return [self.url, self.query, by_client]
 
     def scan(self) -> Iterator[tuple[Block, NDArray[np.int64]]]:
@@ -97,7 +102,7 @@ class Query:
         """Read one client's rows; `places` is empty, a database finds them itself."""
         from sqlalchemy import bindparam, select
 
-        raw = self._raw_name(client)
+        raw, _ = self._counted().get(client, (client, 0))
         with self._connected() as connection:
             table = self._table(connection)
             columns = self.wanted.columns(table.c.keys())
@@ -115,39 +120,32 @@ class Query:
         """Return the query as it is."""
         return self
 
-    def _counted(self) -> dict[Any, int]:
-        """Count every client's rows in the database, or all rows where there are no clients."""
+    def _counted(self) -> dict[str | None, tuple[Any, int]]:
+        """Return by client its name as the database has it, which may be a number, and its rows."""
         from sqlalchemy import func, select
 
-        if not self.counts:
-            with self._connected() as connection:
-                table = self._table(connection)
-                self.wanted.columns(table.c.keys())
-                if self.wanted.client is None:
-                    found = [
-                        ("", connection.execute(select(func.count()).select_from(table)).scalar())
-                    ]
-                else:
-                    owner = table.c[self.wanted.client]
-                    grouped = select(owner, func.count()).group_by(owner)
-                    found = [tuple(row) for row in connection.execute(grouped)]
-            self.counts.update(found)
+        if self.counts:
+            return self.counts
+        with self._connected() as connection:
+            table = self._table(connection)
+            self.wanted.columns(table.c.keys())
+            owner = table.c[self.wanted.client] if self.wanted.client else None
+            counted = select(func.count()).select_from(table)
+            if owner is not None:
+                counted = select(owner, func.count()).group_by(owner)
+            for *name, count in connection.execute(counted):
+                text = _as_text(name[0]) if name else ""
+                if text in self.counts:
+                    raise DataError(f"column {self.wanted.client!r} has two values like {text!r}")
+                self.counts[text] = (name[0] if name else "", count)
         return self.counts
-
-    def _raw_name(self, client: str) -> Any:
-        """Return a client's name as the database has it: a number may be one there."""
-        raw = [name for name in self._counted() if _as_text(name) == client]
-        if len(raw) != 1:
-            column = self.wanted.client
-            raise DataError(f"column {column!r} has {len(raw)} values that read {client!r}")
-        return raw[0]
 
     def _table(self, connection: Any) -> Any:
         """Return the user's query as something to select from, with the columns it gives."""
         from sqlalchemy import column, text
 
         # No statement of ours is built of text but this one, the user's own.
-        escaped = self.query.replace(":", r"\:")
+        escaped = self.query.replace(":", r"\:") + "\n"  # it may end in a comment
         given = connection.execute(text(f"SELECT * FROM ({escaped}) AS {_ALIAS} WHERE 1 = 0"))
         names = list(given.keys())
         given.close()

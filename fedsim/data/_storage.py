@@ -26,6 +26,7 @@ from fedsim.registry import suggest
 
 __all__ = ["Found", "Storage", "check_no_secrets", "listed", "open_storage", "told"]
 
+_UNSHOWN = "the experiment"  # in place of the text that was given, which has the key in it
 _SECRET = re.compile(
     r"secret|passw|pwd|token|credential|signature|private|(^|_)(sas|sig|key|access_key|account_key)$",
     re.IGNORECASE,
@@ -83,15 +84,14 @@ def check_no_secrets(url: str, options: Mapping[str, Any], key: str = "data.path
     accepted = "without a key or password in it: an experiment is kept with every run"
     names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
     has_password = "@" in parts.netloc and ":" in parts.netloc.rsplit("@", 1)[0]
+    keys_go = _where_keys_go(parts.scheme)
     if has_password or any(_SECRET.search(name) for name in names):
         shown = f"{parts.scheme}://...{parts.path}"
-        problems.append(Problem(key, shown, f"an address {accepted}", _where_keys_go(parts.scheme)))
+        problems.append(Problem(key, shown, f"an address {accepted}", keys_go, _UNSHOWN))
     for name in options:
         if _SECRET.search(name):
             where = f"data.options.{name}"
-            problems.append(
-                Problem(where, "...", f"unset; {accepted}", _where_keys_go(parts.scheme))
-            )
+            problems.append(Problem(where, "...", f"unset; {accepted}", keys_go, _UNSHOWN))
     if problems:
         raise ConfigError(problems)
 

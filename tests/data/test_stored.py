@@ -173,7 +173,7 @@ class Counted(MemoryFileSystem):
 def test_a_client_reads_its_share_of_the_bytes(layout: str, tmp_path: Path) -> None:
     register_implementation("counted", Counted, clobber=True)
     Counted.store.clear()
-    clients, rows = 1000, 20
+    clients, rows = (1000 if layout == "sorted" else 100), 20  # a file takes longer than its rows
     stream = np.random.default_rng(1)
     columns = {f"f{i}": stream.normal(size=clients * rows) for i in range(30)}
     columns["outcome"] = stream.integers(0, 2, clients * rows)
