@@ -87,6 +87,7 @@ def run_local(
         run_id, text, nodes = _stored(store, resume)
     else:
         run_id, text = "", prepared(experiment, overrides, _count(nodes))
+    _must_be_public(json.loads(text)["config"])
     begun: list[str] = [run_id] if run_id else []
 
     def heard(event: Event) -> None:
@@ -168,6 +169,16 @@ def _policy(config: dict[str, Any]) -> bytes:
     if ":" in str(config["model"].get("name", "")):
         content["user_code"] = [config["model"]["name"]]
     return tomli_w.dumps(content).encode()
+
+
+def _must_be_public(config: dict[str, Any]) -> None:
+    """Refuse a table of somebody's own: its nodes read a file each, which this command has not."""
+    from fedsim.node.rules import PUBLIC
+
+    if (name := config["data"]["name"]) not in PUBLIC:
+        accepted = f"one of {', '.join(PUBLIC)}"
+        hint = "Rows of your own: fedsim deploy init, and a file for each node in its node.toml."
+        raise ConfigError([Problem("data.name", name, accepted, hint)])
 
 
 def _change(path: Path, table: str, values: dict[str, Any]) -> None:

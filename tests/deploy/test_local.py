@@ -91,6 +91,15 @@ def test_what_cannot_run_is_refused_before_anything_starts(place, tmp_path):
     assert list(place.iterdir()) == []
 
 
+def test_a_table_of_ones_own_is_refused_before_anything_starts(place, tmp_path):
+    table = tmp_path / "people.csv"
+    table.write_text("age,ill\n" + "".join(f"{i},{i % 2}\n" for i in range(40)))
+    overrides = [f"data.path={table}", "data.target=ill", "partition.name=iid"]
+    with pytest.raises(ConfigError, match=r"(?s)data\.name.*node\.toml"):
+        local.run_local("digits", overrides, 2, runs=str(tmp_path / "runs"))
+    assert list(place.iterdir()) == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_five_nodes_with_masks_come_to_the_bits_of_ideal(place, tmp_path):
