@@ -43,7 +43,7 @@ from fedsim.privacy import matrix
 from fedsim.privacy.accounting import epsilon
 from fedsim.privacy.blt import buffered
 from fedsim.privacy.events import Release, Sampling
-from fedsim.privacy.separation import cyclic
+from fedsim.privacy.separation import cyclic, most_participations
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "privacy.md"
 USERS, EXAMPLES, COHORT = 6000, 60_000, 600
@@ -98,7 +98,7 @@ class Row:
 
     def deviation(self, correlation: matrix.Correlation) -> float:
         """Return the standard deviation of fresh noise."""
-        most = matrix.most_participations(self.rounds, SEPARATION)
+        most = most_participations(self.rounds, SEPARATION)
         own = correlation.sensitivity(most, SEPARATION) if self.members == "cyclic" else 1.0
         return own * self.noise_multiplier * CLIPPING_NORM
 

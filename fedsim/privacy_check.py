@@ -83,24 +83,26 @@ class _Case:
     @cached_property
     def worst(self) -> Release:
         """What the client releases in all rounds that releases most."""
-        planned = [spend.release for spend in spending.plan_of(self.federation)]
-        return max(planned, key=lambda release: self._renyi([release]))
+        return self._planned[self._most[0]]
+
+    @property
+    def epsilon(self) -> float:
+        return self._most[1]
 
     @cached_property
-    def epsilon(self) -> float:
-        return accounting.epsilon([self.worst], self.delta, self.adjacency)
+    def _planned(self) -> list[Release]:
+        return [spend.release for spend in spending.plan_of(self.federation)]
 
-    def _renyi(self, releases: Sequence[Release]) -> float:
-        found = accounting.Renyi(self.adjacency)
-        for release in releases:
-            found = found.compose(release)
-        return found.epsilon(self.delta)
+    @cached_property
+    def _most(self) -> tuple[int, float]:
+        each = [[release] for release in self._planned]
+        return accounting.worst(each, self.delta, self.adjacency)
 
     def with_history(self) -> float:
-        """Return the epsilon after this run, of the client that has spent most before."""
+        """Return the epsilon after this run, of the client that has spent most then."""
         histories = spending.open_ledger(self.store.root, self.federation).spent().histories()
-        worst = max((own for own, _ in histories), key=self._renyi)
-        return accounting.epsilon([*worst, self.worst], self.delta, self.adjacency)
+        after = [[*own, self.worst] for own, _ in histories]
+        return accounting.worst(after, self.delta, self.adjacency)[1]
 
 
 def examine(config: RunConfig, places: Places, store: RunStore) -> list[Finding]:

@@ -125,11 +125,13 @@ def run_rounds(
     raises, `SecAggAborted` where a secure sum is given up, and `RunFailedError` when fewer than
     `rounds.min_results` clients of a round count. `records` of the last two say who was lost, why.
     """
+    form = number_format(federation, state.strategy)
     for number in range(state.round + 1, federation.config.rounds.count + 1):
         started = perf_counter()
         seconds: dict[str, float] = {}
         ids = admit(number, _cohort(federation, number))
-        form = number_format(federation, state.strategy)
+        if federation.config.privacy.clipping == "adaptive":
+            form = number_format(federation, state.strategy)
         order = _order(federation, state, number, form)
         answers = _collect(grid, nodes, federation, order, ids, seconds, directory)
         charge(number, answers.norms)

@@ -15,7 +15,7 @@ from fedsim.crypto import random_key
 from fedsim.errors import ConfigError, Problem
 from fedsim.federation import Federation
 from fedsim.privacy import example, local
-from fedsim.privacy.accounting import ADJACENCY, Renyi, epsilon
+from fedsim.privacy.accounting import ADJACENCY, worst
 from fedsim.privacy.accounts import Accounts, accounts_path
 from fedsim.privacy.budget import Budget
 from fedsim.privacy.events import Adjacency, Release
@@ -80,15 +80,15 @@ def _least_noise(federation: Federation, budget: float, delta: float) -> float:
 
     privacy = federation.config.privacy
     assert privacy.unit != "none"
-    adjacency, noise, worst = ADJACENCY[privacy.unit], 1.0, -1
+    adjacency, noise, latest = ADJACENCY[privacy.unit], 1.0, -1
     planned = plan_of(federation.with_privacy(replace(privacy, noise_multiplier=noise)))
     hardest = _hardest(spend.release for spend in planned)
     while True:
         histories = [[_at_noise(federation, release, noise)] for release in hardest]
-        place, spent = _worst(histories, delta, adjacency) if len(hardest) > 1 else (0, 0.0)
-        if place == worst or (worst >= 0 and spent <= budget):
+        place, spent = worst(histories, delta, adjacency) if len(hardest) > 1 else (0, 0.0)
+        if place == latest or (latest >= 0 and spent <= budget):
             return noise
-        is_first, worst = worst < 0, place
+        is_first, latest = latest < 0, place
 
         def with_noise(noise: float, release: Release = hardest[place]) -> list[Release]:
             return [_at_noise(federation, release, noise)]
@@ -120,32 +120,9 @@ def _hardest(releases: Iterable[Release]) -> list[Release]:
     return found
 
 
-def _worst(
-    histories: Iterable[Sequence[Release]], delta: float, adjacency: Adjacency
-) -> tuple[int, float]:
-    """Return which list of releases has the largest epsilon, and that epsilon.
-
-    Loss distributions take long; who has a Rényi bound below what another one spent needs none.
-    """
-    bounds = []
-    for place, releases in enumerate(histories):
-        renyi = Renyi(adjacency)
-        for release in releases:
-            renyi = renyi.compose(release)
-        bounds.append((renyi.epsilon(delta), place, releases))
-    worst, most = 0, 0.0
-    for bound, place, releases in sorted(bounds, key=lambda found: -found[0]):
-        if bound <= most:
-            break
-        spent = min(bound, epsilon(releases, delta, adjacency))
-        if spent > most:
-            worst, most = place, spent
-    return worst, most
-
-
 def most_spent(ledger: Ledger, delta: float, adjacency: Adjacency) -> float:
     """Return the epsilon, at `delta`, of who has spent most, by all runs in a ledger."""
-    return _worst([own for own, _ in ledger.spent().histories()], delta, adjacency)[1]
+    return worst([own for own, _ in ledger.spent().histories()], delta, adjacency)[1]
 
 
 def summary_of(ledger: Ledger, privacy: Privacy) -> dict[str, Any]:

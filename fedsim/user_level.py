@@ -24,6 +24,7 @@ from fedsim.privacy.budget import Budget
 from fedsim.privacy.events import ONCE, Release
 from fedsim.privacy.individual import WHOLE, IndividualFilter
 from fedsim.privacy.noise import Stream
+from fedsim.privacy.separation import most_participations
 
 __all__ = [
     "cohort",
@@ -165,7 +166,7 @@ def repeated(config: RunConfig, population: int) -> Release:
     more row of C x + z, with a z that is in no other.
     """
     own, separation = _correlation(config, population), _separation(config, population)
-    most = matrix.most_participations(config.rounds.count, separation)
+    most = most_participations(config.rounds.count, separation)
     return Release("gaussian", _std(config, population) / own.row_sensitivity(most, separation))
 
 
@@ -264,7 +265,7 @@ def _sensitivity(config: RunConfig, population: int) -> float:
     Raises `ConfigError` for more bands than rounds between two of one client.
     """
     separation, rounds = _separation(config, population), config.rounds.count
-    most = matrix.most_participations(rounds, separation)
+    most = most_participations(rounds, separation)
     is_banded = config.privacy.mechanism == "matrix"
     if is_banded and _width(config, population) > min(separation, rounds):
         accepted = f"at most {min(separation, rounds)}, the rounds between two of one client"

@@ -57,6 +57,7 @@ __all__ = [
     "mu",
     "trajectory",
     "true_positive_rate",
+    "worst",
 ]
 
 #: What counts as neighbours, by unit. Everybody's number is public in the first two: a member that
@@ -386,6 +387,29 @@ def _plotted(final: Account, ends: Sequence[float]) -> float:
     if releases == 0 or math.isinf(least):
         return 10 * INTERVAL
     return float(np.clip(math.sqrt(1e-3 * least / releases), 10 * INTERVAL, 100 * INTERVAL))
+
+
+def worst(
+    histories: Iterable[Sequence[Release]], delta: float, adjacency: Adjacency
+) -> tuple[int, float]:
+    """Return which list of releases has the largest epsilon, and that epsilon.
+
+    Loss distributions take long; who has a Rényi bound below what another one spent needs none.
+    """
+    bounds = []
+    for place, releases in enumerate(histories):
+        renyi = Renyi(adjacency)
+        for release in releases:
+            renyi = renyi.compose(release)
+        bounds.append((renyi.epsilon(delta), place, releases))
+    found, most = 0, 0.0
+    for bound, place, releases in sorted(bounds, key=lambda each: -each[0]):
+        if bound <= most:
+            break
+        spent = min(bound, epsilon(releases, delta, adjacency))
+        if spent > most:
+            found, most = place, spent
+    return found, most
 
 
 def _multiplied(merged: Mapping[Release, int]) -> list[Release]:

@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.privacy.matrix import Error, most_participations
+from fedsim.privacy.matrix import Error
+from fedsim.privacy.separation import most_participations
 
 __all__ = ["Buffered", "buffered"]
 

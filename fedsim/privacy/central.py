@@ -25,7 +25,7 @@ from fedsim.privacy.adaptive import AdaptiveClipping
 from fedsim.privacy.events import Release, Sampling
 from fedsim.privacy.margin import bound
 from fedsim.privacy.noise import Stream
-from fedsim.privacy.separation import cyclic
+from fedsim.privacy.separation import cyclic, most_participations
 from fedsim.transforms.clip import Clip
 
 __all__ = [
@@ -82,9 +82,8 @@ def sampling_of(kind: str, population: int, cohort: int) -> Sampling:
 
 def participations(kind: str, population: int, cohort: int, rounds: int) -> int:
     """Return in how many releases of `rounds` a client's data may be."""
-    if kind != "cyclic" or cohort >= population:
-        return rounds
-    return min(rounds, -(-rounds // (population // cohort)))
+    is_in_turn = kind == "cyclic" and cohort < population
+    return most_participations(rounds, population // cohort) if is_in_turn else rounds
 
 
 def draw(

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.privacy.events import Release
+from fedsim.privacy.separation import most_participations
 
 __all__ = [
     "Banded",
     "Correlation",
     "Error",
     "independent",
-    "most_participations",
     "optimal",
     "release",
     "square_root",
@@ -242,15 +242,6 @@ def optimal(whole: Tensor, bands: int) -> Banded:
 
     found = _least(loss, start[free].numpy())
     return _normalized(start.masked_scatter(free, torch.from_numpy(found)))
-
-
-def most_participations(rounds: int, min_separation: int) -> int:
-    """Return in how many rounds one user can take part at most.
-
-    >>> most_participations(150, 10), most_participations(151, 10)
-    (15, 16)
-    """
-    return -(-rounds // min_separation)
 
 
 def squared_errors(correlation: Correlation, whole: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Participation", "cyclic", "participation"]
+__all__ = ["Participation", "cyclic", "most_participations", "participation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,15 @@ def cyclic(
     order = stream.permutation(population)
     first = round * cohort % population
     return np.sort(order[(first + np.arange(cohort)) % population]).astype(np.int64)
+
+
+def most_participations(rounds: int, min_separation: int) -> int:
+    """Return in how many rounds one client can take part at most.
+
+    >>> most_participations(150, 10), most_participations(151, 10)
+    (15, 16)
+    """
+    return -(-rounds // min_separation)
 
 
 def participation(cohorts: Iterable[Sequence[int]]) -> Participation:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fedsim.privacy import matrix
 from fedsim.privacy.blt import Buffered, buffered
+from fedsim.privacy.separation import most_participations
 
 
 def example(rounds: int) -> Buffered:
@@ -24,7 +25,7 @@ def test_the_optimum_is_that_of_jax_privacy(rounds: int, separation: int, theirs
     """JAX-Privacy 2.0.0, buffered_toeplitz.optimize(n, min_sep, error="mean", 2 buffers): the root
     of mean squared error x squared sensitivity."""
     found = buffered(matrix.sums(rounds), 2, separation)
-    most = matrix.most_participations(rounds, separation)
+    most = most_participations(rounds, separation)
     errors = matrix.squared_errors(found, matrix.workload(rounds))
     total = float(errors.mean().sqrt()) * found.sensitivity(most, separation)
     assert total == pytest.approx(theirs, rel=2e-6)
@@ -93,7 +94,7 @@ def test_every_optimum_is_a_legal_matrix_that_helps(
     rounds: int, buffers: int, separation: int, momentum: float
 ) -> None:
     separation = min(separation, rounds)
-    most = matrix.most_participations(rounds, separation)
+    most = most_participations(rounds, separation)
     whole = matrix.workload(rounds, momentum)
 
     def total(way: matrix.Correlation) -> float:

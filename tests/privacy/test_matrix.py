@@ -12,6 +12,7 @@ from scipy.stats import norm
 
 from fedsim.privacy import matrix
 from fedsim.privacy.events import Release
+from fedsim.privacy.separation import most_participations
 
 # JAX-Privacy 2.0.0: toeplitz.optimize_banded_toeplitz(64, 8), for the mean and for the last row.
 MEAN_64_8 = (0.676678, 0.397713, 0.323760, 0.283046, 0.254409, 0.231377, 0.210888, 0.190427)
@@ -21,7 +22,7 @@ LAST_64_8 = (0.627511, 0.397804, 0.336874, 0.302454, 0.277205, 0.255759, 0.23534
 def rms(banded: matrix.Banded, separation: int) -> float:
     """The root mean squared error at unit noise multiplier, at most often participation."""
     rounds = banded.rounds
-    most = matrix.most_participations(rounds, separation)
+    most = most_participations(rounds, separation)
     errors = matrix.squared_errors(banded, matrix.workload(rounds))
     return float(errors.mean().sqrt()) * banded.sensitivity(most, separation)
 
@@ -94,7 +95,7 @@ def test_normalized_columns_cost_the_root_of_the_participations(
 ) -> None:
     bands = min(bands, rounds)
     banded, separation = matrix.square_root(rounds, bands), bands + extra
-    most = min(participations, matrix.most_participations(rounds, separation))
+    most = min(participations, most_participations(rounds, separation))
     found = banded.sensitivity(participations, separation)
     assert found == pytest.approx(math.sqrt(most), abs=1e-9)
 
@@ -249,7 +250,7 @@ def test_the_budget_is_that_of_gboard(rho: float, published: float) -> None:
     """Google's mf_dpftrl_matrices: rho-zCDP and epsilon at delta 1e-10 (rho .0144 is rounded)."""
     rounds, separation = 2000, 250
     banded = matrix.toeplitz(matrix.sums(rounds), 100)
-    most = matrix.most_participations(rounds, separation)
+    most = most_participations(rounds, separation)
     found = banded.sensitivity(most, separation)
     assert found == pytest.approx(math.sqrt(8))
     deviation = found / math.sqrt(2 * rho)
