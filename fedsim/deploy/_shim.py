@@ -30,6 +30,9 @@ def main() -> int:
     except OSError:
         answer = b""
         os.chdir(folder)
+        if Path(real).name == "flwr-clientapp":  # by the way that runs this node's own app only
+            command = [sys.executable, "-P", "-m", "fedsim.deploy.own_app"]
+            os.execv(sys.executable, [*command, *arguments])
         os.execv(real, [real, *arguments])  # the program that this stands for
     return answer[0] if answer else 1
 

@@ -26,8 +26,8 @@ CLIENT, SERVER = "flwr-clientapp", "flwr-serverapp"
 #: Where the entry of a program is, and the modules that it will load.
 PROGRAMS = {
     CLIENT: (
-        "flwr.supernode.cli.flwr_clientapp",
-        "flwr_clientapp",
+        "fedsim.deploy.own_app",  # nothing of a bundle that is sent is run
+        "main",
         "fedsim.clients.app",
         "fedsim.deployment",
     ),
