@@ -1,8 +1,8 @@
 """The client's process of a node: it runs the ClientApp that is installed here, and no other.
 
-Flower sends every node an app bundle with a run and imports it, with the rights of the node: who may
-submit, or the server, could run anything there, past any policy. A node of `fedsim deploy` takes the
-bundle and imports nothing of it; what it runs is `fedsim.deployment`, whose guard decides.
+Flower sends every node an app bundle with a run and imports it, with the rights of the node: the
+server, or whoever may submit, could run anything there, past any policy. A node of `fedsim deploy`
+takes the bundle and imports nothing of it; it runs `fedsim.deployment`, whose guard decides.
 """
 
 from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
