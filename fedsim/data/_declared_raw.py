@@ -93,13 +93,15 @@ def _parts(frame: Any, labels: Any, data: Any, declared: Declared, where: str) -
 def _dealt(data: Any, declared: Declared, clients: Sequence[_Parts]) -> RawClients:
     import pandas as pd
 
-    frames = [pd.concat([parts[i] for parts in clients]).reset_index(drop=True) for i in range(2)]
+    train_rows, test_rows = (
+        pd.concat([parts[i] for parts in clients]).reset_index(drop=True) for i in range(2)
+    )
     examples = [_examples([parts[i] for parts in clients]) for i in (2, 3)]
     meta = meta_of(data, declared, content_sha256(*examples))
     dataset = Dataset(meta, *examples)
     train, held = (_partition(part, len(clients)) for part in examples)
     dealt = PooledClients(meta, dataset, train, held, held_is_test=True)
-    return RawClients(RawTable(dataset, *frames, data.target), dealt)
+    return RawClients(RawTable(dataset, train_rows, test_rows, data.target), dealt)
 
 
 def _examples(targets: Sequence[NDArray[np.generic]]) -> Examples:
