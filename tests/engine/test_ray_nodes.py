@@ -5,11 +5,15 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
 
 import fedsim
+from fedsim.engine.blocks import Population, WorkerCode
+from fedsim.engine.ray import RayGrid, RayWorkers
 
 HERE = Path(__file__).parent
 
@@ -24,6 +28,33 @@ def printed(script, *arguments, **env):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def waiting_app(folder):
+    """Return an app whose clients wait, wherever they run first, for one in another process."""
+
+    def app(message, context):
+        (Path(folder) / str(os.getpid())).touch()
+        while len(list(Path(folder).iterdir())) < 2:
+            time.sleep(0.02)
+        client = int(context.node_config["partition-id"])
+        return Message(RecordDict({"reply": ConfigRecord({"client": client})}), reply_to=message)
+
+    return app
+
+
+def test_a_pool_grows_in_the_middle_of_a_round(cluster, tmp_path, monkeypatch):
+    """The first client does not end before a worker that was not there has another one."""
+    monkeypatch.setattr("fedsim.engine.ray._LOOK_S", 0.0)
+    code = WorkerCode(waiting_app(str(tmp_path)))
+    pool = RayWorkers(code, Population(6, {}), 1, room=lambda: 2)
+    grid = RayGrid(pool, size=1)
+    replies = grid.broadcast(RecordDict(), list(range(1, 7)), "train", ttl=None, group_id="1")
+    assert sorted(reply.content["reply"]["client"] for reply in replies) == list(range(6))
+    assert len(pool) == 2
+    assert grid.incidents == []
+    pool.close()
+
+
+@pytest.mark.slow
 def test_a_node_that_joins_is_used_and_one_that_dies_costs_no_more_than_it_had(
     tiny, plugin, tmp_path
 ):
@@ -71,19 +102,19 @@ def test_nodes_of_two_sizes_give_the_local_bytes_and_the_model_crosses_to_each_o
 
 
 @pytest.mark.slow
-def test_a_node_without_the_data_is_named_and_the_others_do_its_work(tiny, data_dir, tmp_path):
-    partition = {"name": "natural"}
-    config = tiny(
-        data={"name": "heart-disease"},
-        partition=partition,
-        rounds={"count": 2, "cohort": 4},
-        engine={"grid": "ray", "workers": 2},
-    )
-    found = printed("node_without_data.py", tmp_path, json.dumps(config), FEDSIM_DATA=str(data_dir))
+def test_a_node_without_the_data_is_named_and_the_others_do_its_work(
+    tiny, plugin, data_dir, tmp_path
+):
+    own = {"data": {"name": "heart-disease"}, "partition": {"name": "natural"}}
+    own["rounds"] = {"count": 2, "cohort": 4}
+    local = {"name": "placed", "folder": str(tmp_path), "wait_round": 1}
+    engine = {"grid": "ray", "workers": 2}
+    env = {"FEDSIM_DATA": str(data_dir), "PYTHONPATH": str(plugin)}
+    config = json.dumps(tiny(local=local, engine=engine, **own))
+    found = printed("node_without_data.py", tmp_path, config, **env)
     (incident,) = found["incidents"]
     assert re.match(r"node bare \([\d.]+\) cannot run clients: .*/file/data", incident)
-    config["engine"] = {"grid": "inprocess", "tier": "resident"}
-    here = fedsim.run(config, runs=tmp_path / "alone", data_dir=data_dir)
+    here = fedsim.run(tiny(**own), runs=tmp_path / "alone", data_dir=data_dir)
     assert found["sha"] == here.model_sha256
 
 
