@@ -242,7 +242,8 @@ def _number(control: Any, run: int | None) -> int:
     known = [each.id for each in control.runs()]
     if not known or (run is not None and run not in known):
         shown = ", ".join(map(str, known[-5:])) or "none"
-        raise UnknownRunError(f"the server has no run {run or ''}; its last ones: {shown}")
+        which = "run at all" if run is None else f"run {run}"
+        raise UnknownRunError(f"the server has no {which}; its last ones: {shown}")
     return run if run is not None else int(known[-1])
 
 
