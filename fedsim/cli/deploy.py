@@ -79,7 +79,7 @@ def server(
     insecure: Insecure = False,
 ) -> None:
     """Run the server of a federation, until Ctrl-C."""
-    from fedsim.deploy.processes import Processes, start_warm, stopping
+    from fedsim.deploy.processes import Processes, start_warm, stopping, wait_warm
     from fedsim.deploy.server import start_server
     from fedsim.deploy.warm import SERVER
 
@@ -87,6 +87,7 @@ def server(
         place, home = folder.absolute() / "apps.sock", folder.absolute() / "flwr-home"
         address = start_server(folder, processes, warm=place, is_insecure=insecure)
         start_warm(place, home, processes, [SERVER])
+        wait_warm(place, processes)
         _say(f"the server is ready at {address}; Ctrl-C stops it")
         _stay(processes)
 

@@ -21,7 +21,7 @@ import tomli_w
 from fedsim.deploy.bundle import Bundle, Plan, init
 from fedsim.deploy.control import Control, connected
 from fedsim.deploy.node import start_node
-from fedsim.deploy.processes import Processes, free_ports, start_warm, stopping
+from fedsim.deploy.processes import Processes, free_ports, start_warm, stopping, wait_warm
 from fedsim.deploy.server import start_server
 from fedsim.deploy.settings import NODE, SERVER
 from fedsim.deploy.submit import approved, prepared, submit
@@ -132,6 +132,7 @@ def federation(bundle: Bundle, tell: Listener) -> Iterator[LocalFederation]:
         running = LocalFederation(bundle, processes, address)
         for path in sorted((bundle.root / "nodes").iterdir()):
             running.start_node(path.name)
+        wait_warm(warm, processes)
         yield running
 
 

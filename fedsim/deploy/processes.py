@@ -23,7 +23,7 @@ from typing import Any
 from fedsim.errors import SetupError
 
 __all__ = ["Processes", "environment", "free_ports", "node_config_text", "start_warm",
-           "stopping", "superlink", "supernode"]  # fmt: skip
+           "stopping", "superlink", "supernode", "wait_warm"]  # fmt: skip
 
 _PARENT_DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
 _POLL_S = "0.1"  # how often a SuperExec asks for work
@@ -128,6 +128,19 @@ def start_warm(place: Path, home: Path, processes: Processes, programs: Sequence
     command = [sys.executable, "-m", "fedsim.deploy.warm", str(place), *programs]
     processes.start("apps", command, own)
     return place
+
+
+def wait_warm(place: Path, processes: Processes, seconds: float = 300.0) -> None:
+    """Wait until that process has loaded everything: Flower waits half a minute for an app.
+
+    Raises `SetupError` where it ends before, or takes longer.
+    """
+    deadline, ready = time.monotonic() + seconds, Path(f"{place}.ready")
+    while not ready.exists():
+        processes.must_run()
+        if time.monotonic() > deadline:
+            raise SetupError(f"the process for apps is not ready after {seconds:g} s")
+        time.sleep(0.1)
 
 
 def superlink(host: str, port: int, database: Path, tls: Path | None) -> list[str]:

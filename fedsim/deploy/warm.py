@@ -59,16 +59,22 @@ def main(place: Path, programs: Sequence[str]) -> NoReturn:
 
 
 def serve(place: Path, load: Callable[[], Mapping[str, Callable[[], object]]]) -> NoReturn:
-    """Serve at a socket: what `load` returns does each connection's work, in a fork."""
+    """Serve at a socket: what `load` returns does each connection's work, in a fork.
+
+    The file `place`.ready is there as soon as everything is loaded.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
         os.chdir(place.parent)  # the path of a socket may have some hundred bytes only
-        place.unlink(missing_ok=True)
+        ready = Path(f"{place}.ready")
+        for path in (place, ready):
+            path.unlink(missing_ok=True)
         server.bind(place.name)
         place.chmod(0o600)
         server.listen(64)  # whoever connects early waits
         work = load()
+        ready.touch(0o600)
         children: dict[int, socket.socket] = {}
         server.settimeout(_POLL_S)
         while True:

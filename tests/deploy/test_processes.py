@@ -139,7 +139,7 @@ def warm(tmp_path):
     place.parent.mkdir()
     server = subprocess.Popen([sys.executable, "-c", SERVING, place])
     make_commands(tmp_path / "bin", place, [CLIENT])
-    wait(place.exists)
+    wait(place.with_name("warm.sock.ready").exists)
     yield tmp_path / "bin" / "flwr-clientapp"
     server.terminate()
     server.wait()
