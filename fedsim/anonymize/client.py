@@ -5,6 +5,7 @@ what was reached, in measures of whole classes: it names no value, and whoever r
 number of people below k.
 """
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -67,7 +68,7 @@ def prepare(frame: Any, schema: Schema, encoding: Encoding, seed: int) -> Prepar
     `seed`: of choices that treatments draw. Raises `ConfigError` or `DataError` for rows that are
     not what the schema says.
     """
-    frame = _treated(_without(frame, schema.empty), schema, seed)
+    frame = _treated(_read(frame, schema.empty), schema, seed)
     return Prepared(encode(frame, schema), encoding.codes(frame, schema, *encoding.exact))
 
 
@@ -94,7 +95,7 @@ def release(
 
 def exact(frame: Any, schema: Schema, encoding: Encoding) -> NDArray[np.float32]:
     """Return the features of rows that nothing is done to: those a model is tested on."""
-    frame = _without(frame, schema.empty)
+    frame = _read(frame, schema.empty)
     return encoding.of_exact(encoding.codes(frame, schema))
 
 
@@ -132,11 +133,18 @@ def _facts(
     )
 
 
-def _without(frame: Any, empty: Sequence[str]) -> Any:
-    """Return a frame whose cells that stand for an empty one are empty."""
+def _read(frame: Any, empty: Sequence[str]) -> Any:
+    """Return a frame with its text as schemas are read: in NFC, and cells of `empty` empty."""
+    texts = [name for name in frame.columns if frame[name].dtype.kind not in "biufcMm"]
+    frame = frame.assign(**{name: frame[name].map(_normal) for name in texts})
     if not empty:
         return frame
     return frame.mask(frame.map(lambda cell: isinstance(cell, str) and cell.strip() in empty))
+
+
+def _normal(cell: Any) -> Any:
+    is_plain = not isinstance(cell, str) or cell.isascii()
+    return cell if is_plain else unicodedata.normalize("NFC", cell)
 
 
 def _treated(frame: Any, schema: Schema, seed: int) -> Any:

@@ -12,6 +12,7 @@ rows have the same hash once in 2^64 pairs.
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -89,7 +90,7 @@ class Pins:
         ]
 
     def record(self, pin: Pin, people: NDArray[np.uint64]) -> bool:
-        """Keep a pin, and say whether it is a new one.
+        """Keep a pin, and say whether it is a new one. The first makes the folder and its key.
 
         Raises `DataError` where the same cut gave another file before: where a treatment draws at
         random, and two draws of it, averaged, hide less.
@@ -99,6 +100,7 @@ class Pins:
                 if earlier.released != pin.released:
                     raise DataError(_other_bytes(earlier))
                 return False
+        self._keep_key()
         write_secret(self.folder / f"{pin.name}.rows", np.unique(people).astype("<u8").tobytes())
         text = json.dumps(asdict(pin), indent=1, sort_keys=True)
         write_secret(self.folder / f"{pin.name}.json", text.encode() + b"\n")
@@ -115,6 +117,14 @@ class Pins:
                 raise SetupError(f"{path} is no pin of a release ({error}): restore it") from error
         return sorted(found, key=lambda pin: (pin.created, pin.name))
 
+    def _keep_key(self) -> None:
+        make_private_folder(self.folder)
+        path = self.folder / _KEY
+        if not path.exists():
+            write_secret(path, self.key)
+        elif read_secret(path) != self.key:
+            raise SetupError(f"{path} was made by another release meanwhile: run again")
+
     def _people(self, pin: Pin) -> NDArray[np.uint64]:
         content = read_secret(self.folder / f"{pin.name}.rows")
         if len(content) % 8:
@@ -123,14 +133,24 @@ class Pins:
 
 
 def open_pins(folder: Path) -> Pins:
-    """Open a folder of pins, or make one with a new key. Raises `SetupError`."""
-    make_private_folder(folder)
+    """Open a folder of pins; where there is none, with a key that the first release keeps.
+
+    Nothing is made here: what is refused leaves nothing behind. Raises `SetupError`.
+    """
     path = folder / _KEY
-    if not path.exists():
-        if any(folder.glob("*.rows")):
-            raise SetupError(f"{path} is missing: without it, pins cannot be compared. Restore it")
-        write_secret(path, random_key())
-    return Pins(folder, read_secret(path))
+    if path.exists():
+        return Pins(folder, read_secret(path))
+    if any(folder.glob("*.rows")):
+        raise SetupError(f"{path} is missing: without it, pins cannot be compared. Restore it")
+    _require_room(folder)
+    return Pins(folder, random_key())
+
+
+def _require_room(folder: Path) -> None:
+    """Raise `SetupError`, before any work, where the folder could not be made."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise SetupError(f"cannot make the folder {folder}: {there} is no folder to write into")
 
 
 def row_set_hash(people: NDArray[np.uint64]) -> str:

@@ -1,6 +1,7 @@
 """`fedsim anonymize`: from a raw file to a verified one, and what can be wrong with it."""
 
 import json
+import re
 from importlib import resources
 
 import jsonschema
@@ -161,6 +162,9 @@ HOSTILE = {
     "encoding": (TABLE.encode() + b"B\xf6b,3,f,flu\n", {}, 2, "--encoding"),
     "undeclared": (TABLE.replace("name,", "name,", 1).replace("diagnosis", "illness", 1), {}, 2,
                    "nobody declared"),
+    "constant sensitive": (re.sub(",(flu|cold|gout)\n", ",flu\n", TABLE),
+                           {"diagnosis": {"role": "sensitive", "distance": "ordered"}}, 2,
+                           "columns.diagnosis.distance"),
     "mixed types": (TABLE + "Bob,thirty,f,flu\n", {}, 2, "row 201"),
     "out of domain": (TABLE + "Bob,120,f,flu\n", {}, 2, "not in the schema's domain"),
     "missing": (TABLE + "Bob,,f,flu\n", {}, 2, "missing = 'own'"),
@@ -188,7 +192,7 @@ def test_hostile_input_is_refused_and_nothing_written(
     assert code == exit_code, err
     assert words in err
     assert "defect" not in err
-    assert {p.name for p in tmp_path.iterdir()} <= {"in.csv", "s.toml", ".fedsim-pins"}
+    assert {p.name for p in tmp_path.iterdir()} <= {"in.csv", "s.toml"}
 
 
 @pytest.mark.parametrize(
@@ -226,8 +230,12 @@ def test_options_that_cannot_be(cli, tmp_path, arguments, exit_code, words):
         TABLE.replace("flu", "gr\u00fcn \U0001f9ec"),
         TABLE.replace("cold", "x" * 100_000, 1),
         "name,age,sex,diagnosis\n" + "Ann,30,f,flu\n" * 50,
+        "name,age,sex,diagnosis\n" + "".join(f"N{i},30,f,ill{i}\n" for i in range(10_000)),
     ],
-    ids=["constant column", "byte order mark", "line ends", "unicode", "huge cell", "all equal"],
+    ids=[
+        *("constant column", "byte order mark", "line ends", "unicode", "huge cell", "all equal"),
+        "ten thousand categories",
+    ],
 )
 def test_odd_input_gives_a_table_that_holds(cli, table, tmp_path):
     (tmp_path / "in.csv").write_text(table, newline="")
