@@ -109,8 +109,8 @@ def _print(found: dict[str, Any]) -> None:
     )
     for each in found["runs"]:
         if own := each.get("by_client"):
-            parts = ", ".join(f"{key} {_span(*pair)}" for key, pair in own["coarse"].items())
-            print(f"clients' own accounts in {each['run']}, of {own['budget']:g} each: {parts}")
+            spent = ", ".join(f"{key} {_span(*pair)}" for key, pair in own["coarse"].items())
+            print(f"clients' own accounts in {each['run']}, of {own['budget']:g} each: {spent}")
 
 
 def _span(low: float, high: float) -> str:

@@ -29,6 +29,7 @@ def entries(folder):
     return Ledger(path).entries()
 
 
+@pytest.mark.slow
 def test_it_is_one_release_goes_on_where_it_was_and_a_round_made_again_is_paid_for(tmp_path):
     def listen(event):
         if isinstance(event, ClientsDone) and event.round > 2:

@@ -82,6 +82,7 @@ def test_all_rounds_are_in_the_ledger_as_one_release_that_depends_on_nobody(refe
     assert result.stored.facts["privacy"]["fewest_rounds"] == fewest
 
 
+@pytest.mark.slow
 def test_all_tiers_charge_alike(tmp_path):
     small = ["partition={name='iid', clients=150}", "model={name='mlp', hidden=[8]}"]
     spent = []
@@ -101,6 +102,7 @@ def test_workers_of_ray_charge_alike(reference, tmp_path):
     assert (accounts_of(result, tmp_path).spent == accounts_of(*reference).spent).all()
 
 
+@pytest.mark.slow
 def test_norms_are_those_of_what_is_in_the_sum(tmp_path):
     """One client, whose update is the sum: its norm is what it is charged for."""
     config = load("digits", [*SETTINGS, "partition={name='iid', clients=2}", "rounds.cohort=1",
@@ -130,6 +132,7 @@ def test_whoever_has_spent_its_budget_is_not_asked_and_the_run_goes_on(tmp_path)
     assert asked == [12, 12, 0, 0]  # then there are steps of noise
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_comes_to_the_same_accounts(reference, tmp_path):
     def listen(event):
         if isinstance(event, ClientsDone) and event.round > 2:
@@ -180,6 +183,7 @@ def test_report_and_ledger_show_accounts_coarsely_and_nobody_who_was_left_out(re
     assert len(spending_of(RunStore(folder))) == 1  # the accounts are no ledger of a data set
 
 
+@pytest.mark.slow
 def test_two_runs_share_the_budget_of_the_data_set(reference, tmp_path):
     run(tmp_path, "privacy.epsilon=3", "rounds.count=1")
     with pytest.raises(BudgetExceededError):

@@ -37,7 +37,7 @@ def curve_of(release: Release, adjacency: Adjacency) -> np.ndarray:
     return np.asarray(Renyi(adjacency).compose(release).curve)
 
 
-@pytest.mark.parametrize("rate", [0.01, 0.2, 0.6])
+@pytest.mark.parametrize("rate", [0.02, 0.5])
 @pytest.mark.parametrize("std", [0.8, 2.0])
 def test_a_replaced_member_of_a_poisson_sample(rate: float, std: float) -> None:
     """Wang, Balle and Kasiviswanathan 2019, theorem 27, stated there for samples of a fixed size.
