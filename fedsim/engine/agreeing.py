@@ -29,8 +29,11 @@ def opened(config: RunConfig, places: Places, *, charging: Charged | None = None
     settings = config.anonymization
     if settings.name in ("none", "raw") or settings.cut == "local" or places.cut:
         return build(config, places)
-    none = dict.fromkeys(("counts_noise_multiplier", "counts_epsilon", "counts_delta"))
-    noted = settings if charging else replace(settings, **none)
+    noted = settings
+    if charging is None:
+        noted = replace(
+            settings, counts_noise_multiplier=None, counts_epsilon=None, counts_delta=None
+        )
     text = to_text(replace(config, anonymization=noted), places)
     try:
         federation = _agreed(from_text(text), text, charging)

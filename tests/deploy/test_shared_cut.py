@@ -6,11 +6,17 @@ import fedsim
 from fedsim import agreement
 from fedsim.deploy.local import run_local
 
-SETTINGS = (
-    "anonymization.cut=shared anonymization.name=sets anonymization.k=200 "
-    "anonymization.compare_raw=false secure_sum.name=secagg secure_sum.threshold=0.51 "
-    "evaluation.federated_every=0 rounds.count=1 rounds.timeout_s=240"
-).split()
+SETTINGS = [
+    "anonymization.cut=shared",
+    "anonymization.name=sets",
+    "anonymization.k=200",
+    "anonymization.compare_raw=false",
+    "secure_sum.name=secagg",
+    "secure_sum.threshold=0.51",
+    "evaluation.federated_every=0",
+    "rounds.count=1",
+    "rounds.timeout_s=240",
+]
 
 
 @pytest.mark.slow
