@@ -25,6 +25,6 @@ def test_the_same_visits_give_the_same_model(
         settings = ["engine.grid=inprocess", "rounds.count=3"]
         experiment = str(EXAMPLES / f"visits-{name}.toml")
         result = fedsim.run(experiment, settings, runs=tmp_path / name)
-        found[name] = result.metrics["test/accuracy"]
-        assert result.metrics["test/accuracy"] > 0.6
-    assert found["parquet"] == found["sql"]  # the documents' features have other names, so an order
+        found[name] = (result.metrics["test/loss"], result.metrics["test/accuracy"])
+        assert result.metrics["test/loss"] < 1
+    assert found["parquet"] == found["sql"]  # documents have other names of fields: another order

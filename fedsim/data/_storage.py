@@ -221,16 +221,17 @@ def _azure(url: str, options: Mapping[str, Any], key: str) -> Storage:
     from pyarrow.fs import AzureFileSystem
 
     parts = urlsplit(url)
-    container, _, host = parts.netloc.rpartition("@") if "@" in parts.netloc else (
-        parts.netloc, "", "")  # fmt: skip
-    account = host.split(".")[0] or options.get("account_name") or os.environ.get(
-        "AZURE_STORAGE_ACCOUNT")  # fmt: skip
+    container, _, host = parts.netloc.rpartition("@")
+    if not container:
+        container, host = host, ""
+    named = options.get("account_name") or os.environ.get("AZURE_STORAGE_ACCOUNT")
+    account = host.split(".")[0] or named
     if not account:
         accepted = "abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH"
         hint = "Or name the account: data.options.account_name or AZURE_STORAGE_ACCOUNT."
         raise ConfigError([Problem(key, url, accepted, hint)])
     others = {name: value for name, value in options.items() if name != "account_name"}
-    filesystem = AzureFileSystem(account, os.environ.get("AZURE_STORAGE_KEY"), **others)
+    filesystem = AzureFileSystem(account, account_key=os.environ.get("AZURE_STORAGE_KEY"), **others)
     return Storage(url, "abfs", filesystem, f"{container}{unquote(parts.path)}".rstrip("/"))
 
 
@@ -286,8 +287,8 @@ def _unread(storage: Storage, error: OSError) -> FedsimError:
     if storage.scheme == "file":
         return MissingDataError(f"{storage.url} cannot be read: {message}")
     if _DENIED.search(str(error)):
-        return SetupError(f"{storage.url} is not open to this machine: {message}. "
-                          f"{_where_keys_go(storage.scheme)}")  # fmt: skip
+        keys_go = _where_keys_go(storage.scheme)
+        return SetupError(f"{storage.url} is not open to this machine: {message}. {keys_go}")
     return NetworkError(f"{storage.url} cannot be read: {message}")
 
 
