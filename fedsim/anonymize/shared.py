@@ -41,7 +41,7 @@ from fedsim.anonymize._shared_tree import (
 from fedsim.anonymize.cuts import ASIDE, Cuts, Histogram
 from fedsim.anonymize.hierarchies import Hierarchy
 from fedsim.anonymize.mondrian import TREES
-from fedsim.anonymize.protection import Protection, Target, allowed, allows
+from fedsim.anonymize.protection import Protection, Target, allows
 from fedsim.anonymize.protection import histogram as by_value
 from fedsim.anonymize.recoding import Recoding, Values, distinct, of_ranges
 from fedsim.anonymize.table import Encoded
@@ -60,7 +60,6 @@ __all__ = [
     "differs",
     "extends",
     "grow",
-    "holds",
     "kept_by",
     "length",
     "merged",
@@ -263,18 +262,6 @@ def assign(cut: Cut, encoded: Encoded) -> Recoding:
     numbers, inverse = _numbered(_classes(cut, groups))
     covers = [own.of_groups(numbers) for own in cut.covers]
     return widened(_recoding(cut, groups.trees, inverse, covers), encoded)
-
-
-def holds(cut: Cut, encoded: Encoded) -> bool:
-    """Say whether each class of a finished cut that a table has rows of has what was asked, there.
-
-    Where `k_over` is "client" it does, unless the table has not got it even as one class: nothing
-    is then cut for anybody.
-    """
-    recoding = assign(cut, encoded)
-    of = _targets(cut, encoded)
-    classes = recoding.classes
-    return bool(allowed(cut.protection, recoding.class_of, classes, encoded.sensitive, of).all())
 
 
 def kept_by(cut: Cut, encoded: Encoded, *, is_late: bool) -> Recoding:
