@@ -202,7 +202,9 @@ def _share(value: float | None) -> str:
 
 def _utility(content: Mapping[str, Any]) -> Section:
     utility = content["utility"]
-    rows = [[name, number(value)] for name, value in utility["ncp"].items()]
+    ncp = utility["ncp"]  # in the order of the table's columns: JSON keeps none
+    names = [one["name"] for one in content["columns"] if one["name"] in ncp]
+    rows = [[name, number(ncp[name])] for name in names]
     totals = [
         ["GCP", number(utility["gcp"])],
         ["average class, by k (C_avg)", number(utility["c_avg"])],
