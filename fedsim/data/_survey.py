@@ -7,7 +7,7 @@ same clients with the same examples in whatever files it is kept, in whatever or
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from math import sqrt
 from typing import Any, Literal
@@ -39,6 +39,7 @@ from fedsim.registry import suggest
 __all__ = ["Survey", "Wanted", "is_test", "only_usable", "survey"]
 
 _FEW_CLASSES = 20  # whole numbers of a target that are taken for classes, as in `table`
+_AT_ONCE = 8_192  # rows at least, where there are so many
 _FEWEST = 5  # rows that can be split at all
 
 
@@ -179,7 +180,7 @@ def survey(blocks: Iterable[tuple[Block, NDArray[np.int64]]], wanted: Wanted) ->
     targets = _Column()
     refused: dict[str, int] = {}
     samples: list[Block] = []
-    for given, given_places in blocks:
+    for given, given_places in _gathered(blocks):
         block, places = only_usable(given, wanted, refused, given_places)
         if refused or not length(block):
             continue
@@ -200,6 +201,22 @@ def survey(blocks: Iterable[tuple[Block, NDArray[np.int64]]], wanted: Wanted) ->
         raise DataError(f"{wanted.where} has {found} usable rows, at least {_FEWEST} are needed")
     encoding = _encoding(trained, targets, wanted)
     return _finished(clients, encoding, samples, wanted)
+
+
+def _gathered(
+    blocks: Iterable[tuple[Block, NDArray[np.int64]]],
+) -> Iterator[tuple[Block, NDArray[np.int64]]]:
+    """Join small blocks: a thousand files of few rows each cost more calls than rows."""
+    waiting: list[tuple[Block, NDArray[np.int64]]] = []
+    rows = 0
+    for block, places in blocks:
+        waiting.append((block, places))
+        rows += length(block)
+        if rows >= _AT_ONCE:
+            yield join([one for one, _ in waiting]), np.concatenate([own for _, own in waiting])
+            waiting, rows = [], 0
+    if waiting:
+        yield join([one for one, _ in waiting]), np.concatenate([own for _, own in waiting])
 
 
 def is_test(prints: NDArray[np.uint64], wanted: Wanted) -> NDArray[np.bool_]:
