@@ -1,8 +1,7 @@
-"""Clusters of several nodes: some join in the middle of a round, some die, some cannot serve."""
+"""Clusters of several nodes: some join in the middle of a round, some die."""
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -99,23 +98,6 @@ def test_nodes_of_two_sizes_give_the_local_bytes_and_the_model_crosses_to_each_o
     for took in found["took"]:  # each round, however many workers and clients a node has
         assert took.keys() == {"first", "big"}
         assert all(model < size < 1.01 * model for size in took.values())
-
-
-@pytest.mark.slow
-def test_a_node_without_the_data_is_named_and_the_others_do_its_work(
-    tiny, plugin, data_dir, tmp_path
-):
-    own = {"data": {"name": "heart-disease"}, "partition": {"name": "natural"}}
-    own["rounds"] = {"count": 2, "cohort": 4}
-    local = {"name": "placed", "folder": str(tmp_path), "wait_round": 1}
-    engine = {"grid": "ray", "workers": 2}
-    env = {"FEDSIM_DATA": str(data_dir), "PYTHONPATH": str(plugin)}
-    config = json.dumps(tiny(local=local, engine=engine, **own))
-    found = printed("node_without_data.py", tmp_path, config, **env)
-    (incident,) = found["incidents"]
-    assert re.match(r"node bare \([\d.]+\) cannot run clients: .*/file/data", incident)
-    here = fedsim.run(tiny(**own), runs=tmp_path / "alone", data_dir=data_dir)
-    assert found["sha"] == here.model_sha256
 
 
 @pytest.mark.slow
