@@ -50,9 +50,12 @@ from fedsim.sealing import StorageKeys
 __all__ = [
     "Charged",
     "SharedCut",
+    "agreed_on",
     "anonymized_clients",
+    "known",
     "open_clients",
     "protection_of",
+    "remember",
     "sharing_clients",
 ]
 
@@ -217,11 +220,6 @@ class SharedCut:
             self.by[key] = replace(self, cut=cut, late=tuple(late), by={}, released={})
         return self.by[key]
 
-    def declared(self, agreed: agreement.Agreed) -> dict[str, Any]:
-        """Say what was promised and agreed on, where nobody sees what every client reached."""
-        own = self.rows
-        return declared(own.settings, own.schema, own.encoding) | agreed.to_dict()
-
     def together(self, agreed: agreement.Agreed) -> tuple[PooledClients, dict[str, Any]]:
         """Return all clients' released rows, from the cache where they are, and what that came to.
 
@@ -236,18 +234,27 @@ class SharedCut:
             found = _load(kept)
         return _opened(self.rows, found, self.meta), dict(found.summary)
 
-    def known(self) -> agreement.Agreed | None:
-        """Return the cut that these clients have agreed on before, if it was kept."""
-        kept = self._kept()
-        return agreement.agreed_from_dict(kept.facts()) if kept and kept.is_there else None
 
-    def remember(self, agreed: agreement.Agreed) -> None:
-        """Keep the cut for whoever comes later: the same rows are not cut another way."""
-        if (kept := self._kept()) is not None:
-            kept.write({}, agreed.to_dict(), self.meta.sha256)
+def known(clients: SharedCut) -> agreement.Agreed | None:
+    """Return the cut that clients of a simulation have agreed on before, if it was kept."""
+    kept = _kept(clients)
+    return agreement.agreed_from_dict(kept.facts()) if kept and kept.is_there else None
 
-    def _kept(self) -> Kept | None:
-        return self.cache.kept(f"{self.name}-cut") if self.cache else None
+
+def remember(clients: SharedCut, agreed: agreement.Agreed) -> None:
+    """Keep the cut for whoever comes later: the same rows are not cut another way."""
+    if (kept := _kept(clients)) is not None:
+        kept.write({}, agreed.to_dict(), clients.meta.sha256)
+
+
+def _kept(clients: SharedCut) -> Kept | None:
+    return clients.cache.kept(f"{clients.name}-cut") if clients.cache else None
+
+
+def agreed_on(clients: SharedCut, agreed: agreement.Agreed) -> dict[str, Any]:
+    """Say what was promised and agreed on, where nobody sees what every client reached."""
+    own = clients.rows
+    return declared(own.settings, own.schema, own.encoding) | agreed.to_dict()
 
 
 def open_clients(

@@ -105,17 +105,9 @@ class Federation:
             raise ValueError("sharing: these clients agree on no cut")
         return self.clients
 
-    def released(self, agreed: Agreed) -> "Federation":
-        """Return the federation with all clients' rows as they are let out by a cut.
-
-        Raises `DataError` for clients that cannot have the protection.
-        """
-        clients, facts = self.sharing.together(agreed)
-        return replace(self, clients=clients, anonymization=facts)
-
     def declared(self, agreed: Agreed) -> "Federation":
         """Return the federation as its server knows it: what was agreed on, and nobody's rows."""
-        return replace(self, anonymization=self.sharing.declared(agreed))
+        return replace(self, anonymization=anonymized.agreed_on(self.sharing, agreed))
 
     def task(self, model: Tensor, shards: Sequence[Examples], *, as_stored: bool = False) -> Task:
         """Set the resident module to `model` and return what one client trains, or several.

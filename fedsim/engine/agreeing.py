@@ -7,7 +7,7 @@ is the one that opens the data. The cut then travels to workers with the experim
 from dataclasses import replace
 
 from fedsim import federation as building
-from fedsim.anonymized import Charged
+from fedsim.anonymized import Charged, known, remember
 from fedsim.clients._secure_sum import SECRET, simulated_directory
 from fedsim.config.schema import RunConfig
 from fedsim.crypto import random_key
@@ -44,7 +44,7 @@ def opened(config: RunConfig, places: Places, *, charging: Charged | None = None
 
 def _agreed(federation: Federation, text: str, charging: Charged | None) -> Federation:
     clients = federation.sharing
-    found = clients.known()
+    found = known(clients)
     if found is None:
         from fedsim.clients.app import app
 
@@ -60,5 +60,6 @@ def _agreed(federation: Federation, text: str, charging: Charged | None) -> Fede
             simulated_directory(told, federation.config),
             charge=charge if has_noise else None,
         )
-        clients.remember(found)
-    return federation.released(found)
+        remember(clients, found)
+    released, facts = clients.together(found)
+    return replace(federation, clients=released, anonymization=facts)

@@ -162,13 +162,15 @@ class RunStore:
                     delete(table).where(table.run_id == run_id, table.round > after_round)
                 )
 
-    def set_status(self, run_id: str, status: str) -> None:
-        """Set a run's status. Raises `UnknownRunError`."""
-        self._change(run_id, {"status": status})
+    def set_status(self, run_id: str, status: str, facts: Mapping[str, Any] = {}) -> None:
+        """Set a run's status, and add `facts` that became known only after it had begun.
 
-    def add_facts(self, run_id: str, facts: Mapping[str, Any]) -> None:
-        """Add what became known of a run only after it had begun. Raises `UnknownRunError`."""
-        self._change(run_id, {"facts": {**self.get(run_id).facts, **plain(facts)}})
+        Raises `UnknownRunError`.
+        """
+        values: dict[str, Any] = {"status": status}
+        if facts:
+            values["facts"] = {**self.get(run_id).facts, **plain(facts)}
+        self._change(run_id, values)
 
     def finish(self, run_id: str, status: str, summary: Mapping[str, Any]) -> None:
         """Record how a run ended and what it came to; of one that had finished, what else it did.

@@ -212,5 +212,5 @@ def test_clients_train_by_the_cut_that_they_are_sent(clients):
         one, other = alone.train(client), together.train(client)
         assert np.array_equal(one.x, other.x)
         assert np.array_equal(one.y, other.y)
-    assert facts["agreed"] == own.sharing.declared(found)["agreed"]
+    assert facts["agreed"] == own.federation.declared(found).anonymization["agreed"]
     assert facts["reached"]["k"] >= 4
