@@ -204,7 +204,8 @@ def _one_by_one(block: _Block, places: Sequence[int]) -> None:
             with quiet(block.is_secure):
                 with block.limit(1):  # not of what follows: a sum must not be left half added
                     shard = federation.clients.train(block.clients[place])
-                    task = federation.task(block.order.model, [shard])
+                    order = block.order
+                    task = federation.task(order.model, [shard], extras=order.extras)
                     update, memo = local.train(task, block.memos[place], block.context(place))
                     update = federation.encode(update, block.order.form, block.context(place))
                 block.count(place, update, memo, perf_counter() - started)

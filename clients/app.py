@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from fedsim import agreement, messages, ring, secure_messages
-from fedsim.clients import _ckks, _cut, local_only
+from fedsim.clients import _ckks, _cut
 from fedsim.clients._quiet import LostClientError, quiet
 from fedsim.clients._secure_sum import Asked, must_not_mask, session_of
 from fedsim.core import ClientContext, Update
@@ -183,7 +183,8 @@ def _trained(
 ) -> tuple[Update, ClientContext]:
     """Return the update as it enters the sum; what is to be remembered is kept."""
     ctx = ClientContext(federation.client_seed(), order.round, client, order.lr_factor)
-    task = federation.task(order.model, [federation.clients.train(client)])
+    shard = federation.clients.train(client)
+    task = federation.task(order.model, [shard], extras=order.extras)
     update, memo = federation.config.local.train(task, messages.memo_of(context.state), ctx)
     messages.set_memo(context.state, memo)
     return federation.encode(update, order.form, ctx), ctx
@@ -200,8 +201,10 @@ def evaluate(message: Message, context: Context) -> Message:
     _ckks.must_encrypt(federation.config, context.node_config)
     examples = federation.clients.held_out(client)
     model, parts = order.model, {"federated": examples}
+    local = federation.config.local
+    if hasattr(local, "personal"):
+        model = local.personal(messages.memo_of(context.state), model)
     if federation.config.mode == "local-only":
-        model = local_only.personal_model(messages.memo_of(context.state), model)
         parts["test"] = federation.clients.test()
     statistics = {
         f"{part}/{name}": value

@@ -14,7 +14,7 @@ from fedsim.clients.sgd import Sgd
 from fedsim.core import ClientContext, Memo, Task, Update
 from fedsim.models import set_vector
 
-__all__ = ["LocalOnly", "personal_model"]
+__all__ = ["LocalOnly"]
 
 _MODEL = "model"
 
@@ -30,7 +30,7 @@ class LocalOnly:
 
     def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:
         """Train the client's own model; send a zero update."""
-        own = personal_model(memo, task.model).to(task.model.device)
+        own = self.personal(memo, task.model).to(task.model.device)
         set_vector(task.module, own)
         rest = {name: tensor for name, tensor in memo.items() if name != _MODEL}
         update, kept = self.inner.train(replace(task, model=own), rest, ctx)
@@ -38,7 +38,6 @@ class LocalOnly:
         nothing = torch.zeros_like(update.vector)
         return replace(update, vector=nothing), {**kept, _MODEL: trained}
 
-
-def personal_model(memo: Memo, model: Tensor) -> Tensor:
-    """Return the client's own model; the global one where it has not trained yet."""
-    return memo.get(_MODEL, model)
+    def personal(self, memo: Memo, model: Tensor) -> Tensor:
+        """Return the client's own model; the global one where it has not trained yet."""
+        return memo.get(_MODEL, model)

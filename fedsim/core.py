@@ -32,6 +32,7 @@ __all__ = [
     "Task",
     "Transform",
     "Update",
+    "broadcast",
     "lost_record",
     "per_client",
 ]
@@ -81,11 +82,15 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class RoundContext:
-    """What a strategy may know about the round: `cohort` is how many clients were asked."""
+    """What a strategy may know about the round.
+
+    `cohort` is how many clients were asked, `population` how many there are; 0: not known.
+    """
 
     seed: int
     round: int
     cohort: int
+    population: int = 0
 
     def rng(self, purpose: str) -> np.random.Generator:
         """Return the stream of this round for `purpose`."""
@@ -173,7 +178,8 @@ class Task:
     """What a client trains: a resident module that holds the global model, a shard and a loss.
 
     `loss(output, target)` is the mean over the batch. `l1`, `l2`: see `training.py`. `pixels`: `x`
-    is still uint8, and stands for scale x + shift.
+    is still uint8, and stands for scale x + shift. `extras`: what the strategy sent beside the
+    model, flat float32 vectors by name.
     """
 
     module: nn.Module
@@ -185,13 +191,17 @@ class Task:
     l1: float = 0.0
     l2: float = 0.0
     pixels: tuple[float, float] | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class LocalAlgorithm(Protocol):
     """How a client learns from its shard (`clients/`).
 
     `recipe` is what `train` does, where that is all there is to it: then the engine may train many
-    clients at once. None where only `train` knows.
+    clients at once. None where only `train` knows. An algorithm that sends lanes declares them as
+    `lanes`, (name, size) each, None for the model's size. One that keeps a model of each client's
+    own has `personal(memo, model)`, which returns it. One that is half of a method names the
+    strategies of the other half as `goes_with`, and they name it.
     """
 
     @property
@@ -217,7 +227,10 @@ class Transform(Protocol):
 
 
 class Strategy(Protocol):
-    """What the server does with the sum of the updates, or with each one (`strategies/`)."""
+    """What the server does with the sum of the updates, or with each one (`strategies/`).
+
+    A strategy that has `broadcast(state)` sends the vectors that it returns beside the model.
+    """
 
     #: "sum": `step` gets a `Sum`. "updates": it gets every `Update`, in client order.
     needs: ClassVar[Literal["sum", "updates"]]
@@ -269,6 +282,13 @@ class RoundRecord:
     def lost(self) -> int:
         """How many of the cohort did not count."""
         return sum(1 for client in self.clients if client.lost)
+
+
+def broadcast(strategy: Any, state: State) -> dict[str, Tensor]:
+    """Return what a strategy sends beside the model: flat float32 vectors by name."""
+    if not hasattr(strategy, "broadcast"):
+        return {}
+    return {name: vector.float() for name, vector in strategy.broadcast(state).items()}
 
 
 def lost_record(

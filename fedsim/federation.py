@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -109,10 +110,18 @@ class Federation:
         """Return the federation as its server knows it: what was agreed on, and nobody's rows."""
         return replace(self, anonymization=anonymized.agreed_on(self.sharing, agreed))
 
-    def task(self, model: Tensor, shards: Sequence[Examples], *, as_stored: bool = False) -> Task:
+    def task(
+        self,
+        model: Tensor,
+        shards: Sequence[Examples],
+        *,
+        as_stored: bool = False,
+        extras: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Task:
         """Set the resident module to `model` and return what one client trains, or several.
 
-        `as_stored`: for whoever turns images into numbers by himself.
+        `as_stored`: for whoever turns images into numbers by himself. `extras`: what the strategy
+        sent beside the model.
         """
         model, meta = model.to(self.device), self.clients.meta
         self._set(model)
@@ -128,6 +137,7 @@ class Federation:
             l1=self.config.regularization.l1,
             l2=self.config.regularization.l2,
             pixels=datasets.pixels_of(meta) if x.dtype == torch.uint8 else None,
+            extras={name: extra.to(self.device) for name, extra in extras.items()},
         )
 
     def evaluate(self, model: Tensor, examples: Examples) -> dict[str, Tensor]:
@@ -306,13 +316,22 @@ def _as_mode(config: RunConfig) -> RunConfig:
     everyone = replace(config.rounds, cohort=None, min_results=1)
     if config.mode == "pooled":
         # One client has all the data and keeps its optimizer: centralized training.
-        local = replace(config.local, keep_optimizer=True)
+        local = _plain(config.local)
         plain = importlib.import_module("fedsim.strategies.fedavg").FedAvg()
         return replace(config, local=local, strategy=plain, rounds=everyone)
     alone = importlib.import_module("fedsim.clients.local_only").LocalOnly(
-        inner=replace(config.local, keep_optimizer=True)
+        inner=_plain(config.local)
     )
     return replace(config, local=alone, rounds=everyone)
+
+
+def _plain(local: Any) -> Any:
+    """Return local training that is whole by itself and goes on from round to round."""
+    if getattr(local, "recipe", None) is not None:
+        return replace(local, keep_optimizer=True)
+    kind = importlib.import_module("fedsim.clients.sgd").Sgd
+    names = [name for name in ("epochs", "steps", "batch_size") if hasattr(local, name)]
+    return kind(**{name: getattr(local, name) for name in names}, keep_optimizer=True)
 
 
 def _as_private(config: RunConfig) -> RunConfig:

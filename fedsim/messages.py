@@ -13,7 +13,7 @@ import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -74,12 +74,21 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """What a client is told: the global model (flat float32) and the round."""
+    """What a client is told: the global model (flat float32) and the round.
+
+    `extras`: further float32 vectors of the strategy's, by name.
+    """
 
     model: Tensor
     round: int
     lr_factor: float = 1.0
     form: FixedPoint | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> int:
+        """Return how many float32 numbers go to each client."""
+        return self.model.numel() + sum(extra.numel() for extra in self.extras.values())
 
 
 def model_content(order: Train) -> RecordDict:
@@ -87,9 +96,11 @@ def model_content(order: Train) -> RecordDict:
 
     With `form` set, whoever carries the replies may fold them into exact sums in that format.
     """
+    arrays = {"vector": Array(order.model.cpu().numpy())}
+    arrays |= {f"extra/{name}": Array(v.cpu().numpy()) for name, v in order.extras.items()}
     return RecordDict(
         {
-            "model": ArrayRecord({"vector": Array(order.model.cpu().numpy())}),
+            "model": ArrayRecord(arrays),
             "config": ConfigRecord(_settings(order)),
         }
     )
@@ -114,7 +125,13 @@ def _settings(order: Train) -> dict[str, Any]:
 def read_instruction(content: RecordDict) -> Train:
     """Read what `model_content` wrote."""
     config = content.config_records["config"]
-    model = _tensor(content.array_records["model"]["vector"])
+    arrays = content.array_records["model"]
+    model = _tensor(arrays["vector"])
+    extras = {
+        name.removeprefix("extra/"): _tensor(array)
+        for name, array in arrays.items()
+        if name.startswith("extra/")
+    }
     form = None
     if "fraction-bits" in config:
         bounds = float(config["max-abs"]), float(config["max-weight"])
@@ -123,14 +140,18 @@ def read_instruction(content: RecordDict) -> Train:
         bits = int(config["ring-bits"]) if "ring-bits" in config else None
         steps, size = int(config["fraction-bits"]), model.numel()
         form = FixedPoint(steps, *bounds, size, norm, has_votes, bits)
-    return Train(model, int(config["server-round"]), float(config["lr-factor"]), form)
+    return Train(model, int(config["server-round"]), float(config["lr-factor"]), form, extras)
 
 
 def hash_of(order: Train) -> bytes:
     """Return the SHA-256 of everything that an order says: clients with the same got the same."""
-    model = order.model.cpu().numpy().astype("<f4", copy=False).tobytes()
-    said = repr(sorted(_settings(order).items())).encode()
-    return hashlib.sha256(hashlib.sha256(model).digest() + said).digest()
+    vectors = [("", order.model), *sorted(order.extras.items())]
+    digests = {
+        name: hashlib.sha256(v.cpu().numpy().astype("<f4", copy=False).tobytes()).digest()
+        for name, v in vectors
+    }
+    said = repr([sorted(_settings(order).items()), list(digests)]).encode()
+    return hashlib.sha256(b"".join(digests.values()) + said).digest()
 
 
 def update_content(update: Update, *, client: int, seconds: float) -> RecordDict:

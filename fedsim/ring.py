@@ -21,6 +21,7 @@ __all__ = [
     "is_encrypted",
     "is_masked",
     "is_secure",
+    "lane_sizes",
     "layout",
     "number_format",
     "reported",
@@ -73,12 +74,18 @@ def layout(federation: Federation, form: exact.FixedPoint) -> Layout:
 
     Raises `ConfigError` for more clients than a number of the ring can count.
     """
-    own = {exact.VOTE: 1} if form.has_votes else {}
+    own = {exact.VOTE: 1} if form.has_votes else lane_sizes(federation.config.local, form.dimension)
     if distributed.is_distributed(federation.config):
         form = distributed.in_ring(
             form, distributed.parts(federation.config, federation.population, form.dimension)
         )
     return lanes.layout(form, _most(federation), reported(federation.config.local), own)
+
+
+def lane_sizes(local: Any, dimension: int) -> dict[str, int]:
+    """Return the sizes of the lanes that a local algorithm sends, by name, of a model's size."""
+    lanes = getattr(local, "lanes", ())
+    return {name: dimension if own is None else own for name, own in lanes}
 
 
 def reported(algorithm: Any) -> tuple[str, ...]:

@@ -20,7 +20,15 @@ from torch import Tensor
 from fedsim import exact, messages, metrics, ring, rng, sampling, secure_rounds, user_level
 from fedsim.carrier import Carrier
 from fedsim.config.schema import RunConfig
-from fedsim.core import ClientRecord, RoundContext, RoundRecord, State, Update, lost_record
+from fedsim.core import (
+    ClientRecord,
+    RoundContext,
+    RoundRecord,
+    State,
+    Update,
+    broadcast,
+    lost_record,
+)
 from fedsim.errors import RunFailedError
 from fedsim.exact import FixedPoint, InvalidUpdateError, PartialSum
 from fedsim.federation import Federation
@@ -135,7 +143,7 @@ def run_rounds(
         order = _order(federation, state, number, form)
         answers = _collect(grid, nodes, federation, order, ids, seconds, directory)
         charge(number, answers.norms)
-        context = RoundContext(federation.config.seed, number, len(ids))
+        context = RoundContext(federation.config.seed, number, len(ids), federation.population)
         step = partial(_step, federation, state.strategy, answers, form, context)
         strategy = _timed(seconds, "aggregate", step)
         state = ServerState(number, strategy)
@@ -174,6 +182,7 @@ def _order(
         round=number,
         lr_factor=federation.lr_factor(number),
         form=form,
+        extras=broadcast(federation.config.strategy, state.strategy),
     )
 
 
@@ -284,8 +293,11 @@ def _send(
     asked = [nodes[client] for client in ids]
     replies = grid.broadcast(content, asked, kind, ttl=ttl, group_id=str(order.round))
     client_of = {nodes[client]: client for client in ids}
-    answers, size = _Answers(), order.model.numel() * _FLOAT_BYTES
-    payload = config.transform.size_bytes(order.model.numel()) if kind == messages.TRAIN else 0
+    answers, size = _Answers(), order.numbers * _FLOAT_BYTES
+    payload = 0
+    if kind == messages.TRAIN:
+        lanes = _FLOAT_BYTES * sum(ring.lane_sizes(config.local, order.model.numel()).values())
+        payload = config.transform.size_bytes(order.model.numel()) + lanes
     for reply in replies:
         client = client_of.get(reply.metadata.src_node_id, -1)
         if client < 0 or client in answers.records:

@@ -22,7 +22,7 @@ from fedsim import ckks_messages, distributed, exact, messages, ring, sampling, 
 from fedsim import config as configuration
 from fedsim.carrier import Carrier
 from fedsim.config.schema import RunConfig
-from fedsim.core import ClientRecord, lost_record
+from fedsim.core import ClientRecord, broadcast, lost_record
 from fedsim.errors import SecAggAborted
 from fedsim.exact import InvalidUpdateError, PartialSum
 from fedsim.federation import Federation
@@ -163,7 +163,7 @@ def collect(
     question = Question(
         told=parameters(config, order, layout.length),
         content=messages.model_content(order),
-        size_bytes=order.model.numel() * _FLOAT_BYTES,
+        size_bytes=order.numbers * _FLOAT_BYTES,
         masked=secure_messages.MASKED,
         clear=messages.TRAIN,
         timeout_s=config.rounds.timeout_s,
@@ -272,7 +272,9 @@ def payload_bytes(federation: Federation, form: exact.FixedPoint) -> tuple[int, 
     The vector's are exact, those of keys and shares right to a few percent.
     """
     found = facts(federation, form)
-    down = form.dimension * _FLOAT_BYTES
+    strategy, model = federation.config.strategy, federation.initial
+    extras = broadcast(strategy, strategy.init(model.double()))
+    down = messages.Train(model, 1, extras=extras).numbers * _FLOAT_BYTES
     if ring.is_encrypted(federation.config):
         size, opened = ckks.size_bytes(found["length"]), _FLOAT_BYTES * found["length"]
         return down + size // found["cohort"], size + opened // found["cohort"]  # one opens the sum

@@ -14,7 +14,7 @@ from fedsim.data._types import BornFederated
 from fedsim.errors import ConfigError, Problem
 from fedsim.models import UserModel
 from fedsim.privacy.events import DISCRETE
-from fedsim.registry import suggest
+from fedsim.registry import name_of, suggest
 from fedsim.transforms.unchanged import Unchanged
 
 __all__ = ["check", "check_data", "illegal"]
@@ -55,6 +55,7 @@ def illegal(config: RunConfig, source: Source) -> list[Problem]:
     if needs not in ("sum", "updates"):
         name = type(config.strategy).__name__.lower()
         refuse("strategy.name", name, f"a strategy that needs 'sum' or 'updates', not {needs!r}")
+    _check_halves(config, refuse)
     _check_engine(config.engine, refuse)
     _anonymization.check(config, refuse)
     _check_privacy(config, refuse)
@@ -64,6 +65,25 @@ def illegal(config: RunConfig, source: Source) -> list[Problem]:
     if clients := _known_clients(config):
         _secure_sum.check_population(config, clients, refuse)
     return problems
+
+
+def _check_halves(config: RunConfig, refuse: Callable[..., None]) -> None:
+    """Refuse one half of a method whose other half is missing, on the server or on clients."""
+    strategy, local = config.strategy, config.local
+    if strategy is None or local is None or config.mode != "federated":
+        return
+    names = {"strategy": name_of("strategies", strategy), "local": name_of("clients", local)}
+    wanted: dict[str, tuple[str, ...]] = {
+        "local": getattr(strategy, "goes_with", ()),
+        "strategy": getattr(local, "goes_with", ()),
+    }
+    for half, other in (("local", "strategy"), ("strategy", "local")):
+        if wanted[half] and names[half] not in wanted[half]:
+            accepted = f"{' or '.join(wanted[half])} with {other}.name = {names[other]!r}"
+            refuse(f"{half}.name", names[half], accepted, f"Set {half}.name={wanted[half][0]}.")
+    if getattr(local, "lanes", ()) and config.privacy.unit != "none":
+        accepted = "sgd or fedprox: no noise covers what this one sends beside its update"
+        refuse("local.name", names["local"], accepted, "Set local.name=sgd.")
 
 
 def _check_privacy(config: RunConfig, refuse: Callable[..., None]) -> None:

@@ -86,7 +86,7 @@ class FedsimStrategy(FlowerStrategy):  # type: ignore[misc]
         updates, sums = self._updates(replies, model, form)
         if not updates:
             return None, None
-        context = RoundContext(self._seed, server_round, self._asked)
+        context = RoundContext(self._seed, server_round, self._asked, self._asked)
         is_sum = self.strategy.needs == "sum"
         total: Any = exact.decode(exact.add(sums), form) if is_sum else updates
         self.state = self.strategy.step(self.state, total, context)

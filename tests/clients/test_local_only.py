@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fedsim.clients.fedprox import FedProx
-from fedsim.clients.local_only import LocalOnly, personal_model
+from fedsim.clients.local_only import LocalOnly
 from fedsim.clients.sgd import Sgd as LocalSgd
 from fedsim.models import set_vector
 from fedsim.optimizers.sgd import Sgd
@@ -20,15 +20,15 @@ def test_rounds_alone_are_the_inner_algorithm_going_on_by_itself(keep_optimizer,
         alone = task(own, optimizer=optimizer)
         expected, own_memo = inner.train(alone, own_memo, ctx(number))
         own = own + expected.vector
-        assert torch.equal(personal_model(memo, server), own)
+        assert torch.equal(LocalOnly().personal(memo, server), own)
         assert update.metrics == expected.metrics
         assert update.weight == expected.weight
 
 
 def test_a_client_that_has_not_trained_has_the_global_model():
     model = torch.tensor([1.0, 2.0])
-    assert personal_model({}, model) is model
-    assert personal_model({"model": model + 1}, model).tolist() == [2.0, 3.0]
+    assert LocalOnly().personal({}, model) is model
+    assert LocalOnly().personal({"model": model + 1}, model).tolist() == [2.0, 3.0]
 
 
 def test_what_the_server_sends_later_does_not_matter(task, ctx):
