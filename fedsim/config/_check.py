@@ -81,8 +81,8 @@ def _check_halves(config: RunConfig, refuse: Callable[..., None]) -> None:
         if wanted[half] and names[half] not in wanted[half]:
             accepted = f"{' or '.join(wanted[half])} with {other}.name = {names[other]!r}"
             refuse(f"{half}.name", names[half], accepted, f"Set {half}.name={wanted[half][0]}.")
-    if getattr(local, "lanes", ()) and config.privacy.unit != "none":
-        accepted = "sgd or fedprox: no noise covers what this one sends beside its update"
+    if wanted["strategy"] and config.privacy.unit != "none":
+        accepted = "sgd or fedprox: noise covers an update alone, not what a method's halves share"
         refuse("local.name", names["local"], accepted, "Set local.name=sgd.")
 
 

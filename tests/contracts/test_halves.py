@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from fedsim import config as configuration
 from fedsim import exact, losses, registry
 from fedsim.core import ClientContext, RoundContext, Task, broadcast
+from fedsim.errors import ConfigError
 from fedsim.models import set_vector
 from fedsim.optimizers.gd import Gd
 from fedsim.strategies.fedavg import FedAvg
@@ -122,6 +124,18 @@ def test_q_fedavg_with_q_0_is_fedavg_with_equal_weights_and_more_q_helps_the_wor
         return max(float(value.mean()) for value in values)
 
     assert worst(trained(part, kind(q=1.0), shards, 200)) < 0.95 * worst(plain)
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_half_a_method_is_refused_and_so_is_one_without_noise_for_all_it_sends(name):
+    strategy = registry.load("clients", name).goes_with[0]
+    both = [f"strategy.name={strategy}", f"local.name={name}"]
+    configuration.load("digits", both)
+    for half, path in zip(both, (r"local\.name", r"strategy\.name"), strict=True):
+        with pytest.raises(ConfigError, match=path):
+            configuration.load("digits", [half])
+    with pytest.raises(ConfigError, match=r"local\.name.*noise"):
+        configuration.load("digits", [*both, "privacy.unit=user", "privacy.epsilon=8"])
 
 
 @pytest.mark.parametrize("name", HALVES)
