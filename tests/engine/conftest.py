@@ -8,6 +8,9 @@ import pytest
 
 from fedsim import registry
 
+# Programs that tests start, in processes of their own.
+collect_ignore = ["behind_ray_client.py", "changing_cluster.py", "nodes_of_two_sizes.py"]
+
 TINY = {
     "name": "tiny",
     "seed": 5,
