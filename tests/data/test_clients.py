@@ -221,6 +221,7 @@ def _open_in_a_process(folder: Path, queue: Any) -> None:
     queue.put(float(clients.train(7).x.sum()))
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_agree(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()

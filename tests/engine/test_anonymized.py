@@ -299,6 +299,7 @@ def test_the_same_bytes_whatever_runs_the_clients(table: Path, tmp_path: Path, c
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_without_its_cache(table: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -124,7 +124,7 @@ def test_every_tier_masks_what_it_trained(tier, tiny):
 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize("name", ["ideal", "secagg"])
+@pytest.mark.parametrize("name", [pytest.param("ideal", marks=pytest.mark.slow), "secagg"])
 def test_ray_comes_to_the_bits_of_in_process(name, workers, tiny, cluster, tmp_path):
     config = secure(tiny, name, rounds={"dropout": 0.2})
     here, _ = rounds_of(config)

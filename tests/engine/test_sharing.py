@@ -55,6 +55,7 @@ def pool_of(tiny, count, **settings):
     return from_text(text), RayGrid(workers, size=2), workers
 
 
+@pytest.mark.slow
 def test_a_run_does_not_wait_for_a_worker_that_can_never_start(tiny, cluster, tmp_path):
     cores = int(cluster.cluster_resources()["CPU"])
     federation, grid, workers = pool_of(tiny, 2, cpus=cores // 2 + 1)  # there is room for one

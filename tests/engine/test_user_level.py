@@ -80,7 +80,7 @@ def test_seeded_runs_come_to_the_same_bytes_on_any_grid(engine, reference, tmp_p
     assert result.model_sha256 == reference[0].model_sha256
 
 
-@pytest.mark.parametrize("clipping", ["fixed", "adaptive"])
+@pytest.mark.parametrize("clipping", [pytest.param("fixed", marks=pytest.mark.slow), "adaptive"])
 def test_all_tiers_clip_weigh_and_count_alike(clipping, tmp_path):
     models = []
     for tier in ("messages", "resident", "vectorized", "low-rank"):
@@ -140,6 +140,7 @@ def test_correlated_noise_is_one_release_of_clients_in_turn(tmp_path):
     assert participation(cohorts).separation == 3
 
 
+@pytest.mark.slow
 def test_correlated_noise_goes_on_where_it_was_and_a_repeated_round_is_paid_for(tmp_path):
     settings = private(privacy=CORRELATED, rounds={"count": 6})
     whole = fedsim.run(settings, runs=tmp_path / "whole")

@@ -238,6 +238,7 @@ def test_client_rows_are_found_by_round_phase_and_loss(
     assert (entry["results"], entry["lost"]) == (2, 1)
 
 
+@pytest.mark.slow
 def test_100_000_clients_are_written_and_read_in_seconds(
     store: RunStore, new_run: NewRun, make_record: MakeRecord
 ) -> None:
@@ -359,6 +360,7 @@ def _let_go(names: list[str], folder: Path) -> None:
     (folder / "go").touch()
 
 
+@pytest.mark.slow
 def test_processes_make_one_store_and_write_their_runs_at_once(place: str, tmp_path: Path) -> None:
     """None of them has seen the database before: they race for its tables too."""
     names = [f"run{i}" for i in range(4)]
