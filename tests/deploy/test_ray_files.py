@@ -126,7 +126,10 @@ case "$1" in
     health-check)
         echo x >>"$CALLS.checks"
         [[ $(wc -l <"$CALLS.checks") -ge ${HEALTHY_AFTER:-2} ]] ;;
-    start) trap 'echo "stopped $*" >>"$CALLS"; exit 0' TERM; sleep 60 & wait ;;
+    start)
+        trap 'echo "stopped $*" >>"$CALLS"; kill $!; exit 0' TERM
+        sleep 60 >/dev/null 2>&1 &  # who waits for this job's output does not wait for it
+        wait ;;
 esac""",
     "fedsim": """
 trap 'echo "round finished" >>"$CALLS"; exit 130' TERM

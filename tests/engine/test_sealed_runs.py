@@ -156,6 +156,7 @@ def test_changed_files_do_not_resume(name, tiny, tmp_path, key):
         fedsim.resume(stored.id, runs=tmp_path)
 
 
+@pytest.mark.slow
 def test_files_of_another_run_or_kind_are_not_taken(tiny, tmp_path, key):
     first, own = interrupted(tiny, tmp_path)
     second, others = interrupted(tiny, tmp_path)

@@ -65,6 +65,7 @@ def test_the_same_tier_and_block_size_give_the_same_bytes(tier, grid, cluster, t
     assert len(hashes) == 1
 
 
+@pytest.mark.slow
 def test_grids_agree_bit_by_bit_on_vectorized_blocks(cluster, tmp_path):
     settings = [*SETTINGS, *MLP, "engine.tier=vectorized", "engine.block_size=4"]
     here = fedsim.run("digits", settings, runs=tmp_path / "here")
@@ -76,6 +77,7 @@ def test_grids_agree_bit_by_bit_on_vectorized_blocks(cluster, tmp_path):
 DP = ['local={name="dp-sgd", clipping_norm=0.5, steps=1, batch_size=2}']
 
 
+@pytest.mark.slow
 def test_dp_sgd_comes_to_the_same_model_in_a_block(cluster, tmp_path):
     assert tiers._legal(federation(*MLP, *DP))[0] == ["messages", "resident", "vectorized"]
 
@@ -231,6 +233,7 @@ def test_a_measurement_that_cannot_be_kept_is_made_again(tmp_path):
     assert first.block_size is None or first.block_size >= 1
 
 
+@pytest.mark.slow
 def test_clients_out_of_bounds_are_lost_and_no_others(tmp_path):
     settings = [*SETTINGS, *MLP, "rounds.count=1", "engine.block_size=6", "optimizer.lr=0.5"]
     made = federation(*MLP, "optimizer.lr=0.5")
