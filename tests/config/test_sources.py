@@ -69,7 +69,7 @@ def test_a_wrong_key_in_a_file_that_implies_its_part_is_not_lost(file):
 
 def test_a_part_that_is_named_is_never_replaced_by_a_key_of_the_same_source(file):
     path = file('[data]\nname = "digits"\npath = "a.csv"\n')
-    assert problems(path)["data.path"].hint == "It belongs to table."
+    assert problems(path)["data.path"].hint == "It belongs to documents, parquet, table."
     assert problems("digits", ["data.name=diabetes", *TABLE]).keys() == {"data.path", "data.target"}
 
 

@@ -87,7 +87,9 @@ def test_kill_9_of_a_worker_in_the_middle_of_a_round(tiny, cluster, tmp_path):
             and 0 < event.done < event.asked
             and len(killed) < event.round / 2
         ):
-            found = [p for p in psutil.process_iter(["name"]) if "_Actor" in (p.info["name"] or "")]
+            found = [
+                p for p in psutil.process_iter(["name"]) if "::Actor" in (p.info["name"] or "")
+            ]
             killed.append(found[len(killed) % len(found)])
             killed[-1].kill()
 

@@ -12,6 +12,7 @@ from fedsim.store import RunStore
 
 def test_one_client_full_batch_one_step_is_centralized_gradient_descent(tiny, tmp_path):
     """The oracle is plain torch on the same data."""
+    from fedsim import models
     from fedsim.data import tensors
     from fedsim.federation import Places, build
 
@@ -28,7 +29,7 @@ def test_one_client_full_batch_one_step_is_centralized_gradient_descent(tiny, tm
     federation = build(fedsim.api.configuration.load(config), Places())
     x, y = tensors(federation.clients.train(0), federation.clients.meta)
     module = federation.module
-    fedsim.api.models.set_vector(module, federation.initial)
+    models.set_vector(module, federation.initial)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.3)
     losses = []
     for _ in range(4):
