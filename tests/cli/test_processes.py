@@ -98,6 +98,7 @@ def test_ctrl_c_twice_stops_at_once_and_can_be_resumed(tmp_path):
     assert fedsim.api.RunStore(tmp_path / "runs").get("last").status == "interrupted"
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar_with_an_eta(tmp_path):
     main, other = pty.openpty()
     environment = {
@@ -146,6 +147,7 @@ def test_a_closed_pipe_is_quiet(tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_an_unexpected_exception_keeps_its_traceback(tmp_path):
     (tmp_path / "boom.py").write_text("def build():\n    raise KeyError('a defect of the user')\n")
     process = start(tmp_path, "run", "model.name=boom:build", "engine.grid=inprocess", "--json")

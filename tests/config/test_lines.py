@@ -2,6 +2,7 @@
 
 import tomllib
 
+import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +66,7 @@ tables = st.recursive(
 
 
 @given(tables, st.booleans())
+@pytest.mark.slow
 def test_every_key_of_a_table_is_found_on_a_line_that_has_it(table, is_multiline):
     text = tomli_w.dumps(table, multiline_strings=is_multiline)
     content, lines = tomllib.loads(text), key_lines(text)

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import fedsim
 
 FLWR = Path(sys.executable).parent / "flwr"
 
 
+@pytest.mark.slow
 def test_flwr_run_gives_the_model_of_fedsim_run(flower, tmp_path):
     app, environment = flower
     output = tmp_path / "rounds.jsonl"

@@ -56,6 +56,7 @@ def test_folding_changes_nothing_in_process(folding, tiny, reference):
 
 
 @pytest.mark.parametrize("folding", ["fedsim.messages:fold", None])
+@pytest.mark.slow
 def test_folding_changes_nothing_on_ray(folding, tiny, reference, cluster):
     text = to_text(configuration.load(tiny()), Places())
     federation = from_text(text)

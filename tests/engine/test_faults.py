@@ -59,6 +59,7 @@ def test_the_same_client_is_lost_on_ray_and_the_model_is_the_same(tiny, plugin, 
         assert there.model_sha256 == here.model_sha256
 
 
+@pytest.mark.slow
 def test_a_client_that_kills_its_worker_is_lost_and_the_run_goes_on(
     tiny, plugin, cluster, tmp_path
 ):

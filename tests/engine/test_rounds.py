@@ -151,6 +151,7 @@ def test_what_cannot_work_is_refused_before_a_run_exists(tiny, tmp_path):
     assert RunStore(tmp_path).all() == []
 
 
+@pytest.mark.slow
 def test_a_million_clients_cost_what_the_cohort_costs(tmp_path):
     import tracemalloc
 

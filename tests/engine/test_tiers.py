@@ -33,7 +33,7 @@ def model_of(result):
     [
         MLP,
         pytest.param([*MLP, "local={name='fedprox', mu=0.1}"], marks=pytest.mark.slow),
-        ['model={name="cnn"}'],
+        pytest.param(['model={name="cnn"}'], marks=pytest.mark.slow),
     ],
     ids=["mlp", "fedprox", "cnn"],
 )

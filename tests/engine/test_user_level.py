@@ -72,7 +72,7 @@ def test_every_round_is_in_the_ledger_and_with_the_run(reference):
 
 @pytest.mark.parametrize(
     "engine",
-    [{"block_size": 1}, {"grid": "ray", "workers": 2}],
+    [{"block_size": 1}, pytest.param({"grid": "ray", "workers": 2}, marks=pytest.mark.slow)],
     ids=["one by one", "ray"],
 )
 def test_seeded_runs_come_to_the_same_bytes_on_any_grid(engine, reference, tmp_path):

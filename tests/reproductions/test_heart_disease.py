@@ -70,6 +70,7 @@ def per_client(result, tmp_path, metric):
     "name",
     [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in ROWS],
 )
+@pytest.mark.slow
 def test_a_row_of_the_table(name, tmp_path, data_dir):
     published, overrides = ROWS[name]
     means = []

@@ -378,6 +378,7 @@ def test_processes_make_one_store_and_write_their_runs_at_once(place: str, tmp_p
         assert len(store.clients(run.id)) == 20 * 200
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_whole_rounds(place: str, tmp_path: Path) -> None:
     """Every round it said was stored is there with all clients; the next may be, as a whole."""
     chance = random.Random(4)

@@ -58,6 +58,7 @@ def left(folder):
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
+@pytest.mark.slow
 def test_a_process_that_ends_leaves_the_old_file(folder, stage, number):
     hospital(40_000).to_csv(folder / "in.csv", index=False)
     for _ in range(3):  # on a busy machine it may have ended before the signal arrives
