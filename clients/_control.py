@@ -1,12 +1,14 @@
-"""What local algorithms share that add a vector of the model's size to every gradient."""
+"""What local algorithms share that correct every gradient, by a vector or by a pull."""
 
+import torch
 from torch import Tensor, nn
 
-from fedsim.core import Adjust
+from fedsim.core import Adjust, Optimizer
+from fedsim.errors import ConfigError, Problem
 from fedsim.models import named
 from fedsim.training import trainable
 
-__all__ = ["added", "of_parameters"]
+__all__ = ["added", "must_descend", "of_parameters", "pulled"]
 
 
 def added(module: nn.Module, vector: Tensor) -> Adjust:
@@ -23,6 +25,22 @@ def added(module: nn.Module, vector: Tensor) -> Adjust:
         return [g + own[id(p)] for g, p in zip(gradients, parameters, strict=True)]
 
     return adjust
+
+
+def pulled(
+    gradients: list[Tensor], parameters: list[Tensor], anchors: list[Tensor], strength: float
+) -> list[Tensor]:
+    """Return the gradients plus strength x (parameters - anchors), the pull of FedProx."""
+    distances = torch._foreach_sub(parameters, anchors)
+    return list(torch._foreach_add(gradients, distances, alpha=strength))
+
+
+def must_descend(optimizer: Optimizer, accepted: str, *, may_dampen: bool = True) -> None:
+    """Raise `ConfigError` for an optimizer whose steps are not gradients times its rate."""
+    name = type(optimizer).__name__
+    dampens = getattr(optimizer, "dampening", False) and not may_dampen
+    if name not in ("Sgd", "Gd") or dampens:
+        raise ConfigError([Problem("optimizer.name", name.lower(), accepted)])
 
 
 def of_parameters(module: nn.Module, vector: Tensor) -> Tensor:

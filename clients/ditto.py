@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 from torch import Tensor
 
-from fedsim.clients._control import added
+from fedsim.clients._control import added, pulled
 from fedsim.clients._local import train_locally
 from fedsim.clients.sgd import Sgd
 from fedsim.core import ClientContext, Memo, Recipe, Task, Update
@@ -49,8 +49,7 @@ class Ditto:
             gradients: list[Tensor], parameters: list[Tensor], anchors: list[Tensor]
         ) -> list[Tensor]:
             moves = constant(gradients, parameters, anchors)
-            pairs = zip(moves, parameters, anchors, strict=True)
-            return [move + self.pull * (p - anchor) for move, p, anchor in pairs]
+            return pulled(moves, parameters, anchors, self.pull)
 
         recipe = Recipe(self.epochs, self.steps, self.batch_size, adjust=adjust)
         personal, _ = train_locally(replace(task, model=own), {}, ctx, recipe)

@@ -12,7 +12,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from fedsim.clients._control import added, of_parameters
+from fedsim.clients._control import added, of_parameters, pulled
 from fedsim.clients._local import train_locally
 from fedsim.core import Adjust, ClientContext, Memo, Recipe, Task, Update
 
@@ -49,8 +49,6 @@ def _with_pull(adjust: Adjust, alpha: float) -> Adjust:
     def both(
         gradients: list[Tensor], parameters: list[Tensor], anchors: list[Tensor]
     ) -> list[Tensor]:
-        moves = adjust(gradients, parameters, anchors)
-        distances = torch._foreach_sub(parameters, anchors)
-        return list(torch._foreach_add(moves, distances, alpha=alpha))
+        return pulled(adjust(gradients, parameters, anchors), parameters, anchors, alpha)
 
     return both

@@ -12,12 +12,12 @@ from typing import Annotated, ClassVar
 import torch
 from annotated_types import Ge
 
+from fedsim.clients._control import must_descend
 from fedsim.clients._local import train_locally
 from fedsim.clients.fedprox import FedProx
 from fedsim.core import ClientContext, Memo, Task, Update
-from fedsim.errors import ConfigError, Problem
 from fedsim.strategies.fednova import LENGTH_UNIT
-from fedsim.training import batches
+from fedsim.training import step_count
 
 __all__ = ["FedNova", "path_length"]
 
@@ -38,13 +38,11 @@ class FedNova:
     def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:
         """Train on the shard; send the normalized update, and its length by its weight."""
         optimizer = task.optimizer
-        if type(optimizer).__name__ not in ("Sgd", "Gd") or getattr(optimizer, "dampening", False):
-            accepted = "sgd or gd without dampening: the length of other paths is not known"
-            name = type(optimizer).__name__.lower()
-            raise ConfigError([Problem("optimizer.name", name, accepted)])
+        why = "the length of other paths is not known"
+        must_descend(optimizer, f"sgd or gd without dampening: {why}", may_dampen=False)
         recipe = FedProx(self.mu, self.epochs, self.steps, self.batch_size).recipe
         update, _ = train_locally(task, {}, ctx, recipe)
-        count = sum(1 for _ in batches(len(task.y), recipe, ctx, full_batch=optimizer.full_batch))
+        count = step_count(len(task.y), recipe, full_batch=optimizer.full_batch)
         momentum = getattr(optimizer, "momentum", 0.0)
         length = path_length(count, momentum, optimizer.lr * ctx.lr_factor * self.mu)
         lane = torch.tensor([update.weight * length / LENGTH_UNIT], dtype=torch.float64)

@@ -8,10 +8,10 @@ amounts of work) is `epochs` and `steps`; mu = 0 is FedAvg's local training, bit
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from fedsim.clients._control import pulled
 from fedsim.clients._local import train_locally
 from fedsim.core import ClientContext, Memo, Recipe, Task, Update
 
@@ -41,5 +41,4 @@ class FedProx:
     def _pull(
         self, gradients: list[Tensor], parameters: list[Tensor], anchors: list[Tensor]
     ) -> list[Tensor]:
-        distances = torch._foreach_sub(parameters, anchors)
-        return list(torch._foreach_add(gradients, distances, alpha=self.mu))
+        return pulled(gradients, parameters, anchors, self.mu)

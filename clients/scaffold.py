@@ -12,11 +12,10 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from fedsim.clients._control import added, of_parameters
+from fedsim.clients._control import added, must_descend, of_parameters
 from fedsim.clients._local import train_locally
 from fedsim.core import ClientContext, Memo, Recipe, Task, Update
-from fedsim.errors import ConfigError, Problem
-from fedsim.training import batches
+from fedsim.training import step_count
 
 __all__ = ["Scaffold"]
 
@@ -41,21 +40,17 @@ class Scaffold:
 
     def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:
         """Train on the shard with the correction; the control is kept for the next time."""
-        if type(task.optimizer).__name__ not in ("Sgd", "Gd"):
-            accepted = "sgd or gd: (x - y) / (K eta) is a mean gradient for these alone"
-            name = type(task.optimizer).__name__.lower()
-            raise ConfigError([Problem("optimizer.name", name, accepted)])
+        why = "(x - y) / (K eta) is a mean gradient for these alone"
+        must_descend(task.optimizer, f"sgd or gd: {why}")
         nothing = torch.zeros_like(task.model)
         everyone = task.extras.get(_CONTROL, nothing)
         own = memo.get(_CONTROL, nothing.cpu()).to(task.model.device)
         recipe = self._recipe(task, everyone - own)
         update, _ = train_locally(task, {}, ctx, recipe)
-        count = sum(
-            1 for _ in batches(len(task.y), recipe, ctx, full_batch=task.optimizer.full_batch)
-        )
+        count = step_count(len(task.y), recipe, full_batch=task.optimizer.full_batch)
         rate = count * task.optimizer.lr * ctx.lr_factor
         moved = of_parameters(task.module, update.vector.to(own.device)) / -rate
-        change = (moved - everyone).cpu() if count else nothing.cpu()
+        change = (moved - everyone).cpu()
         return replace(update, lanes={_CONTROL: change}), {_CONTROL: own.cpu() + change}
 
     def _recipe(self, task: Task, correction: Tensor) -> Recipe:

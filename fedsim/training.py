@@ -21,6 +21,7 @@ __all__ = [
     "fit",
     "restore_optimizer",
     "save_optimizer",
+    "step_count",
     "take_step",
     "trainable",
 ]
@@ -44,7 +45,7 @@ def batches(
     >>> [len(b) for b in batches(5, Recipe(batch_size=2), ctx)]
     [2, 2, 1]
     """
-    width = size if full_batch else recipe.batch_size or size
+    width = _width(size, recipe, full_batch=full_batch)
     keys, sizes = client_keys([ctx]), np.array([size])
 
     def endless() -> Iterator[Tensor]:
@@ -52,7 +53,20 @@ def batches(
             order = torch.from_numpy(epoch_orders(keys, sizes, epoch)[0])
             yield from torch.split(order, width)
 
-    return islice(endless(), recipe.steps or recipe.epochs * -(-size // width))
+    return islice(endless(), step_count(size, recipe, full_batch=full_batch))
+
+
+def step_count(size: int, recipe: Recipe, *, full_batch: bool = False) -> int:
+    """Return how many batches `batches` yields.
+
+    >>> step_count(5, Recipe(epochs=2, batch_size=2))
+    6
+    """
+    return recipe.steps or recipe.epochs * -(-size // _width(size, recipe, full_batch=full_batch))
+
+
+def _width(size: int, recipe: Recipe, *, full_batch: bool) -> int:
+    return size if full_batch else recipe.batch_size or size
 
 
 def trainable(module: nn.Module) -> list[Tensor]:

@@ -8,7 +8,7 @@ same clients with the same examples in whatever files it is kept, in whatever or
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import sqrt
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ from fedsim.data._types import Kind
 from fedsim.errors import ConfigError, DataError, Problem
 from fedsim.registry import suggest
 
-__all__ = ["Survey", "Wanted", "is_test", "only_usable", "survey"]
+__all__ = ["Survey", "Wanted", "is_test", "only_usable", "survey", "wanted_by"]
 
 _FEW_CLASSES = 20  # whole numbers of a target that are taken for classes, as in `table`
 _AT_ONCE = 8_192  # rows at least, where there are so many
@@ -87,6 +87,12 @@ class Wanted:
             raise DataError(f"{self.where} has no column to learn from beside {self.target!r}")
         besides = [self.target] + ([self.client] if self.client else [])
         return tuple(dict.fromkeys([*features, *besides]))
+
+
+def wanted_by(part: Any, where: str) -> Wanted:
+    """Return what a part asks for: its fields of the same names."""
+    names = [own.name for own in fields(Wanted) if own.name != "where"]
+    return Wanted(where, *(getattr(part, name) for name in names))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Lt
 from fedsim.data._parquet import ENDINGS, ArrowFiles
 from fedsim.data._storage import check_no_secrets, listed, open_storage
 from fedsim.data._stored import pooled_rows
-from fedsim.data._survey import Wanted
+from fedsim.data._survey import Wanted, wanted_by
 from fedsim.data._types import Dataset, RawTable
 
 __all__ = ["Parquet"]
@@ -50,17 +50,7 @@ class Parquet:
 
     def wanted(self) -> Wanted:
         """Return what is asked of the data set."""
-        return Wanted(
-            where=Path(self.path).name,
-            target=self.target,
-            client=self.client,
-            features=self.features,
-            shape=self.shape,
-            task=self.task,
-            test=self.test,
-            test_rows=self.test_rows,
-            missing=self.missing,
-        )
+        return wanted_by(self, Path(self.path).name)
 
     def store(self) -> ArrowFiles:
         """Find the files. Raises what `open_storage` and `listed` raise."""

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Lt
 
 from fedsim.data._query import Query, check_no_password, check_query
 from fedsim.data._stored import pooled_rows
-from fedsim.data._survey import Wanted
+from fedsim.data._survey import Wanted, wanted_by
 from fedsim.data._types import Dataset, RawTable
 from fedsim.errors import ConfigError, Problem
 
@@ -46,17 +46,8 @@ class Sql:
 
     def wanted(self) -> Wanted:
         """Return what is asked of the database."""
-        return Wanted(
-            where=self.url.rsplit("/", 1)[-1].split("?")[0] or "the database",
-            target=self.target,
-            client=self.client,
-            features=self.features,
-            shape=self.shape,
-            task=self.task,
-            test=self.test,
-            test_rows=self.test_rows,
-            missing=self.missing,
-        )
+        where = self.url.rsplit("/", 1)[-1].split("?")[0]
+        return wanted_by(self, where or "the database")
 
     def store(self) -> Query:
         """Return the query; nothing is asked yet. Raises `ConfigError` for what is none."""
