@@ -17,6 +17,7 @@ from fedsim.cli import (
     keys,
     new,
     node,
+    parts,
     plan,
     privacy,
     report,
@@ -68,6 +69,8 @@ app.add_typer(anonymize.app, name="anonymize")
 app.add_typer(keys.app, name="keys")
 app.add_typer(deploy.app, name="deploy")
 app.add_typer(node.app, name="node")
+for _name, _app in parts.apps().items():
+    app.add_typer(_app, name=_name)
 
 
 def main() -> None:

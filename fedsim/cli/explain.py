@@ -28,10 +28,13 @@ def explain(
         return
     for part in found:
         print(f"{part['group']}.{part['name']}: {part['summary']}\n")
-        for text in (part["doc"], part["citation"], *part["legality"].values()):
+        for text in (part["doc"], part["citation"]):
             if text:
                 print(f"{text}\n")
         if part["fields"]:
             rows = [[f["name"], f["default"], f["accepted"]] for f in part["fields"]]
             print_table([f"[{part['section']}]", "default", "accepted"], rows)
+            print()
+        if part["legality"]:
+            print_table(["goes with", ""], list(part["legality"].items()))
         print()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim import registry
+from fedsim.config._legality import legality
 from fedsim.config.schema import PARTS, RunConfig
 from fedsim.errors import ConfigError, Problem
 from fedsim.fields import accepted, fields_of, required
@@ -80,7 +81,7 @@ def _describe(group: str, name: str) -> dict[str, Any]:
         "citation": citation.strip(),
         "doc": inspect.getdoc(kind) or "",
         "fields": _fields(kind),
-        "legality": _legality(kind),
+        "legality": _legality(group, name, kind),
         "section": next((s for s, (g, _) in PARTS.items() if g == group), group),
         "file": str(Path(inspect.getsourcefile(kind) or "").resolve()),
     }
@@ -110,10 +111,12 @@ def _default(field: Any) -> Any:
     return None
 
 
-def _legality(kind: Any) -> dict[str, str]:
+def _legality(group: str, name: str, kind: Any) -> dict[str, str]:
     needs = getattr(kind, "needs", None)
     texts = {
-        "sum": "needs only the sum of the updates: fits folding, secure sums, central DP",
-        "updates": "needs every single update: no folding, no secure sum",
+        "sum": "only the sum of the updates: fits folding, secure sums, central DP",
+        "updates": "every single update: no folding, no secure sum",
     }
-    return {"needs": texts[needs]} if needs in texts else {}
+    flags = legality(group, name).items()
+    asked = {"needs": texts[needs]} if needs in texts else {}
+    return asked | {flag: f"no: {f.reason}" if f.reason else "yes" for flag, f in flags}
