@@ -44,7 +44,8 @@ class Order:
 
     `population`: a table that the people are from, for k-map and the journalist's risk. `pins`: the
     folder that remembers releases, by default beside the input. `again`: why rows are let out that
-    have been. `created`: the day, for the pin and the report.
+    have been. `created`: the day, for the pin and the report. `processes`: how many may read free
+    text.
     """
 
     protection: Protection = field(default_factory=Protection)
@@ -59,6 +60,7 @@ class Order:
     created: str = ""
     separator: str = ""
     encoding: str = "utf-8"
+    processes: int = 1
 
 
 def anonymize(
@@ -84,7 +86,9 @@ def _anonymize(
     source: Path, schema: Schema, output: Path, order: Order, say: Progress
 ) -> dict[str, Any]:
     table = _input(source, schema, output, order)
-    treat = treater(table, schema, order.keys, order.seed, lambda share: say("treating", share))
+    treat = treater(
+        table, schema, order.keys, order.seed, order.processes, lambda share: say("treating", share)
+    )
     pins = pinning.open_pins(order.pins or source.absolute().parent / pinning.FOLDER)
     gathered = gather(table, treat, pins.key, lambda share: say("reading", share))
     people = _population(order, schema, gathered)

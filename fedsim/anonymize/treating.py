@@ -14,12 +14,16 @@ __all__ = ["Treater", "frames", "is_dropped", "kept", "treater"]
 
 @dataclass(frozen=True, eq=False)
 class Treater:
-    """Applies the treatments of a schema; `whole` are columns that had to be treated at once."""
+    """Applies the treatments of a schema; `whole` are columns that had to be treated at once.
+
+    `processes`: how many may be used for what takes long.
+    """
 
     schema: Schema
     keys: PseudonymKeys | None = None
     seed: int | None = None
     whole: Mapping[str, Any] = field(default_factory=dict)
+    processes: int = 1
 
     def apply(self, name: str, frame: Any) -> Any:
         """Return a column of a piece as it is after its treatment; untreated ones as they are.
@@ -45,6 +49,7 @@ class Treater:
                 for other in self.schema.having("direct")
                 if other != name and other in frame.columns
             },
+            self.processes,
         )
 
 
@@ -53,12 +58,13 @@ def treater(
     schema: Schema,
     keys: PseudonymKeys | None,
     seed: int | None,
+    processes: int = 1,
     advance: Callable[[float], None] | None = None,
 ) -> Treater:
     """Return what treats a table; columns that cannot be treated in pieces are treated here."""
     import pandas as pd
 
-    alone = Treater(schema, keys, seed)
+    alone = Treater(schema, keys, seed, processes=processes)
     whole = {}
     for name, column in schema.columns.items():
         if column.treatment is None or column.treatment.is_streaming:
@@ -66,7 +72,7 @@ def treater(
         pieces = list(frames(table, schema, advance))
         if pieces:
             whole[name] = alone.apply(name, pd.concat(pieces))
-    return Treater(schema, keys, seed, whole)
+    return Treater(schema, keys, seed, whole, processes)
 
 
 def frames(table: TableFile, schema: Schema, advance: Callable[[float], None] | None = None) -> Any:

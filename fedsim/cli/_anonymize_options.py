@@ -13,6 +13,7 @@ __all__ = [
     "Diversity",
     "Encoding",
     "KMap",
+    "Processes",
     "SchemaFile",
     "Separator",
     "protection",
@@ -32,6 +33,10 @@ KMap = Annotated[
 ]
 Separator = Annotated[
     str, typer.Option("--separator", metavar="CHAR", help="Between cells (default: found).")
+]
+Processes = Annotated[
+    int | None,
+    typer.Option("--processes", min=1, help="That read free text (the processors there are)."),
 ]
 Encoding = Annotated[str, typer.Option("--encoding", help="Of a CSV file.")]
 

@@ -12,6 +12,7 @@ from fedsim.cli._anonymize_options import (
     Diversity,
     Encoding,
     KMap,
+    Processes,
     SchemaFile,
     Separator,
     protection,
@@ -64,6 +65,7 @@ def run(
     ] = "",
     separator: Separator = "",
     encoding: Encoding = "utf-8",
+    processes: Processes = None,
     as_json: Json = False,
 ) -> None:
     """Write a table in which every class of rows is as large and as mixed as asked for.
@@ -73,6 +75,7 @@ def run(
     from fedsim.anonymize.pipeline import Order, anonymize
     from fedsim.anonymize.schema import read_schema
     from fedsim.cli._anonymize_progress import stages
+    from fedsim.environment import cpu_limit
     from fedsim.report.anonymization import check_paths, write
 
     asked = protection(k, diversity, l, c, t, delta, k_map)
@@ -91,6 +94,7 @@ def run(
         created=datetime.now(UTC).date().isoformat(),
         separator=separator,
         encoding=encoding,
+        processes=processes or cpu_limit(),
     )
     with stages() as say:
         found = anonymize(file, confirmed, output, order, say)

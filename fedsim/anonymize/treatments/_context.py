@@ -19,7 +19,7 @@ class ColumnContext:
 
     `name`: of the column. `keys`: for what is keyed. `subject`: whose row each is, aligned with the
     column. `seed`: for choices that need not be secret. `row_values`: the columns with identifiers
-    of the record itself, which free text is searched for.
+    of the record itself, which free text is searched for. `processes`: how many may be used.
     """
 
     name: str
@@ -27,6 +27,7 @@ class ColumnContext:
     subject: "pd.Series | None" = None
     seed: int | None = None
     row_values: Mapping[str, "pd.Series"] = field(default_factory=dict)
+    processes: int = 1
 
     def key(self, purpose: str, domain: str) -> bytes:
         """Return the key of a purpose. Raises `ConfigError` where there are no keys."""

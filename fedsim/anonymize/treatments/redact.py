@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedsim.anonymize.text.detect import check_kinds
-from fedsim.anonymize.text.engines import EngineName, engine
-from fedsim.anonymize.text.known import KnownValues
+from fedsim.anonymize.text.engines import EngineName
 from fedsim.anonymize.text.profiles import ProfileName, kinds_of
+from fedsim.anonymize.text.reading import Record, read
 from fedsim.anonymize.text.redact import Replacement, Style, code, keyed_tags, redact, tag
 from fedsim.anonymize.text.surrogates import surrogates
 from fedsim.anonymize.treatments._context import ColumnContext
@@ -59,9 +59,9 @@ class Redact:
         """
         import pandas as pd
 
-        find = engine(self.engine, kinds_of(self.profile) if self.kinds is None else self.kinds)
+        kinds = tuple(sorted(kinds_of(self.profile))) if self.kinds is None else self.kinds
         texts, rows = _texts(column), len(column)
-        found = find.find_all(texts, self._known(rows, ctx))
+        found = read(texts, self._records(rows, ctx), self.engine, kinds, ctx.processes)
         cells = [
             None if missing else redact(text, spans, replacement)
             for text, missing, spans, replacement in zip(
@@ -70,7 +70,7 @@ class Redact:
         ]
         return pd.Series(cells, index=column.index, name=column.name, dtype="str")
 
-    def _known(self, rows: int, ctx: ColumnContext) -> Iterator[KnownValues | None]:
+    def _records(self, rows: int, ctx: ColumnContext) -> Iterator[Record]:
         """Yield what is known of each row's person."""
         names = tuple(ctx.row_values) if self.known is None else self.known
         for name in names:
@@ -78,15 +78,9 @@ class Redact:
                 accepted = f"columns of the table that are direct identifiers; {name!r} is none"
                 raise ctx.misses("treatment.known", accepted)
         if not names:
-            return iter([None] * rows)
-        columns = [(name, ctx.row_values[name]) for name in names]
-        texts = [_texts(values) for _, values in columns]
-        return (
-            KnownValues.of_columns(
-                {name: [text] for name, text in zip(names, row, strict=True) if text}
-            )
-            for row in zip(*texts, strict=True)
-        )
+            return iter([()] * rows)
+        columns = [_texts(ctx.row_values[name]) for name in names]
+        return (tuple(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
 
     def _replacements(self, rows: int, ctx: ColumnContext) -> Iterator[Replacement]:
         """Yield how each row's values are replaced: surrogates' dates move by subject."""
