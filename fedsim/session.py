@@ -34,7 +34,7 @@ from fedsim.config.schema import RunConfig
 from fedsim.core import RoundRecord
 from fedsim.engine.agreeing import opened
 from fedsim.engine.checkpoint import Checkpoint, write_atomically
-from fedsim.errors import FedsimError, Interrupted, RunFailedError
+from fedsim.errors import BudgetExceededError, FedsimError, Interrupted, RunFailedError
 from fedsim.events import ClientsDone, Event, RoundDone, RunDone, RunStarted, Stage
 from fedsim.federation import Federation, Places
 from fedsim.rounds import (
@@ -232,6 +232,7 @@ class Session:
         What such a round spent stays spent, and its second try is paid for like any other.
         """
         (admit, charge), failures = self._budget(), 0
+        failed: RunFailedError | None = None
         carrier, nodes, directory = carriage.carrier, carriage.nodes, carriage.directory
         while True:
             try:
@@ -244,11 +245,15 @@ class Session:
                     charge=charge,
                     directory=directory,
                 ):
-                    failures = 0
+                    failures, failed = 0, None
                     yield found
                 return
+            except BudgetExceededError as error:
+                if failed is None:
+                    raise
+                raise BudgetExceededError(f"{failed} Not tried again: {error}") from failed
             except RunFailedError as error:
-                failures += 1
+                failures, failed = failures + 1, error
                 if failures > carriage.retries:
                     raise
                 number = self._state.round + 1

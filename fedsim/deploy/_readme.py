@@ -39,6 +39,7 @@ them.
 - ca.crt          the authority: whose server, and whose list of identities, are believed.
 - identities.json everybody's public keys, signed by the authority.
 - ledger/, pins/  what has been spent and released. Never delete them.
+- memory/         what the client remembers between rounds of a run.
 """
 
 OPERATOR_README = """\

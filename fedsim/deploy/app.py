@@ -45,10 +45,11 @@ identities = ""
 authority = ""
 simulated-identities = ""
 # `fedsim deploy submit` fills these: what nodes check and run, in place of the first two above, and
-# the run of the server's store to go on with.
+# the run of the server's store to go on with, and Flower's number of its first stretch.
 experiment-text = ""
 experiment-signature = ""
 resume = ""
+first-stretch = ""
 """
 
 #: Content by path in the app's folder.

@@ -27,11 +27,16 @@ _RECONNECTS = 20
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What is sent: an experiment's text, the approval of it, and the run to go on with, if any."""
+    """What is sent: an experiment's text, the approval of it, and the run to go on with, if any.
+
+    `first`: Flower's number of the stretch that run began with: by it nodes know what they
+    remember of it.
+    """
 
     text: str
     signature: str
     resume: str = ""
+    first: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +112,13 @@ def kept(operator: Path, run_id: str) -> Submission:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))[-5:]) or "none"
         raise UnknownRunError(f"run {run_id} was not submitted from {operator}; there are: {known}")
     content = json.loads(path.read_text(encoding="utf-8"))
-    return Submission(content["text"], content["signature"], run_id)
+    return Submission(content["text"], content["signature"], run_id, content.get("first", ""))
 
 
 def send(control: Control, submission: Submission) -> int:
     """Hand a run to the server; return Flower's number of it."""
+    from fedsim.node.memory import FIRST_STRETCH
+
     with tempfile.TemporaryDirectory(prefix="fedsim-") as folder:
         return control.start(
             write_app(Path(folder) / "fedsim-app"),
@@ -119,6 +126,7 @@ def send(control: Control, submission: Submission) -> int:
                 "experiment-text": submission.text,
                 "experiment-signature": submission.signature,
                 "resume": submission.resume,
+                FIRST_STRETCH: submission.first,
             },
         )
 
@@ -134,7 +142,11 @@ def submit(
     def keep(event: Event) -> None:
         if isinstance(event, RunStarted):
             make_private_folder(operator / _SUBMITTED)
-            content = {"text": submission.text, "signature": submission.signature}
+            content = {
+                "text": submission.text,
+                "signature": submission.signature,
+                "first": submission.first or str(number),
+            }
             path = operator / _SUBMITTED / f"{event.run_id}.json"
             write_secret(path, json.dumps(content).encode())
         tell(event)

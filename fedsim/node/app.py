@@ -3,6 +3,7 @@
 import logging
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fedsim.clients._quiet import quiet
 from fedsim.node import guard
 from fedsim.node.approval import SIGNATURE, TEXT
 from fedsim.node.folder import NODE_FOLDER
+from fedsim.node.memory import FIRST_STRETCH, Memory
 
 __all__ = ["guarded", "has_folder"]
 
@@ -32,9 +34,9 @@ def guarded(
     Raises `RefusedError` or `BudgetExceededError` otherwise, and an error without its text where
     the answer fails: Flower sends both to the server.
     """
-    admitted = guard.admit(
-        Path(str(context.node_config[NODE_FOLDER])), _request(message, context), context.node_config
-    )
+    request = _request(message, context)
+    folder = Path(str(context.node_config[NODE_FOLDER]))
+    admitted = guard.admit(folder, request, context.node_config)
     own = Context(
         run_id=context.run_id,
         node_id=context.node_id,
@@ -44,12 +46,38 @@ def guarded(
     )
     try:
         with quiet():
-            reply = _kept_here(call, message, own)
+            memory = _memory(admitted, context)
+            reply = _kept_here(partial(_remembering, call, memory, request), message, own)
     except BaseException as error:
         guard.failed(admitted, str(error) or type(error).__name__)
         raise
     sent = 0 if reply.has_error() else _size(reply.content)
     guard.answered(admitted, sent)
+    return reply
+
+
+def _memory(admitted: guard.Admitted, context: Context) -> Memory:
+    """Return what is remembered of a run, by Flower's number of the stretch that it began with."""
+    run = str(context.run_config.get(FIRST_STRETCH) or context.run_id)
+    return Memory.of(admitted.folder.memory, admitted.record.experiment, run)
+
+
+def _remembering(
+    call: Callable[[Message, Context], Message],
+    memory: Memory,
+    request: guard.Request,
+    message: Message,
+    context: Context,
+) -> Message:
+    """Answer with what the client remembers from the node's disk, and keep it there alone."""
+    if request.order is None:
+        return call(message, context)
+    number, is_training = request.order.round, request.kind != messages.EVALUATE
+    messages.set_memo(context.state, memory.before(number if is_training else number + 1))
+    reply = call(message, context)
+    if is_training and not reply.has_error():
+        memory.keep(number, messages.memo_of(context.state))
+    messages.set_memo(context.state, {})
     return reply
 
 

@@ -61,6 +61,11 @@ class NodeFolder:
         return self.root / "pins"
 
     @property
+    def memory(self) -> Path:
+        """Return the folder of what clients remember between rounds."""
+        return self.root / "memory"
+
+    @property
     def code(self) -> Path:
         """Return the folder of model code that the node's owner put there."""
         return self.root / "code"

@@ -18,6 +18,7 @@ from fedsim.engine.inprocess import InProcessGrid
 from fedsim.federation import Places, build
 from fedsim.node.approval import SIGNATURE, TEXT, Approver, approvers_text, sign
 from fedsim.node.experiment import experiment_text
+from fedsim.node.memory import FIRST_STRETCH
 from fedsim.rounds import run_rounds, start_state
 
 APPROVER = bytes(range(32))
@@ -116,12 +117,17 @@ class Hospitals:
         """What somebody on the list of approvers says to a text."""
         return sign(APPROVER, text)
 
-    def grid(self, config, *, text=None, signature=None, node_config=None):
-        """Nodes that were sent an experiment by somebody."""
+    def grid(self, config, *, text=None, signature=None, node_config=None, state=None, first=""):
+        """Nodes that were sent an experiment by somebody.
+
+        `state` makes what Flower remembers of a node for each message; `first`: which run this is.
+        """
         text = experiment_text(config) if text is None else text
         signature = sign(APPROVER, text) if signature is None else signature
-        population = Population(len(NAMES), {TEXT: text, SIGNATURE: signature})
+        told = {TEXT: text, SIGNATURE: signature, FIRST_STRETCH: first}
+        population = Population(len(NAMES), told)
         app, run = make_client_app(), next(self.runs)
+        self.last_run = run
 
         def on_node(message, context):
             client = int(context.node_config["partition-id"])
@@ -132,7 +138,7 @@ class Hospitals:
                     run_id=run,
                     node_id=context.node_id,
                     node_config={**context.node_config, **own},
-                    state=context.state,
+                    state=state() if state else context.state,
                     run_config=context.run_config,
                 ),
             )
