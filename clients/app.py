@@ -200,21 +200,35 @@ def evaluate(message: Message, context: Context) -> Message:
     must_not_mask(federation.config, context.node_config)
     _ckks.must_encrypt(federation.config, context.node_config)
     examples = federation.clients.held_out(client)
-    model, parts = order.model, {"federated": examples}
-    local = federation.config.local
-    if hasattr(local, "personal"):
-        model = local.personal(messages.memo_of(context.state), model)
+    parts = {"federated": examples}
     if federation.config.mode == "local-only":
-        parts["test"] = federation.clients.test()
+        parts["test"] = federation.test()
+    module = _used(federation, order, client, context)
     statistics = {
         f"{part}/{name}": value
         for part, chosen in parts.items()
-        for name, value in federation.evaluate(model, chosen).items()
+        for name, value in federation.tested(module, chosen).items()
     }
     content = messages.evaluation_content(
         statistics, client=client, examples=len(examples.y), seconds=perf_counter() - started
     )
     return Message(content, reply_to=message)
+
+
+def _used(
+    federation: Federation, order: messages.Train, client: int, context: Context
+) -> torch.nn.Module:
+    """Return the model that this client would use: the global one, or one of its own."""
+    local, memo = federation.config.local, messages.memo_of(context.state)
+    if hasattr(local, "adapted"):
+        ctx = ClientContext(federation.client_seed(), order.round, client, order.lr_factor)
+        task = federation.task(order.model, [federation.clients.train(client)], extras=order.extras)
+        found: torch.nn.Module = local.adapted(task, memo, ctx)
+        return found
+    model = order.model
+    return federation.as_module(
+        local.personal(memo, model) if hasattr(local, "personal") else model
+    )
 
 
 def _read(message: Message, context: Context) -> tuple[Federation, messages.Train, int]:

@@ -23,6 +23,7 @@ __all__ = [
     "Memo",
     "Optimizer",
     "OptimizerState",
+    "Public",
     "Recipe",
     "RoundContext",
     "RoundRecord",
@@ -81,16 +82,31 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True)
+class Public:
+    """Inputs that everybody may see (`[public]`), and a module to see them with.
+
+    Whoever uses the module sets its numbers first.
+    """
+
+    x: Tensor
+    module: nn.Module
+
+
+@dataclass(frozen=True, slots=True)
 class RoundContext:
     """What a strategy may know about the round.
 
     `cohort` is how many clients were asked, `population` how many there are; 0: not known.
+    `clients`: for a strategy that needs "updates", whose they are, in their order. `public`: where
+    the experiment has public inputs.
     """
 
     seed: int
     round: int
     cohort: int
     population: int = 0
+    clients: Sequence[int] = ()
+    public: Public | None = None
 
     def rng(self, purpose: str) -> np.random.Generator:
         """Return the stream of this round for `purpose`."""
@@ -179,7 +195,8 @@ class Task:
 
     `loss(output, target)` is the mean over the batch. `l1`, `l2`: see `training.py`. `pixels`: `x`
     is still uint8, and stands for scale x + shift. `extras`: what the strategy sent beside the
-    model, flat float32 vectors by name.
+    model, flat float32 vectors by name. `public`: where the experiment has public inputs. `meta`:
+    what the data look like (`fedsim.data.Meta`), for who builds a module of its own.
     """
 
     module: nn.Module
@@ -192,6 +209,8 @@ class Task:
     l2: float = 0.0
     pixels: tuple[float, float] | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    public: Public | None = None
+    meta: Any = None
 
 
 class LocalAlgorithm(Protocol):
@@ -199,9 +218,12 @@ class LocalAlgorithm(Protocol):
 
     `recipe` is what `train` does, where that is all there is to it: then the engine may train many
     clients at once. None where only `train` knows. An algorithm that sends lanes declares them as
-    `lanes`, (name, size) each, None for the model's size. One that keeps a model of each client's
-    own has `personal(memo, model)`, which returns it. One that is half of a method names the
-    strategies of the other half as `goes_with`, and they name it.
+    `lanes`, (name, size) each, None for the model's size, "public" for the outputs on all public
+    inputs. One that keeps a model of each client's own has `personal(memo, model)`, which returns
+    it; where the client's examples are needed to find it, or its module is another one than the
+    federation's, `adapted(task, memo, ctx)` returns the module that this client would use. One that
+    needs public inputs has `needs_public = True`. One that is half of a method names the strategies
+    of the other half as `goes_with`, and they name it.
     """
 
     @property
@@ -229,7 +251,8 @@ class Transform(Protocol):
 class Strategy(Protocol):
     """What the server does with the sum of the updates, or with each one (`strategies/`).
 
-    A strategy that has `broadcast(state)` sends the vectors that it returns beside the model.
+    A strategy that has `broadcast(state)` sends the vectors that it returns beside the model. One
+    that needs public inputs (`ctx.public`) has `needs_public = True`.
     """
 
     #: "sum": `step` gets a `Sum`. "updates": it gets every `Update`, in client order.

@@ -24,7 +24,7 @@ from fedsim import data as datasets
 from fedsim.agreement import Agreed, agreed_from_dict
 from fedsim.clients._private import Private
 from fedsim.config.schema import Privacy, RunConfig, SecureSum
-from fedsim.core import ClientContext, Task, Update
+from fedsim.core import ClientContext, Public, Task, Update
 from fedsim.crypto import random_key
 from fedsim.data import ClientData, Examples, Meta, OwnRows
 from fedsim.errors import ConfigError, Problem
@@ -62,7 +62,7 @@ class Federation:
     `population`: the clients there really are; in the pooled baseline `clients` has one more.
     `module` is resident: whoever uses it first sets its weights from a vector. `keys`: those that
     files are sealed with, if they are. `anonymization`: what it came to, where records are
-    anonymized.
+    anonymized. `shown`: public inputs, where there are any.
     """
 
     config: RunConfig
@@ -76,6 +76,7 @@ class Federation:
     device: torch.device
     keys: StorageKeys | None = None
     anonymization: Mapping[str, Any] = field(default_factory=dict)
+    shown: datasets.Shown | None = None
 
     @property
     def real_clients(self) -> ClientData:
@@ -138,14 +139,40 @@ class Federation:
             l2=self.config.regularization.l2,
             pixels=datasets.pixels_of(meta) if x.dtype == torch.uint8 else None,
             extras={name: extra.to(self.device) for name, extra in extras.items()},
+            public=self.seen_by_all(),
+            meta=meta,
         )
+
+    @property
+    def public_outputs(self) -> int:
+        """Return how many numbers a model gives for all public inputs."""
+        return self.shown.rows * self.clients.meta.outputs if self.shown else 0
+
+    def seen_by_all(self) -> Public | None:
+        """Return the public inputs on the run's device, if the experiment has any."""
+        if self.shown is None:
+            return None
+        return Public(self.shown.inputs(self.device), self.module)
+
+    def test(self) -> Examples:
+        """Return the server's test set, without what is public of it."""
+        test = self.clients.test()
+        return self.shown.rest(test) if self.shown else test
 
     def evaluate(self, model: Tensor, examples: Examples) -> dict[str, Tensor]:
         """Return the additive statistics of `model` on examples, by metric, loss included."""
+        return self.tested(self.as_module(model), examples)
+
+    def as_module(self, model: Tensor) -> nn.Module:
+        """Return the resident module, set to `model`."""
         self._set(model)
+        return self.module
+
+    def tested(self, module: nn.Module, examples: Examples) -> dict[str, Tensor]:
+        """Return the additive statistics of a module on examples, as `evaluate` does."""
         x, y = examples_of(self, [examples])
         batch = self.config.evaluation.batch_size
-        return metrics.evaluate(self.module, x, y, self.loss, self.metrics, batch)
+        return metrics.evaluate(module, x, y, self.loss, self.metrics, batch)
 
     def encode(self, update: Update, form: FixedPoint | None, ctx: ClientContext) -> Update:
         """Return a client's update as it enters the sum."""
@@ -220,6 +247,7 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
     if config.mode == "pooled":
         clients = datasets.Together(clients)
     configuration.check_data(config, clients.meta, population)
+    shown = _public(config, places, clients)
     module = _module(config, clients.meta)
     blank = _blank(clients.meta)
     _check_forward(config, module, clients.meta, blank)
@@ -240,6 +268,14 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
         device=device,
         keys=keys,
         anonymization=anonymization,
+        shown=shown,
+    )
+
+
+def _public(config: RunConfig, places: Places, clients: ClientData) -> datasets.Shown | None:
+    public, folder = config.public, Path(places.data_dir) if places.data_dir else None
+    return datasets.show(
+        public.name, public.rows, public.args, clients, seed=config.seed, data_dir=folder
     )
 
 
@@ -314,24 +350,25 @@ def _as_mode(config: RunConfig) -> RunConfig:
     if config.mode == "federated":
         return config
     everyone = replace(config.rounds, cohort=None, min_results=1)
+    plain = importlib.import_module("fedsim.strategies.fedavg").FedAvg()
     if config.mode == "pooled":
         # One client has all the data and keeps its optimizer: centralized training.
         local = _plain(config.local)
-        plain = importlib.import_module("fedsim.strategies.fedavg").FedAvg()
         return replace(config, local=local, strategy=plain, rounds=everyone)
     alone = importlib.import_module("fedsim.clients.local_only").LocalOnly(
         inner=_plain(config.local)
     )
-    return replace(config, local=alone, rounds=everyone)
+    return replace(config, local=alone, strategy=plain, rounds=everyone)
 
 
 def _plain(local: Any) -> Any:
     """Return local training that is whole by itself and goes on from round to round."""
-    if getattr(local, "recipe", None) is not None:
+    if hasattr(local, "keep_optimizer"):
         return replace(local, keep_optimizer=True)
     kind = importlib.import_module("fedsim.clients.sgd").Sgd
-    names = [name for name in ("epochs", "steps", "batch_size") if hasattr(local, name)]
-    return kind(**{name: getattr(local, name) for name in names}, keep_optimizer=True)
+    steps = getattr(local, "recipe", None) or local  # one without settings says them there
+    names = [name for name in ("epochs", "steps", "batch_size") if hasattr(steps, name)]
+    return kind(**{name: getattr(steps, name) for name in names}, keep_optimizer=True)
 
 
 def _as_private(config: RunConfig) -> RunConfig:

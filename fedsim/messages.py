@@ -76,7 +76,8 @@ class Row:
 class Train:
     """What a client is told: the global model (flat float32) and the round.
 
-    `extras`: further float32 vectors of the strategy's, by name.
+    `extras`: further float32 vectors of the strategy's, by name. `lanes`: the sizes of those that
+    come back, by name; what the server knows, and does not send.
     """
 
     model: Tensor
@@ -84,6 +85,7 @@ class Train:
     lr_factor: float = 1.0
     form: FixedPoint | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    lanes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def numbers(self) -> int:

@@ -74,7 +74,7 @@ def layout(federation: Federation, form: exact.FixedPoint) -> Layout:
 
     Raises `ConfigError` for more clients than a number of the ring can count.
     """
-    own = {exact.VOTE: 1} if form.has_votes else lane_sizes(federation.config.local, form.dimension)
+    own = {exact.VOTE: 1} if form.has_votes else lane_sizes(federation)
     if distributed.is_distributed(federation.config):
         form = distributed.in_ring(
             form, distributed.parts(federation.config, federation.population, form.dimension)
@@ -82,10 +82,12 @@ def layout(federation: Federation, form: exact.FixedPoint) -> Layout:
     return lanes.layout(form, _most(federation), reported(federation.config.local), own)
 
 
-def lane_sizes(local: Any, dimension: int) -> dict[str, int]:
-    """Return the sizes of the lanes that a local algorithm sends, by name, of a model's size."""
-    lanes = getattr(local, "lanes", ())
-    return {name: dimension if own is None else own for name, own in lanes}
+def lane_sizes(federation: Federation) -> dict[str, int]:
+    """Return the sizes of the lanes that the local algorithm sends, by name."""
+    dimension, public = federation.initial.numel(), federation.public_outputs
+    known: dict[Any, int] = {None: dimension, "public": public}
+    lanes = getattr(federation.config.local, "lanes", ())
+    return {name: known.get(own, own) for name, own in lanes}
 
 
 def reported(algorithm: Any) -> tuple[str, ...]:

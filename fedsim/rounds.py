@@ -143,7 +143,7 @@ def run_rounds(
         order = _order(federation, state, number, form)
         answers = _collect(grid, nodes, federation, order, ids, seconds, directory)
         charge(number, answers.norms)
-        context = RoundContext(federation.config.seed, number, len(ids), federation.population)
+        context = _context(federation, number, len(ids), answers)
         step = partial(_step, federation, state.strategy, answers, form, context)
         strategy = _timed(seconds, "aggregate", step)
         state = ServerState(number, strategy)
@@ -153,7 +153,7 @@ def run_rounds(
         if _is_due(federation.config.evaluation.central_every, number, federation):
             values |= _timed(seconds, "test", partial(_central, federation, model))
         if _is_due(federation.config.evaluation.federated_every, number, federation):
-            work = partial(_ask, grid, nodes, federation, number, model)
+            work = partial(_ask, grid, nodes, federation, number, strategy)
             tested = _timed(seconds, "evaluate", work)
             values |= _federated_metrics(tested)
         clients = [r for a in (answers, tested) for _, r in sorted(a.records.items())]
@@ -173,6 +173,13 @@ def run_rounds(
         )
 
 
+def _context(federation: Federation, number: int, cohort: int, answers: _Answers) -> RoundContext:
+    """Return what the strategy may know about a round."""
+    seed, population = federation.config.seed, federation.population
+    clients, public = sorted(answers.updates), federation.seen_by_all()
+    return RoundContext(seed, number, cohort, population, clients, public)
+
+
 def _order(
     federation: Federation, state: ServerState, number: int, form: FixedPoint
 ) -> messages.Train:
@@ -183,6 +190,7 @@ def _order(
         lr_factor=federation.lr_factor(number),
         form=form,
         extras=broadcast(federation.config.strategy, state.strategy),
+        lanes=ring.lane_sizes(federation),
     )
 
 
@@ -263,16 +271,19 @@ def _cohort(federation: Federation, number: int) -> list[int]:
 
 
 def _ask(
-    grid: Carrier, nodes: Sequence[int], federation: Federation, number: int, model: Tensor
+    grid: Carrier, nodes: Sequence[int], federation: Federation, number: int, state: State
 ) -> _Answers:
     """Have clients test the model: all of them, or a draw of `evaluation.clients`."""
-    config = federation.config
+    config, model = federation.config, state["model"].float()
     clients = sampling.uniform(
         federation.population,
         config.evaluation.clients,
         rng.stream(config.seed, "evaluation", round=number),
     )
     order = messages.Train(model, number)
+    if hasattr(config.local, "adapted"):  # it may train, or look at what else was sent
+        extras = broadcast(config.strategy, state)
+        order = messages.Train(model, number, federation.lr_factor(number), extras=extras)
     ids = [int(client) for client in clients]
     form = number_format(federation)
     return _send(grid, nodes, ids, messages.EVALUATE, order, config, form)
@@ -296,7 +307,7 @@ def _send(
     answers, size = _Answers(), order.numbers * _FLOAT_BYTES
     payload = 0
     if kind == messages.TRAIN:
-        lanes = _FLOAT_BYTES * sum(ring.lane_sizes(config.local, order.model.numel()).values())
+        lanes = _FLOAT_BYTES * sum(order.lanes.values())
         payload = config.transform.size_bytes(order.model.numel()) + lanes
     for reply in replies:
         client = client_of.get(reply.metadata.src_node_id, -1)
@@ -415,7 +426,7 @@ def _sum(values: Iterable[float]) -> float:
 def _central(federation: Federation, model: Tensor) -> dict[str, float]:
     if federation.config.mode == "local-only":
         return {}  # there is no global model; every client's own one is tested by `evaluate`
-    statistics = federation.evaluate(model, federation.clients.test())
+    statistics = federation.evaluate(model, federation.test())
     return {f"test/{name}": value for name, value in metrics.values(statistics).items()}
 
 

@@ -12,6 +12,7 @@ from fedsim.config.schema import CORRELATED, Engine, Privacy, RunConfig
 from fedsim.data import Meta
 from fedsim.data._types import BornFederated
 from fedsim.errors import ConfigError, Problem
+from fedsim.fields import fields_of
 from fedsim.models import UserModel
 from fedsim.privacy.events import DISCRETE
 from fedsim.registry import name_of, suggest
@@ -56,6 +57,7 @@ def illegal(config: RunConfig, source: Source) -> list[Problem]:
         name = type(config.strategy).__name__.lower()
         refuse("strategy.name", name, f"a strategy that needs 'sum' or 'updates', not {needs!r}")
     _check_halves(config, refuse)
+    _check_public(config, refuse)
     _check_engine(config.engine, refuse)
     _anonymization.check(config, refuse)
     _check_privacy(config, refuse)
@@ -81,9 +83,32 @@ def _check_halves(config: RunConfig, refuse: Callable[..., None]) -> None:
         if wanted[half] and names[half] not in wanted[half]:
             accepted = f"{' or '.join(wanted[half])} with {other}.name = {names[other]!r}"
             refuse(f"{half}.name", names[half], accepted, f"Set {half}.name={wanted[half][0]}.")
+        elif wanted[half] and half == "local":
+            _check_shared(strategy, local, refuse)
     if wanted["strategy"] and config.privacy.unit != "none":
         accepted = "sgd or fedprox: noise covers an update alone, not what a method's halves share"
         refuse("local.name", names["local"], accepted, "Set local.name=sgd.")
+
+
+def _check_shared(strategy: Any, local: Any, refuse: Callable[..., None]) -> None:
+    """Refuse halves of a method that were given different values of what both have to know."""
+    first, second = (fields_of(kind) for kind in map(type, (strategy, local)))
+    for name in sorted(first.keys() & second.keys()):
+        there, here = getattr(strategy, name), getattr(local, name)
+        if there != here:
+            refuse(f"local.{name}", here, f"{there!r}, as strategy.{name} is: both halves know it")
+
+
+def _check_public(config: RunConfig, refuse: Callable[..., None]) -> None:
+    """Refuse a method that needs public inputs where there are none."""
+    if config.public.name != "none" or config.mode != "federated":
+        return
+    for section, group in (("strategy", "strategies"), ("local", "clients")):
+        part = getattr(config, section)
+        if getattr(part, "needs_public", False):
+            accepted = f"inputs for {section}.name = {name_of(group, part)!r}: 'held-out', or data"
+            refuse("public.name", "none", accepted, "Set public.name=held-out.")
+            return
 
 
 def _check_privacy(config: RunConfig, refuse: Callable[..., None]) -> None:
@@ -162,6 +187,9 @@ def _check_example_level(config: RunConfig, refuse: Callable[..., None]) -> None
     elif local is not None and getattr(local, "recipe", None) is None:
         name = type(local).__name__.lower()
         refuse("local.name", name, "a local algorithm that is gradient steps, as sgd and fedprox")
+    elif hasattr(local, "adapted"):
+        accepted = "sgd or fedprox: what a client adapts by its examples has no noise"
+        refuse("local.name", name_of("clients", local), accepted, "Set local.name=sgd.")
 
 
 def _check_user_level(config: RunConfig, refuse: Callable[..., None]) -> None:

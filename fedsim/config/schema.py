@@ -17,6 +17,7 @@ __all__ = [
     "Engine",
     "Evaluation",
     "Privacy",
+    "Public",
     "Regularization",
     "Rounds",
     "RunConfig",
@@ -85,6 +86,20 @@ class Regularization:
 
     l1: Annotated[float, Ge(0)] = 0.0
     l2: Annotated[float, Ge(0)] = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Public:
+    """Inputs that everybody may see, for methods that distill (`feddf`, `fedmd`): without labels.
+
+    `name`: "none"; "held-out" takes `rows` of the server's test set, drawn by the seed, on which
+    nothing is tested then; or the name of a data set whose inputs look alike, with `args` as its
+    settings: `rows` of its training part.
+    """
+
+    name: str = "none"
+    rows: Annotated[int, Ge(1)] = 500
+    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +300,7 @@ class RunConfig:
     regularization: Regularization = field(default_factory=Regularization)
     transform: Any = None
     strategy: Any = None
+    public: Public = field(default_factory=Public)
     anonymization: Anonymization = field(default_factory=Anonymization)
     privacy: Privacy = field(default_factory=Privacy)
     secure_sum: SecureSum = field(default_factory=SecureSum)

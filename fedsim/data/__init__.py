@@ -15,6 +15,7 @@ from fedsim.data._clients import (
     together,
 )
 from fedsim.data._declared import Declared, Elsewhere, OwnRows, declared_of
+from fedsim.data._public import Shown, show
 from fedsim.data._raw import RawClients, open_raw
 from fedsim.data._source import default_data_dir
 from fedsim.data._summary import summarize
@@ -41,6 +42,7 @@ __all__ = [
     "PooledClients",
     "RawClients",
     "RawTable",
+    "Shown",
     "Tabular",
     "Together",
     "as_stored",
@@ -55,6 +57,7 @@ __all__ = [
     "open_clients",
     "open_raw",
     "pixels_of",
+    "show",
     "sizes_of",
     "summarize",
     "tensors",
