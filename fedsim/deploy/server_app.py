@@ -19,7 +19,7 @@ import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedsim import agreement, cut_rounds, spending
+from fedsim import agreement, cut_rounds, secure_rounds, spending
 from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim.carrier import Carrier
@@ -27,12 +27,14 @@ from fedsim.clients._secure_sum import server_directory
 from fedsim.config.schema import RunConfig
 from fedsim.deploy.settings import SERVER_FOLDER, ServerSettings, read_server
 from fedsim.deploy.told import Teller, failure_line
-from fedsim.engine.flower import FlowerCarrier, discover
+from fedsim.engine.flower import FlowerCarrier
+from fedsim.engine.members import Members
 from fedsim.errors import ConfigError, Problem, RunFailedError
 from fedsim.events import Event, RoundDone, Stage
 from fedsim.federation import Federation, Places, build
 from fedsim.node.approval import SIGNATURE, TEXT
 from fedsim.node.experiment import read_experiment
+from fedsim.rounds import number_format
 from fedsim.secagg.identities import Directory
 from fedsim.session import Carriage, Listener, Session, create, open_federation, preflight, settle
 from fedsim.store import RunStore
@@ -42,7 +44,6 @@ __all__ = ["SUBMITTED", "make_server_app", "run_deployed"]
 #: File of a run's folder with what was submitted: the experiment's text and its signature.
 SUBMITTED = "submitted.json"
 _RETRIES = 3  # of a round that too few clients answered
-_WAIT_S = 300.0  # for nodes to be there
 
 
 def make_server_app() -> ServerApp:
@@ -86,7 +87,7 @@ def run_deployed(grid: Grid, context: Context, tell: Listener) -> None:
     else:
         session = _begun(store, submitted, text, places, tell, context.run_id)
     identities = settings.identities() or submitted
-    session.opened = partial(_deployed, grid, session, identities)
+    session.opened = partial(_deployed, grid, session, identities, settings.wait_s)
     session.go_on()
 
 
@@ -157,21 +158,34 @@ def _deployed(
     grid: Grid,
     session: Session,
     identities: Mapping[str, Any],
+    wait_s: float,
     memos: Mapping[int, RecordDict],
     progress: Callable[[int, int], None],
 ) -> Iterator[Carriage]:
     """Have the nodes behind Flower's grid; what clients remember stays with them."""
     federation = session.federation
     directory = server_directory(identities, federation.config)
-    carrier = FlowerCarrier(grid, on_progress=progress)
-    nodes = discover(carrier, federation.population, timeout_s=_WAIT_S)
+    members = Members(
+        FlowerCarrier(grid, on_progress=progress),
+        federation.population,
+        tell=lambda text: session.tell(Stage(text)),
+    )
+    members.gather(_fewest(federation), wait_s=wait_s)
+    nodes = range(federation.population)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as on our own grids: another number could change bits
     try:
-        having_cut = _with_cut(session, carrier, nodes, directory)
-        yield Carriage(having_cut, nodes, directory, retries=_RETRIES)
+        carrier = _with_cut(session, members, nodes, directory)
+        yield Carriage(carrier, nodes, directory, incidents=members.incidents, retries=_RETRIES)
     finally:
         torch.set_num_threads(threads)
+
+
+def _fewest(federation: Federation) -> int:
+    """Return how many clients an experiment needs for a round: with fewer none can be finished."""
+    config = federation.config
+    secure = secure_rounds.facts(federation, number_format(federation))
+    return max(config.rounds.min_results, secure.get("least_survivors", 1))
 
 
 def _with_cut(

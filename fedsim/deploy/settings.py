@@ -39,7 +39,8 @@ class ServerSettings:
     """`server.toml`. `listen`, `port`: where nodes and operators connect to.
 
     `runs`: the run store, a folder or the URL of a database; `data_dir`: data files that the server
-    may test models on; `code`: folders of models of your own.
+    may test models on; `code`: folders of models of your own. `wait_s`: how long a run waits at
+    its start for nodes that are not there, before it begins without them.
     """
 
     listen: str = "127.0.0.1"
@@ -47,6 +48,7 @@ class ServerSettings:
     runs: str = ""
     data_dir: str = ""
     code: tuple[str, ...] = ()
+    wait_s: Annotated[float, Ge(0)] = 300.0
     folder: str = ""
 
     def identities(self) -> dict[str, str]:

@@ -20,20 +20,14 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
-from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim import exact, messages
 from fedsim.core import RoundContext, State, Update
-from fedsim.errors import RunFailedError
 
-__all__ = ["FedsimStrategy", "FlowerCarrier", "discover"]
+__all__ = ["FedsimStrategy", "FlowerCarrier"]
 
-_QUERY = "query"
-#: Errors of Flower itself: nobody answered. What a client app raises has another code.
-_GONE = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
-         ErrorCode.NODE_UNAVAILABLE)  # fmt: skip
 _GRACE_S = 5.0  # a reply may be on its way when the time to live ends
 _NUM_EXAMPLES = "num-examples"
 
@@ -208,34 +202,6 @@ class FlowerCarrier:
             self.on_progress(asked - len(waiting), asked)
             if waiting:
                 time.sleep(self.poll_s)
-
-
-def discover(carrier: FlowerCarrier, clients: int, *, timeout_s: float = 120.0) -> Sequence[int]:
-    """Wait for all nodes and ask each which client it is; return node ids in client order.
-
-    Flower gives nodes random ids in random order; a run that sampled those could not be repeated.
-    Raises `RunFailedError` when nodes are missing after `timeout_s`, or where one refuses.
-    """
-    deadline = time.monotonic() + timeout_s
-    owner: dict[int, int] = {}
-    while len(owner) < clients and time.monotonic() < deadline:
-        new = [node for node in carrier.grid.get_node_ids() if node not in owner.values()]
-        questions = [(node, RecordDict()) for node in new]
-        for reply in carrier.scatter(questions, _QUERY, ttl=timeout_s, group_id="0"):
-            node = reply.metadata.src_node_id
-            if not reply.has_error():
-                asked = reply.content.config_records["client"]
-                owner[int(asked["partition-id"])] = node
-            elif reply.error.code not in _GONE:  # who is gone may come back
-                raise RunFailedError(f"node {node}: {reply.error.reason}")
-        time.sleep(carrier.poll_s)
-    missing = [client for client in range(clients) if client not in owner]
-    if missing:
-        raise RunFailedError(
-            f"no node has answered for client(s) {missing[:10]} of {clients} within {timeout_s:g} "
-            f"s; {len(owner)} did. Start the missing nodes, and look into their logs"
-        )
-    return [owner[client] for client in range(clients)]
 
 
 def _flat(model: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -195,6 +195,29 @@ def test_a_killed_node_is_lost_for_its_round_and_comes_back(masks, place, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_federation_begins_without_a_node_that_comes_late(place, tmp_path):
+    import threading
+
+    made = Running(tmp_path, 3, [*SMALL, "rounds.count=6", "rounds.min_results=2"])
+    local._change(made.bundle.server / "server.toml", "server", {"wait_s": 20.0})
+    with local.federation(made.bundle, made.heard.append) as federation:
+        federation.processes.stop("node-1")
+        thread = threading.Thread(target=lambda: made.submit(federation), daemon=True)
+        thread.start()
+        wait(
+            lambda: any(isinstance(e, RoundDone) for e in made.heard) or not thread.is_alive(), 900
+        )
+        federation.start_node("node-1")
+        thread.join(900)
+    rounds = [e.record.lost for e in made.heard if isinstance(e, RoundDone)]
+    said = [e.text for e in made.heard if isinstance(e, Stage)]
+    assert (rounds[0], rounds[-1], len(rounds)) == (1, 0, 6), said
+    assert any("without the nodes of client(s) 1:" in text for text in said)
+    assert "the node of client 1 is there now" in said
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_a_killed_superlink_is_started_again_and_the_run_goes_on(place, tmp_path):
     import threading
