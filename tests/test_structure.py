@@ -68,6 +68,8 @@ LEVELS = [
     ("fedsim.anonymized_own", 5),
     ("fedsim.federation", 5),
     ("fedsim.events", 5),
+    ("fedsim.answers", 6),
+    ("fedsim.evaluating", 6),
     ("fedsim.rounds", 6),
     ("fedsim.ring", 6),
     ("fedsim.secure_rounds", 6),
@@ -93,7 +95,7 @@ LEVELS = [
 ]
 # Who may import what; everything else may not.
 ONLY = {
-    "flwr": ("fedsim.engine", "fedsim.messages", "fedsim.rounds", "fedsim.clients.app",
+    "flwr": ("fedsim.engine", "fedsim.messages", "fedsim.answers", "fedsim.clients.app",
              "fedsim.clients._block", "fedsim.clients._secure_sum", "fedsim.strategies.flower",
              "fedsim.clients._ckks", "fedsim.ckks_messages", "fedsim.clients._cut",
              "fedsim.cut_messages", "fedsim.cut_rounds",

@@ -13,6 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from flwr.app.metadata import Metadata
 from scipy import stats
 
+from fedsim import answers as answers_of
 from fedsim import config as configuration
 from fedsim import exact, messages, rounds
 from fedsim.core import Update
@@ -190,7 +191,7 @@ def sent(carrier, ids, form=FORM):
     """Have clients train through the server's path."""
     order = messages.Train(torch.zeros(D), 1, form=form)
     nodes = [client + 1 for client in range(max(ids, default=0) + 1)]
-    return rounds._send(carrier, nodes, ids, messages.TRAIN, order, settings(), form)
+    return answers_of.send(carrier, nodes, ids, messages.TRAIN, order, settings(), form)
 
 
 def settings(**privacy):
@@ -226,7 +227,7 @@ def test_ten_thousand_hostile_updates_move_the_sum_by_the_clipping_norm_at_most(
             assert not part.lanes
         total = exact.add(answers.sums)
         assert torch.equal(total.vector, sum(part.vector for part in parts))
-        rounds._training_metrics(answers)  # infinities of both signs, and sums that overflow
+        answers_of.training_metrics(answers)  # infinities of both signs, and sums that overflow
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
