@@ -185,7 +185,7 @@ def _fewest(federation: Federation) -> int:
     """Return how many clients an experiment needs for a round: with fewer none can be finished."""
     config = federation.config
     secure = secure_rounds.facts(federation, number_format(federation))
-    return max(config.rounds.min_results, secure.get("least_survivors", 1))
+    return max(config.rounds.min_results, int(secure.get("least_survivors", 1)))
 
 
 def _with_cut(
