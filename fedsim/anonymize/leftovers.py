@@ -55,8 +55,8 @@ class Watch:
         found = []
         for name, texts in self._texts.items():
             counts: dict[str, int] = {}
-            for text in texts:
-                for kind in {span.kind for span in finder(text)}:
+            for spans in finder.find_all(texts):
+                for kind in {span.kind for span in spans}:
                     counts[kind] = counts.get(kind, 0) + 1
             found += [
                 Leftover(name, kind, round(count / len(texts), 4))

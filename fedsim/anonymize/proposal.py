@@ -190,11 +190,10 @@ def _pattern(profile: Profile) -> str:
     """Return what more than half of the cells look like, or nothing."""
     if profile.is_numeric or _is_free_text(profile):
         return ""
-    finder = Finder(list(_PATTERNS))
     counts = dict.fromkeys(_PATTERNS, 0)
     sample = list(profile.values)[:200]
-    for text in sample:
-        for span in finder(text):
+    for text, spans in zip(sample, Finder(list(_PATTERNS)).find_all(sample), strict=True):
+        for span in spans:
             if span.stop - span.start >= 0.8 * len(text):
                 counts[span.kind] += 1
     best = max(counts, key=counts.__getitem__)
