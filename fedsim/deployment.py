@@ -19,6 +19,7 @@ from fedsim.clients._secure_sum import SECRET
 from fedsim.clients.app import app as client_app
 from fedsim.federation import Places, to_text
 from fedsim.node.app import guarded, has_folder
+from fedsim.node.approval import TEXT, RefusedError
 from fedsim.secure_messages import KINDS
 
 __all__ = ["experiment_text", "make_client_app"]
@@ -45,6 +46,11 @@ def make_client_app() -> ClientApp:
     def with_experiment(message: Message, context: Context, call: Any) -> Message:
         if has_folder(context):
             return guarded(message, context, call)
+        if context.run_config.get(TEXT):
+            raise RefusedError(
+                "this SuperNode has no folder, so no policy, and nobody to check who approved the "
+                "experiment: start it by fedsim deploy node FOLDER"
+            )
         secret = context.run_config.get(SECRET)
         simulated = {SECRET: secret} if secret else {}
         # Flower refuses another run_config in its own context; the state in it is the same object.

@@ -1,8 +1,9 @@
 """The node's own privacy ledger: what it has released, as it knows it, and not as it is told.
 
 One ledger for each unit, of everything that this node ever lets out, whatever an experiment, a run
-or a data set is called. What a round costs follows from the experiment that was approved and from
-the node's own rows:
+or a data set is called. The epsilons of all units together stay within the policy's maximum: by
+basic composition, whatever a policy accepts besides takes from the same budget. What a round costs
+follows from the experiment that was approved and from the node's own rows:
 
 - "example", "local": the node adds the noise itself, and is charged for it.
 - "user": noise is added to the sum, by all clients together or by the server. The node is charged
@@ -14,15 +15,18 @@ An entry is on the disk before training begins. Whoever is killed after that has
 paper, and never too little.
 """
 
+import fcntl
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedsim import user_level
 from fedsim.clients._private import Private
-from fedsim.errors import BudgetExceededError
+from fedsim.errors import BudgetExceededError, SetupError
 from fedsim.federation import Federation
+from fedsim.files import make_private_folder
 from fedsim.node.approval import RefusedError
 from fedsim.node.policy import Policy
 from fedsim.privacy import accounting, example, local
@@ -52,6 +56,22 @@ def spent(folder: Path, delta: float) -> dict[str, float]:
                 accounting.epsilon(releases, delta, ADJACENCY[unit]) for releases, _ in histories
             )
     return found
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Have charges in several units wait for each other: each counts what the others have spent.
+
+    Raises `SetupError` where the folder cannot be written.
+    """
+    path = folder / "charging.lock"
+    make_private_folder(folder)
+    try:
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise SetupError(f"cannot lock {path}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +116,20 @@ class Account:
             spends=(Spend(release),),
             plan=(Spend(plan),) if is_first and plan is not None else (),
         )
+        most, delta = policy.maximum_epsilon, policy.maximum_delta
+        others: dict[str, float] = {}
         try:
-            ledger.admit(entry, Budget(policy.maximum_epsilon, policy.maximum_delta))
+            with _one_at_a_time(self.folder):
+                others = {u: e for u, e in spent(self.folder, delta).items() if u != privacy.unit}
+                if (left := most - sum(others.values())) <= 0:
+                    raise BudgetExceededError("other units have spent it")
+                ledger.admit(entry, Budget(left, delta))
         except BudgetExceededError:
+            told = "".join(f", {own:.4g} of it in unit {unit!r}" for unit, own in others.items())
             raise BudgetExceededError(
-                f"round {round} would take this node beyond its maximum_epsilon = "
-                f"{policy.maximum_epsilon:g} at maximum_delta = {policy.maximum_delta:g}, in unit "
-                f"{privacy.unit!r}, by all that it ever released"
+                f"round {round} would take this node beyond its maximum_epsilon = {most:g} at "
+                f"maximum_delta = {delta:g}, in unit {privacy.unit!r}, by all that it ever "
+                f"released{told}"
             ) from None
 
     def _costs(

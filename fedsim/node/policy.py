@@ -43,7 +43,8 @@ class Policy:
 
     `minimum_cohort`: the fewest clients in a sum; under masks it is counted by this node among
     those who signed, else it is what the experiment says. `units`: of privacy, "none" included.
-    `maximum_epsilon`, `maximum_delta`: of everything this node ever releases in one unit.
+    `maximum_epsilon`: of everything this node ever releases, the epsilons of all units added up,
+    each at `maximum_delta`.
     `trust_sampling`: whether the server is believed to draw clients at random and to keep secret
     whom, without which nothing is gained by it. `columns`: the only ones that are read. Of
     `maximum_rows` the first ones in the file. `maximum_rounds`: how often one experiment is
@@ -152,7 +153,7 @@ minimum_cohort = 5
 # this node's data the same way; "user" hides this node among the others, by noise that clients add
 # together or the server adds; "none" accepts experiments without any.
 units = ["example", "local"]
-# Everything that is ever released from this node, by all experiments, in one unit:
+# Everything that is ever released from this node, by all experiments; units add up:
 maximum_epsilon = 3.0
 maximum_delta = 1e-5
 # Whether the server is believed to draw clients at random, and to tell nobody whom. If not, epsilon

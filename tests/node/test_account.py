@@ -113,6 +113,26 @@ def test_experiments_with_other_names_and_noise_add_up_to_one_epsilon(account):
     assert found <= 3.0
 
 
+def test_units_take_from_one_budget(account):
+    """What one unit has spent is not there for another, and the other way round."""
+    most = replace(policy(), maximum_epsilon=3.0)
+    local = {"unit": "local", "delta": 1e-5, "noise_multiplier": 4.0}
+    user = {"unit": "user", "delta": 1e-5, "noise_multiplier": 2.0, "sampling": "poisson"}
+    charged(account(most, "aa" * 32, privacy=local), [1])
+    second = account(most, "bb" * 32, privacy=user, rounds={"count": 1, "cohort": 2})
+    third = account(most, "cc" * 32, privacy=user, rounds={"count": 1, "cohort": 2})
+    charged(second, [1])
+    found = spent(second.folder, 1e-5)
+    assert set(found) == {"local", "user"}
+    assert gaussian_delta(found["local"], 1 / 4.0) == pytest.approx(1e-5, rel=1e-2)
+    assert gaussian_delta(found["user"], 1 / 2.0) == pytest.approx(1e-5, rel=1e-2)
+    assert sum(found.values()) <= 3.0
+    with pytest.raises(BudgetExceededError, match=r"beyond its maximum_epsilon = 3 .*'local'"):
+        charged(third, [1])
+    # Alone, two rounds in unit "user" would fit: Balle and Wang, theorem 8, in closed form.
+    assert gaussian_delta(3.0, math.sqrt(2) / 2.0) <= 1e-5
+
+
 def test_without_privacy_nothing_is_charged(account, tmp_path):
     account().charge(1, {}, TIME)
     assert not (tmp_path / "ledger").exists()

@@ -7,13 +7,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import torch
 
-from fedsim.errors import BudgetExceededError, SetupError
+from fedsim.deployment import make_client_app
+from fedsim.engine.blocks import Handlers, Population
+from fedsim.engine.inprocess import InProcessGrid
+from fedsim.errors import BudgetExceededError, RunFailedError, SetupError
 from fedsim.messages import Train
 from fedsim.node import guard
-from fedsim.node.approval import RefusedError, sign
+from fedsim.node.approval import SIGNATURE, TEXT, RefusedError, sign
 from fedsim.node.audit import AuditLog
 from fedsim.node.experiment import experiment_text
-from fedsim.rounds import number_format
+from fedsim.rounds import number_format, run_rounds, start_state
 
 
 class Asked:
@@ -266,3 +269,14 @@ def test_a_budget_is_the_nodes_whatever_runs_are_called(hospitals):
         with pytest.raises(BudgetExceededError):
             other.ask(1, run="99")
     assert asked.log()[-1].decision == "refused"
+
+
+def test_a_node_without_a_folder_takes_nothing_that_was_approved(hospitals):
+    """A SuperNode that was started by hand has no policy: it must not do as if it had one."""
+    config = hospitals.config()
+    server, text = hospitals.server(config), experiment_text(config)
+    population = Population(3, {TEXT: text, SIGNATURE: hospitals.sign(text)})
+    grid = InProcessGrid(Handlers(make_client_app()), population)
+    rounds = run_rounds(grid, grid.population.nodes, server, start_state(server))
+    with pytest.raises(RunFailedError, match="has no folder, so no policy"):
+        next(rounds)

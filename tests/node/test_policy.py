@@ -1,6 +1,7 @@
 """Policies: read whole or refused, never half; and a start that allows little."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,8 @@ def test_a_policy_cut_off_anywhere_is_refused_or_lacks_nothing_that_protects():
             found = policy_from_text(template()[:cut])
         except ConfigError:
             continue
-        assert found == whole
+        assert found.maximum_rounds <= whole.maximum_rounds  # the last number may have lost a digit
+        assert replace(found, maximum_rounds=whole.maximum_rounds) == whole
 
 
 def test_the_trial_policy_says_what_it_is():
