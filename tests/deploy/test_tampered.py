@@ -64,6 +64,7 @@ class Place:
         from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
 
         self.running, self.certificate = running, running.certificate.read_bytes()
+        self.opened = []
         self.keys = [generate_key_pairs() for _ in range(3)]  # the last one is on no list
         with running.connected() as control:
             for number, (_, public) in enumerate(self.keys[:2]):
@@ -77,9 +78,11 @@ class Place:
         from flwr.supernode.fleet_http_client import FleetHttpClient
 
         version = RuntimeVersionHttpInterceptor(component_name="flower-supernode")
-        return FleetHttpClient.from_server_address(
+        made = FleetHttpClient.from_server_address(
             self.running.address, False, self.certificate, interceptors=[login, version]
         )
+        self.opened.append(made)
+        return made
 
     def activate(self, login, keys=None):
         from flwr.proto.fleet_pb2 import ActivateNodeRequest
@@ -99,13 +102,17 @@ def place(tmp_path):
     (bundle.root / "nodes").rename(tmp_path / "nodes")
     (bundle.root / "nodes").mkdir()
     with local.federation(bundle, lambda event: None) as running:
-        yield Place(running)
+        made = Place(running)
+        yield made
+        for client in made.opened:
+            client.close()
 
 
 def refuses(call, *arguments, status=401):
     with pytest.raises(httpx.HTTPStatusError) as refused:
         call(*arguments)
-    assert refused.value.response.status_code == status
+    found = refused.value.response
+    assert found.status_code == status, found.text
 
 
 def logins_are_checked(place):
@@ -118,7 +125,7 @@ def logins_are_checked(place):
     refuses(place.activate, Login(keys, signed=now + timedelta(minutes=11)))
     refuses(place.activate, Login(keys, public=other), other)  # its key, another's signature
     refuses(place.activate, Login(keys), other)  # a login of one's own for another's place
-    refuses(place.activate, Login(place.keys[2]))  # on no list
+    refuses(place.activate, Login(place.keys[2]), status=412)  # on no list
     as_other = place.client(Login(other))
     refuses(as_other.DeactivateNode, DeactivateNodeRequest(node_id=number))
 
