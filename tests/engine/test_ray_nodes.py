@@ -1,7 +1,9 @@
-"""Clusters of several nodes: some join in the middle of a round, some die."""
+"""Clusters of several nodes: some join in the middle of a round, some die, some cannot serve."""
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -98,6 +100,27 @@ def test_nodes_of_two_sizes_give_the_local_bytes_and_the_model_crosses_to_each_o
     for took in found["took"]:  # each round, however many workers and clients a node has
         assert took.keys() == {"first", "big"}
         assert all(model < size < 1.01 * model for size in took.values())
+
+
+@pytest.mark.slow
+def test_a_node_without_the_data_is_named_and_the_others_do_its_work(tiny, plugin, tmp_path):
+    hidden = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", str(tmp_path)]
+    if not shutil.which("unshare") or subprocess.run(hidden, capture_output=True).returncode:
+        pytest.skip("no mount namespaces here: every node of this machine has the same files")
+    (tmp_path / "data").mkdir()
+    table = tmp_path / "data" / "people.csv"
+    rows = (f"{i % 7},{i % 11},{'yes' if i % 3 else 'no'}\n" for i in range(400))
+    table.write_text("a,b,ill\n" + "".join(rows))
+    own = {
+        "data": {"name": "table", "path": str(table), "target": "ill"},
+        "rounds": {"count": 2, "cohort": 4},
+    }
+    local = {"name": "placed", "folder": str(tmp_path), "wait_round": 1}
+    config = tiny(local=local, engine={"grid": "ray", "workers": 2}, **own)
+    found = printed("node_without_data.py", tmp_path, json.dumps(config), PYTHONPATH=str(plugin))
+    (incident,) = found["incidents"]
+    assert re.match(r"node bare \([\d.]+\) cannot run clients: .*/data/people\.csv", incident)
+    assert found["sha"] == fedsim.run(tiny(**own), runs=tmp_path / "alone").model_sha256
 
 
 @pytest.mark.slow
