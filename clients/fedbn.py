@@ -11,9 +11,8 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedsim.clients._kept import personal, places_of, train_shared
-from fedsim.clients.sgd import Sgd
-from fedsim.core import ClientContext, Memo, Task, Update
+from fedsim.clients._kept import personal, places_of, steps_of, train_shared
+from fedsim.core import ClientContext, Memo, Recipe, Task, Update
 from fedsim.models import layout
 
 __all__ = ["FedBN"]
@@ -35,8 +34,8 @@ class FedBN:
 
     def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:
         """Train on the shard with the client's own batch-norm layers in the model."""
-        inner = Sgd(self.epochs, self.steps, self.batch_size)
-        return train_shared(task, memo, ctx, inner, places_of(task.module, _norms(task.module)))
+        training = steps_of(Recipe(self.epochs, self.steps, self.batch_size))
+        return train_shared(task, memo, ctx, training, places_of(task.module, _norms(task.module)))
 
     def personal(self, memo: Memo, model: Tensor) -> Tensor:
         """Return the global model with the client's own batch-norm layers."""

@@ -10,9 +10,8 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 from torch import Tensor
 
-from fedsim.clients._kept import head_places, personal, train_shared
-from fedsim.clients.sgd import Sgd
-from fedsim.core import ClientContext, Memo, Task, Update
+from fedsim.clients._kept import head_places, personal, steps_of, train_shared
+from fedsim.core import ClientContext, Memo, Recipe, Task, Update
 
 __all__ = ["FedPer"]
 
@@ -30,8 +29,8 @@ class FedPer:
 
     def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:
         """Train on the shard with the client's own last layers in the model."""
-        inner = Sgd(self.epochs, self.steps, self.batch_size)
-        return train_shared(task, memo, ctx, inner, head_places(task.module, self.layers))
+        training = steps_of(Recipe(self.epochs, self.steps, self.batch_size))
+        return train_shared(task, memo, ctx, training, head_places(task.module, self.layers))
 
     def personal(self, memo: Memo, model: Tensor) -> Tensor:
         """Return the global model with the client's own last layers."""
