@@ -289,6 +289,7 @@ class RoundRecord:
     `metrics` keys: `train/...` are weighted means over the clients that trained, `test/...` are of
     the server's own test set, `federated/...` are over the clients' held-out examples, with
     `federated/NAME/worst_decile` and `federated/NAME/variance` as the spread over clients.
+    `attack/...` are of simulated adversaries.
     """
 
     round: int

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fedsim import messages, metrics, rng, sampling
+from fedsim import attacked, messages, metrics, rng, sampling
 from fedsim.answers import Answers, send, timed
 from fedsim.carrier import Carrier
 from fedsim.core import State, broadcast
@@ -70,7 +70,8 @@ def _central(federation: Federation, model: Tensor) -> dict[str, float]:
     if federation.config.mode == "local-only":
         return {}  # there is no global model; every client's own one is tested by `evaluate`
     statistics = federation.evaluate(model, federation.test())
-    return {f"test/{name}": value for name, value in metrics.values(statistics).items()}
+    values = {f"test/{name}": value for name, value in metrics.values(statistics).items()}
+    return values | attacked.success(federation, model)
 
 
 def _federated_metrics(answers: Answers) -> dict[str, float]:

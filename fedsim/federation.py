@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedsim import anonymized, anonymized_own, losses, metrics, models
+from fedsim import adversaries, anonymized, anonymized_own, losses, metrics, models
 from fedsim import config as configuration
 from fedsim import data as datasets
+from fedsim.adversaries import NOBODY, Adversaries, Poisoned
 from fedsim.agreement import Agreed, agreed_from_dict
+from fedsim.attacks.honest import Honest
 from fedsim.clients._private import Private
 from fedsim.config.schema import Privacy, RunConfig, SecureSum
 from fedsim.core import ClientContext, Public, Task, Update
@@ -62,7 +64,8 @@ class Federation:
     `population`: the clients there really are; in the pooled baseline `clients` has one more.
     `module` is resident: whoever uses it first sets its weights from a vector. `keys`: those that
     files are sealed with, if they are. `anonymization`: what it came to, where records are
-    anonymized. `shown`: public inputs, where there are any.
+    anonymized. `shown`: public inputs, where there are any. `adversaries`: who is malicious, in a
+    simulation of it.
     """
 
     config: RunConfig
@@ -77,12 +80,15 @@ class Federation:
     keys: StorageKeys | None = None
     anonymization: Mapping[str, Any] = field(default_factory=dict)
     shown: datasets.Shown | None = None
+    adversaries: Adversaries = NOBODY
 
     @property
     def real_clients(self) -> ClientData:
         """Return the clients as data are dealt out to them, without the one of the baseline."""
         if isinstance(self.clients, anonymized.SharedCut):
             return self.clients.dealt
+        if isinstance(self.clients, Poisoned):
+            return self.clients.inner
         return self.clients.inner if isinstance(self.clients, datasets.Together) else self.clients
 
     @property
@@ -175,7 +181,8 @@ class Federation:
         return metrics.evaluate(module, x, y, self.loss, self.metrics, batch)
 
     def encode(self, update: Update, form: FixedPoint | None, ctx: ClientContext) -> Update:
-        """Return a client's update as it enters the sum."""
+        """Return a client's update as it enters the sum; a malicious one sends what it likes."""
+        update = self.adversaries.sent(update, ctx)
         rows = update.vector.unsqueeze(0)
         lanes = central.votes(lambda: torch.linalg.vector_norm(rows, dim=1), form) or update.lanes
         vector, weight = self.transform(form, [ctx]).encode(rows)[0], self.weight(update.weight)
@@ -242,6 +249,10 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
     config = _as_private(_as_mode(config))
     clients, anonymization = _open(config, places, keys)
     population = clients.clients
+    malicious = adversaries.adversaries_of(config, population)
+    clients, malicious = adversaries.poisoned(clients, malicious)
+    if places.own is not None:
+        adversaries.must_be_simulated(config)
     if places.own is not None and places.own.client < 0:
         _check_server(config, places.own)
     if config.mode == "pooled":
@@ -269,6 +280,7 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
         keys=keys,
         anonymization=anonymization,
         shown=shown,
+        adversaries=malicious,
     )
 
 
@@ -349,6 +361,7 @@ def _as_mode(config: RunConfig) -> RunConfig:
     """Turn an experiment into the baseline its mode names: nothing else in the file changes."""
     if config.mode == "federated":
         return config
+    config = replace(config, attack=Honest())  # a baseline is of honest clients
     everyone = replace(config.rounds, cohort=None, min_results=1)
     plain = importlib.import_module("fedsim.strategies.fedavg").FedAvg()
     if config.mode == "pooled":

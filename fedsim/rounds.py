@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fedsim import exact, messages, ring, rng, sampling, secure_rounds, user_level
+from fedsim import attacked, exact, messages, ring, rng, sampling, secure_rounds, user_level
+from fedsim.adversaries import is_omniscient
 from fedsim.answers import Answers, check_results, lose, send, timed, training_metrics
 from fedsim.carrier import Carrier
 from fedsim.config.schema import RunConfig
@@ -109,13 +110,14 @@ def run_rounds(
         order = _order(federation, state, number, form)
         answers = _collect(grid, nodes, federation, order, ids, seconds, directory)
         charge(number, answers.norms)
+        remembered = attacked.carry_out(federation, state.strategy, answers, form, number)
         context = _context(federation, number, len(ids), answers)
         step = partial(_step, federation, state.strategy, answers, form, context)
         strategy = timed(seconds, "aggregate", step)
-        state = ServerState(number, strategy)
+        state = ServerState(number, strategy | remembered)
         model = strategy["model"].float()
         more, testing = tested(grid, nodes, federation, number, strategy, form, seconds)
-        values = training_metrics(answers) | more
+        values = training_metrics(answers) | attacked.malicious(federation, answers) | more
         clients = [r for a in (answers, testing) for _, r in sorted(a.records.items())]
         yield (
             RoundRecord(
@@ -170,7 +172,7 @@ def _collect(
     config, form = federation.config, order.form
     assert form is not None
     if not ring.is_secure(config):
-        if config.strategy.needs != "sum":  # without a format nobody folds
+        if config.strategy.needs != "sum" or is_omniscient(config):  # without it nobody folds
             order = replace(order, form=None)
         lost = _dropouts(config, order.round, ids)
         asked = [client for client in ids if client not in lost]
@@ -204,7 +206,8 @@ def _step(
     if strategy.needs != "sum":
         total = [update for _, update in sorted(answers.updates.items())]
     elif privacy.unit != "user":
-        total = exact.decode(exact.add(answers.sums), form)
+        alone = (exact.encode(update, form) for update in answers.updates.values())
+        total = exact.decode(exact.add([*answers.sums, *alone]), form)
     else:
         clear = exact.add(answers.sums) if answers.sums else None
         config, population = federation.config, federation.population

@@ -18,6 +18,7 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from fedsim import (
+    adversaries,
     agreement,
     comparison,
     environment,
@@ -475,6 +476,7 @@ def _facts(federation: Federation) -> dict[str, Any]:
         "privacy": spending.facts(federation),
         "secure_sum": secure_rounds.facts(federation, form),
         "anonymization": agreement.without_cut(federation.anonymization),
+        "attack": adversaries.facts(config, federation.adversaries, federation.population),
         "dimension": form.dimension,
         "fraction_bits": form.fraction_bits,
         "max_abs_update": form.max_abs,

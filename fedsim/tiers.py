@@ -123,6 +123,8 @@ def _legal(federation: Federation) -> tuple[list[str], str]:
     )  # an algorithm from elsewhere may not declare any
     if recipe is None:
         return legal, f"{type(config.local).__name__} trains each client by itself"
+    if federation.adversaries.changes_updates:
+        return legal, "malicious clients change their updates, each by itself"
     if recipe.clipping and recipe.clipping.engine != "fedsim":
         return legal, "Opacus clips one client after another; privacy.engine=fedsim many at once"
     if recipe.clipping and recipe.clipping.at_once:

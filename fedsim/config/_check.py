@@ -6,7 +6,7 @@ from typing import Any
 
 from fedsim import losses, metrics
 from fedsim.clients.local_only import LocalOnly
-from fedsim.config import _anonymization, _distributed, _individual, _secure_sum
+from fedsim.config import _anonymization, _attack, _distributed, _individual, _secure_sum
 from fedsim.config._address import ADDRESSES, is_address
 from fedsim.config.schema import CORRELATED, Engine, Privacy, RunConfig
 from fedsim.data import Meta
@@ -60,6 +60,7 @@ def illegal(config: RunConfig, source: Source) -> list[Problem]:
     _check_public(config, refuse)
     _check_engine(config.engine, refuse)
     _anonymization.check(config, refuse)
+    _attack.check(config, refuse)
     _check_privacy(config, refuse)
     _secure_sum.check(config, refuse)
     _distributed.check(config, refuse)

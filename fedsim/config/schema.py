@@ -40,6 +40,7 @@ PARTS = {
     "schedule": ("schedules", "constant"),
     "transform": ("transforms", "unchanged"),
     "strategy": ("strategies", "fedavg"),
+    "attack": ("attacks", "honest"),
 }
 
 
@@ -300,6 +301,7 @@ class RunConfig:
     regularization: Regularization = field(default_factory=Regularization)
     transform: Any = None
     strategy: Any = None
+    attack: Any = None
     public: Public = field(default_factory=Public)
     anonymization: Anonymization = field(default_factory=Anonymization)
     privacy: Privacy = field(default_factory=Privacy)

@@ -4,6 +4,7 @@ import json
 import tomllib
 from typing import Any
 
+from fedsim import adversaries
 from fedsim import config as configuration
 from fedsim.config.schema import RunConfig
 from fedsim.node.approval import RefusedError
@@ -32,4 +33,5 @@ def read_experiment(text: str) -> RunConfig:
         raise RefusedError("the experiment is neither JSON nor TOML") from None
     config = configuration.from_dict(content.get("config", content))
     configuration.check(config)
+    adversaries.must_be_simulated(config)
     return config

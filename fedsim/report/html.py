@@ -17,6 +17,7 @@ ORDER = (
     "headline",
     "learning",
     "spread",
+    "attack",
     "partition",
     "cost",
     "secure_sum",

@@ -25,6 +25,7 @@ def section(run: Any, clients: Sequence[dict[str, Any]]) -> Section:
         _spread,
         _exact,
         _private,
+        _attacked,
         _incidents,
         _code,
     )
@@ -133,6 +134,21 @@ def _private(run: Any) -> Check:
     if notice := run.facts.get("notice"):
         why = f"{notice} {why}"
     return "warn", "Privacy protection", why
+
+
+def _attacked(run: Any) -> Check | None:
+    facts = run.facts.get("attack") or {}
+    if not facts:
+        return None
+    found = [entry["metrics"].get("attack/clients") or 0 for entry in run.rounds]
+    most, borne = int(max(found, default=0)), facts["f"]
+    why = (
+        f"simulated: {len(facts['clients'])} of {facts['population']} made the attack "
+        f"{facts['name']}, at most {most} in a round; {facts['strategy']} "
+        + ("promises nothing against it" if borne is None else f"was set to bear f = {borne}")
+    )
+    is_borne = borne is not None and most <= borne
+    return "pass" if is_borne else "warn", "Malicious clients are borne", why
 
 
 def _incidents(run: Any) -> Check | None:
