@@ -331,7 +331,7 @@ def _add_rounded(total: Tensor, values: Tensor, scale: float) -> None:
     """
     flat, target = values.reshape(-1), total.view(-1)
     for start in range(0, len(flat), _PIECE):
-        piece = flat[start : start + _PIECE].double().mul_(scale).round_()
+        piece = flat[start : start + _PIECE].to(torch.float64, copy=True).mul_(scale).round_()
         target[start : start + _PIECE] += piece.to(torch.int64)
 
 
@@ -345,7 +345,7 @@ def _add_stochastic(
     """
     flat, target = values.reshape(-1), total.view(-1)
     for start in range(0, len(flat), _PIECE):
-        piece = flat[start : start + _PIECE].double().mul_(scale)
+        piece = flat[start : start + _PIECE].to(torch.float64, copy=True).mul_(scale)
         piece.add_(torch.from_numpy(stream.random(len(piece)))).floor_()
         target[start : start + _PIECE] += piece.to(torch.int64)
 

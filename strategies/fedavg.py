@@ -23,6 +23,7 @@ class FedAvg:
     lr: Annotated[float, Gt(0)] = 1.0
 
     needs: ClassVar = "sum"
+    is_sgd: ClassVar = True
 
     def init(self, model: Tensor) -> State:
         """Start from the initial model."""

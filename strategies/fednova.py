@@ -29,6 +29,7 @@ class FedNova:
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.0
 
     needs: ClassVar = "sum"
+    is_sgd: ClassVar = True
     goes_with: ClassVar = ("fednova",)
 
     def init(self, model: Tensor) -> State:

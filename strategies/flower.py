@@ -42,6 +42,7 @@ class Flower:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     needs: ClassVar = "updates"
+    optimum: ClassVar = "mean"
 
     def __post_init__(self) -> None:
         """Refuse a name or options that Flower does not have."""

@@ -26,6 +26,7 @@ class Krum:
     lr: Annotated[float, Gt(0)] = 1.0
 
     needs: ClassVar = "updates"
+    is_sgd: ClassVar = True
 
     def least(self) -> int:
         """Return the fewest updates with 2 f + 2 < n."""

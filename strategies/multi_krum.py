@@ -32,6 +32,7 @@ class MultiKrum:
     lr: Annotated[float, Gt(0)] = 1.0
 
     needs: ClassVar = "updates"
+    is_sgd: ClassVar = True
 
     def least(self) -> int:
         """Return the fewest updates with 2 f + 2 < n and m <= n - f - 2."""

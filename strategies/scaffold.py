@@ -25,6 +25,7 @@ class Scaffold:
     lr: Annotated[float, Gt(0)] = 1.0
 
     needs: ClassVar = "sum"
+    is_sgd: ClassVar = True
     goes_with: ClassVar = ("scaffold",)
 
     def init(self, model: Tensor) -> State:

@@ -29,6 +29,7 @@ class TrimmedMean:
     lr: Annotated[float, Gt(0)] = 1.0
 
     needs: ClassVar = "updates"
+    is_sgd: ClassVar = True
 
     def least(self) -> int:
         """Return the fewest updates that leave one in the middle."""

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from fedsim import registry
-from fedsim.config._build import assemble
+from fedsim.config._build import assemble, part_class
 from fedsim.config._check import illegal
 from fedsim.config.schema import PARTS
 from fedsim.errors import Problem
@@ -60,7 +60,7 @@ def legality(group: str, name: str) -> Mapping[str, Flag]:
 
 
 def experiment_of(group: str, name: str) -> dict[str, Any]:
-    """Return the least experiment that names a part, with the other half of its method.
+    """Return the least experiment that names a part, with what its method cannot be without.
 
     Empty for parts that no section of an experiment names.
 
@@ -75,10 +75,16 @@ def experiment_of(group: str, name: str) -> dict[str, Any]:
         "evaluation": {"federated_every": 0},
         section: {"name": name},
     }
-    halves = getattr(registry.load(group, name), "goes_with", ())
+    kind: Any = registry.load(group, name)
+    halves = getattr(kind, "goes_with", ())
     other = {"strategies": "local", "clients": "strategy"}.get(group, "")
     if halves and other:
         content[other] = {"name": halves[0]}
+        kinds = kind, part_class(other, halves[0])
+    else:
+        kinds = (kind,)
+    if any(getattr(part, "needs_public", False) for part in kinds):
+        content["public"] = {"name": "held-out"}
     return content
 
 
