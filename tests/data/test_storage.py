@@ -109,15 +109,22 @@ def test_a_protocol_whose_package_is_missing_is_named() -> None:
         open_storage("dropbox://set", {})
 
 
+# Its botocore asks for an older python-dateutil than is pinned here, and works with this one.
+MOTO = (
+    "moto boto3 botocore s3transfer jmespath werkzeug flask flask-cors itsdangerous blinker "
+    "xmltodict responses py-partiql-parser"
+)
+
+
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server of S3, moto's, on a port of its own."""
     if find_spec("moto") is None:
-        pytest.skip("moto is not installed: pip install 'moto[server]'")
+        pytest.skip(f"moto is not installed: pip install --no-deps -c constraints.txt {MOTO}")
     log = tmp_path_factory.mktemp("s3") / "log"
     code = (
         "from moto.server import ThreadedMotoServer as S; import time; s = S(port=0);"
-        "s.start(); print(*s.get_host_and_port(), flush=True); time.sleep(600)"
+        "s.start(); print('port', s.get_host_and_port()[1], flush=True); time.sleep(600)"
     )
     with log.open("w") as errors:
         server = subprocess.Popen(
@@ -125,9 +132,10 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )
     try:
         assert server.stdout is not None
-        line = server.stdout.readline().split()
-        assert line, log.read_text()
-        yield f"127.0.0.1:{line[1]}"
+        lines = iter(server.stdout.readline, "")  # moto says something of its own before
+        found = next((line.split()[1] for line in lines if line.startswith("port ")), "")
+        assert found, log.read_text()
+        yield f"127.0.0.1:{found}"
     finally:
         server.kill()
         server.wait()
@@ -136,7 +144,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _put(s3: str, path: str, content: bytes) -> None:
-    request = urllib.request.Request(f"http://{s3}/{path}", data=content, method="PUT")
+    kind = {"Content-Type": "application/octet-stream"}  # not a form, as urllib would say
+    request = urllib.request.Request(f"http://{s3}/{path}", content, kind, method="PUT")
     urllib.request.urlopen(request, timeout=60).close()
 
 
