@@ -222,8 +222,9 @@ class LocalAlgorithm(Protocol):
     inputs. One that keeps a model of each client's own has `personal(memo, model)`, which returns
     it; where the client's examples are needed to find it, or its module is another one than the
     federation's, `adapted(task, memo, ctx)` returns the module that this client would use. One that
-    needs public inputs has `needs_public = True`. One that is half of a method names the strategies
-    of the other half as `goes_with`, and they name it.
+    needs public inputs has `needs_public = True`, one that is for some tasks only names their kinds
+    (`fedsim.data.Meta.kind`) as `kinds`. One that is half of a method names the strategies of the
+    other half as `goes_with`, and they name it.
     """
 
     @property

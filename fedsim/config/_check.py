@@ -266,6 +266,11 @@ def check_data(config: RunConfig, meta: Meta, clients: int) -> None:
             fitting = [m for m, metric in metrics.METRICS.items() if meta.kind in metric.kinds]
             accepted = f"one of {', '.join(fitting)} for {meta.kind} data ({meta.name})"
             problems.append(Problem("metrics", name, accepted))
+    for section, group in (("strategy", "strategies"), ("local", "clients")):
+        part = getattr(config, section)
+        if meta.kind not in getattr(part, "kinds", (meta.kind,)):
+            accepted = f"a method for {meta.kind} data: this one is for {', '.join(part.kinds)}"
+            problems.append(Problem(f"{section}.name", name_of(group, part), accepted))
     name = type(config.model).__name__.lower()
     if meta.vocabulary and name in ("linear", "mlp", "cnn", "lenet"):
         accepted = f"lstm or transformer: {meta.name} has sequences of tokens"

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+import fedsim
 from fedsim import config as configuration
 from fedsim import exact, losses
 from fedsim.clients.fedmd import FedMD as LocalFedMD
@@ -133,3 +134,10 @@ def test_without_public_inputs_they_are_refused(settings):
     with pytest.raises(ConfigError, match=r"public\.name.*Set public\.name=held-out"):
         configuration.load("digits", settings)
     configuration.load("digits", [*settings, "public.name=held-out"])
+
+
+@pytest.mark.parametrize("settings", [["strategy.name=feddf"], ["local.name=fml"]])
+def test_methods_that_compare_class_probabilities_are_refused_for_other_tasks(settings):
+    more = ["data.name=diabetes", "model.name=linear", "public.name=held-out", "public.rows=20"]
+    with pytest.raises(ConfigError, match=r"regression data: this one is for classification"):
+        fedsim.run("digits", [*settings, *more, "engine.grid=inprocess"])
