@@ -28,7 +28,7 @@ from fedsim.config.schema import RunConfig
 from fedsim.core import ClientContext, Memo, Update
 from fedsim.data import gather, sizes_of
 from fedsim.exact import PartialSum
-from fedsim.federation import Federation, from_text
+from fedsim.federation import Federation, doing, from_text
 from fedsim.privacy import central
 from fedsim.tiers import LOW_RANK, MESSAGES, RESIDENT, fit_of
 from fedsim.vectorized.block import Trained, train_block
@@ -156,6 +156,7 @@ def answer(
     if kind != _kind(federation.config) or federation.awaits_cut:
         return None  # each client refuses
     order = messages.read_instruction(content)
+    federation = doing(federation, order.epochs)
 
     def asked(place: int) -> Asked:
         message = secure_messages.read_ask(RecordDict({**own(place)}))

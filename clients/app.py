@@ -22,7 +22,7 @@ from fedsim.clients._secure_sum import Asked, must_not_mask, session_of
 from fedsim.core import ClientContext, Update
 from fedsim.errors import DataError
 from fedsim.exact import InvalidUpdateError
-from fedsim.federation import Federation, from_text
+from fedsim.federation import Federation, doing, from_text
 from fedsim.secagg.parameters import CONTENT_BYTES
 
 __all__ = ["app", "warm"]
@@ -235,7 +235,8 @@ def _read(message: Message, context: Context) -> tuple[Federation, messages.Trai
     """Return the experiment, what is asked, and which client this is."""
     federation, client = _who(context)
     order = messages.read_instruction(message.content)
-    return _cut.with_kept(federation, context, client), order, client
+    federation = _cut.with_kept(federation, context, client)
+    return doing(federation, order.epochs), order, client
 
 
 def _who(context: Context) -> tuple[Federation, int]:

@@ -34,6 +34,7 @@ class FedNova:
     recipe: ClassVar[None] = None
     lanes: ClassVar = (("length", 1),)
     goes_with: ClassVar = ("fednova",)
+    late: ClassVar = "partial"
 
     def train(self, task: Task, memo: Memo, ctx: ClientContext) -> tuple[Update, Memo]:
         """Train on the shard; send the normalized update, and its length by its weight."""

@@ -2,11 +2,13 @@
 
 Li et al., "Federated optimization in heterogeneous networks", MLSys 2020, equation 2: a client
 minimizes its loss plus mu/2 |w - w_global|^2. The paper's inexactness (clients doing different
-amounts of work) is `epochs` and `steps`; mu = 0 is FedAvg's local training, bit for bit.
+amounts of work) is `epochs` and `steps`, and `rounds.deadline_s` where a virtual clock runs: who
+would be late does fewer epochs (Algorithm 2 with gamma_k). mu = 0 is FedAvg's local training, bit
+for bit.
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 from torch import Tensor
@@ -27,6 +29,8 @@ class FedProx:
     steps: Annotated[int, Ge(1)] | None = None
     batch_size: Annotated[int, Ge(0)] = 32
     keep_optimizer: bool = False
+
+    late: ClassVar = "partial"
 
     @property
     def recipe(self) -> Recipe:

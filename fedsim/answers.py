@@ -19,7 +19,9 @@ __all__ = [
     "Answers",
     "check_results",
     "lose",
+    "merged",
     "payload_bytes",
+    "read_each",
     "send",
     "send_each",
     "timed",
@@ -64,7 +66,7 @@ def send(
     content, asked = messages.model_content(order), [nodes[client] for client in ids]
     ttl = config.rounds.timeout_s
     replies = grid.broadcast(content, asked, kind, ttl=ttl, group_id=str(order.round))
-    (answers,) = _answers(replies, nodes, [(order, ids)], kind, config, form)
+    (answers,) = read_each(replies, nodes, [(order, ids)], kind, config, form)
     return answers
 
 
@@ -84,10 +86,21 @@ def send_each(
     sent = [(nodes[client], content) for content, ids in contents for client in ids]
     ttl = config.rounds.timeout_s
     replies = grid.scatter(sent, messages.TRAIN, ttl=ttl, group_id=str(number))
-    return _answers(replies, nodes, asked, messages.TRAIN, config, form)
+    return read_each(replies, nodes, asked, messages.TRAIN, config, form)
 
 
-def _answers(
+def merged(parts: Sequence[Answers]) -> Answers:
+    """Return what came of several orders as if it had been one."""
+    whole = Answers()
+    for part in parts:
+        whole.sums += part.sums
+        whole.updates |= part.updates
+        whole.records |= part.records
+        whole.norms |= part.norms
+    return whole
+
+
+def read_each(
     replies: Iterable[Message],
     nodes: Sequence[int],
     asked: Sequence[tuple[messages.Train, Sequence[int]]],
@@ -95,7 +108,10 @@ def _answers(
     config: Any,
     form: FixedPoint,
 ) -> list[Answers]:
-    """Read replies to orders, each client's with those of others who got the same."""
+    """Read replies to orders, each client's with those of others who got the same.
+
+    `asked`: each order, and who got it. Who has not answered is lost.
+    """
     found = [Answers() for _ in asked]
     place_of = {client: place for place, (_, ids) in enumerate(asked) for client in ids}
     client_of = {nodes[client]: client for client in place_of}

@@ -12,7 +12,16 @@ from typing import Any, Literal
 
 from flwr.app import RecordDict
 
-from fedsim import agreement, comparison, privacy_check, ring, secure_rounds, spending, tiers
+from fedsim import (
+    agreement,
+    comparison,
+    privacy_check,
+    ring,
+    secure_rounds,
+    spending,
+    tiers,
+    timing,
+)
 from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim.clients import _ckks
@@ -157,6 +166,7 @@ def resume(
                 f"{federation.clients.meta.sha256[:12]}, was {stored.facts['data_sha256'][:12]}): "
                 "its remaining rounds would not belong to its first ones. Start a new run instead"
             )
+        timing.must_be_same(config, stored.facts)
         with started_behind(config.engine, resources):
             execution = tiers.Execution(**stored.facts["execution"])
             around = _Around(store, places, resources, tell)
@@ -296,10 +306,13 @@ def _travelling(
 def _configuration(experiment: Experiment, overrides: Sequence[str]) -> RunConfig:
     if isinstance(experiment, RunConfig):
         if overrides:
-            return configuration.load(configuration.to_dict(experiment), overrides)
+            experiment = configuration.load(configuration.to_dict(experiment), overrides)
         configuration.check(experiment)
-        return experiment
-    return configuration.load(experiment, overrides)
+        config = experiment
+    else:
+        config = configuration.load(experiment, overrides)
+    timing.must_simulate(config)
+    return config
 
 
 def _must_have_key(config: RunConfig) -> None:
@@ -370,6 +383,7 @@ def _facts(
         "device": str(federation.device),
         "execution": asdict(execution),
         "code": list(places.code),
+        **timing.facts(config),
     }
 
 

@@ -1,11 +1,11 @@
 """Who carries the messages of a round: what rounds ask of any grid."""
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from flwr.app import Message, RecordDict
 
-__all__ = ["Carrier"]
+__all__ = ["Carrier", "Mailbox"]
 
 
 class Carrier(Protocol):
@@ -35,4 +35,19 @@ class Carrier(Protocol):
 
         Records that several contents hold (the same objects, as a model) travel once.
         """
+        ...
+
+
+@runtime_checkable
+class Mailbox(Protocol):
+    """Who carries messages without waiting for their replies, between real machines."""
+
+    def post(
+        self, content: RecordDict, nodes: Sequence[int], kind: str, *, ttl: float, group_id: str
+    ) -> dict[str, int]:
+        """Send the same content to nodes; return the nodes by the identity of their message."""
+        ...
+
+    def collect(self, waiting: Mapping[str, int]) -> list[tuple[str, Message]]:
+        """Return the replies that are there, each with the identity of what it answers."""
         ...

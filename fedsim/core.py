@@ -34,6 +34,7 @@ __all__ = [
     "Transform",
     "Update",
     "broadcast",
+    "is_asynchronous",
     "lost_record",
     "per_client",
 ]
@@ -307,6 +308,16 @@ class RoundRecord:
     def lost(self) -> int:
         """How many of the cohort did not count."""
         return sum(1 for client in self.clients if client.lost)
+
+
+def is_asynchronous(strategy: Any) -> bool:
+    """Say whether a strategy steps by whoever arrives, and waits for nobody.
+
+    It then declares `schedule = "asynchronous"`, has a `buffer` (how many arrivals make a step) and
+    `scale(staleness)`, what an update counts for that began so many steps ago. `counts_from`: an
+    update is the client's model less the one it began with ("start"), or less the newest ("now").
+    """
+    return getattr(strategy, "schedule", "synchronous") == "asynchronous"
 
 
 def broadcast(strategy: Any, state: State) -> dict[str, Tensor]:

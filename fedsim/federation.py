@@ -36,7 +36,16 @@ from fedsim.privacy.events import DISCRETE
 from fedsim.sealing import StorageKeys, storage_keys
 from fedsim.secagg import ckks
 
-__all__ = ["Federation", "Places", "build", "examples_of", "forget", "from_text", "to_text"]
+__all__ = [
+    "Federation",
+    "Places",
+    "build",
+    "doing",
+    "examples_of",
+    "forget",
+    "from_text",
+    "to_text",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +213,7 @@ class Federation:
         privacy = self.config.privacy
         if privacy.unit in ("user", "local"):
             return central.weight(examples, privacy.weight_cap)
-        return examples
+        return 1.0 if getattr(self.config.strategy, "weights", "") == "equal" else examples
 
     def client_seed(self) -> int:
         """Return what clients' draws derive from: the run's seed, or a new secret at each call.
@@ -302,6 +311,17 @@ def _check_server(config: RunConfig, own: OwnRows) -> None:
     if config.privacy.unit == "example" and not (declared and declared.rows):
         accepted = "how many rows each client trains on: what they spend follows from it"
         raise ConfigError([Problem("data.declared.rows", [], accepted)])
+
+
+def doing(federation: Federation, epochs: int | None) -> Federation:
+    """Return the same federation where clients do so many local epochs; None: as many as ever.
+
+    Raises `TypeError` where local training is not counted in epochs.
+    """
+    if epochs is None:
+        return federation
+    local = replace(federation.config.local, epochs=epochs)
+    return replace(federation, config=replace(federation.config, local=local))
 
 
 def examples_of(federation: Federation, shards: Sequence[Examples]) -> tuple[Tensor, Tensor]:

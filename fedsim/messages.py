@@ -77,7 +77,8 @@ class Train:
     """What a client is told: the global model (flat float32) and the round.
 
     `extras`: further float32 vectors of the strategy's, by name. `lanes`: the sizes of those that
-    come back, by name; what the server knows, and does not send.
+    come back, by name; what the server knows, and does not send. `epochs`: how many a client does
+    that has not the time for all of them; None: those of the experiment.
     """
 
     model: Tensor
@@ -86,6 +87,7 @@ class Train:
     form: FixedPoint | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     lanes: Mapping[str, int] = field(default_factory=dict)
+    epochs: int | None = None
 
     @property
     def numbers(self) -> int:
@@ -111,6 +113,8 @@ def model_content(order: Train) -> RecordDict:
 def _settings(order: Train) -> dict[str, Any]:
     """Return what an order says besides the model."""
     config: dict[str, Any] = {"server-round": order.round, "lr-factor": float(order.lr_factor)}
+    if order.epochs is not None:
+        config["epochs"] = order.epochs
     if (form := order.form) is not None:
         config |= {
             "fraction-bits": form.fraction_bits,
@@ -142,7 +146,9 @@ def read_instruction(content: RecordDict) -> Train:
         bits = int(config["ring-bits"]) if "ring-bits" in config else None
         steps, size = int(config["fraction-bits"]), model.numel()
         form = FixedPoint(steps, *bounds, size, norm, has_votes, bits)
-    return Train(model, int(config["server-round"]), float(config["lr-factor"]), form, extras)
+    number, factor = int(config["server-round"]), float(config["lr-factor"])
+    epochs = int(config["epochs"]) if "epochs" in config else None
+    return Train(model, number, factor, form, extras, epochs=epochs)
 
 
 def hash_of(order: Train) -> bytes:

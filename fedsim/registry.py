@@ -31,6 +31,7 @@ GROUPS = {
     "schedules": "fedsim.schedules",
     "strategies": "fedsim.strategies",
     "transforms": "fedsim.transforms",
+    "devices": "fedsim.devices",
     "attacks": "fedsim.attacks",
     "treatments": "fedsim.anonymize.treatments",
     "hierarchies": "fedsim.anonymize.hierarchies",

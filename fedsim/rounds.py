@@ -5,6 +5,7 @@ keeps nothing else, so that whoever consumes it can store, checkpoint, show or s
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,12 +14,32 @@ from typing import Any
 
 import numpy as np
 
-from fedsim import attacked, exact, messages, ring, rng, sampling, secure_rounds, user_level
+from fedsim import (
+    attacked,
+    exact,
+    messages,
+    ring,
+    rng,
+    sampling,
+    secure_rounds,
+    timing,
+    user_level,
+)
 from fedsim.adversaries import is_omniscient
-from fedsim.answers import Answers, check_results, lose, send, timed, training_metrics
+from fedsim.answers import (
+    Answers,
+    check_results,
+    lose,
+    merged,
+    send_each,
+    timed,
+    training_metrics,
+)
+from fedsim.asynchronous import run_steps
 from fedsim.carrier import Carrier
+from fedsim.clock import Timetable
 from fedsim.config.schema import RunConfig
-from fedsim.core import RoundContext, RoundRecord, State, broadcast
+from fedsim.core import RoundContext, RoundRecord, State, broadcast, is_asynchronous
 from fedsim.evaluating import tested
 from fedsim.exact import FixedPoint
 from fedsim.federation import Federation
@@ -76,11 +97,12 @@ def number_format(federation: Federation, state: State | None = None) -> FixedPo
         noise = privacy.noise_multiplier or 1.0
         max_abs = local.reach(privacy.mechanism, privacy.clipping_norm, noise)
         max_weight = 1.0
+    buffer = getattr(federation.config.strategy, "buffer", 0)  # of an asynchronous one
     return exact.fixed_point(
         federation.initial.numel(),
         max_abs=max_abs,
         max_weight=max_weight,
-        cohort=min(cohort or len(sizes), len(sizes)),
+        cohort=min(max(cohort or len(sizes), buffer), len(sizes)),
     )
 
 
@@ -101,23 +123,40 @@ def run_rounds(
     `rounds.min_results` clients of a round count. `records` of the last two say who was lost, why.
     """
     form = number_format(federation, state.strategy)
+    if federation.config.mode == "federated" and is_asynchronous(federation.config.strategy):
+        for record, strategy in run_steps(
+            grid, nodes, federation, state.strategy, state.round, form
+        ):
+            yield record, ServerState(record.round, strategy)
+        return
+    clock = timing.clock_of(federation, form)
     for number in range(state.round + 1, federation.config.rounds.count + 1):
         started = perf_counter()
         seconds: dict[str, float] = {}
-        ids = admit(number, _cohort(federation, number))
+        began_s = clock.begins(state.strategy) if clock else 0.0
+        ids = admit(number, _cohort(federation, number, clock.online(began_s) if clock else None))
         if federation.config.privacy.clipping == "adaptive":
             form = number_format(federation, state.strategy)
         order = _order(federation, state, number, form)
-        answers = _collect(grid, nodes, federation, order, ids, seconds, directory)
+        table = clock.round(_staying(federation, number, ids), order, began_s) if clock else None
+        answers = _collect(
+            grid, nodes, federation, order, ids, seconds, directory=directory, table=table
+        )
         charge(number, answers.norms)
         remembered = attacked.carry_out(federation, state.strategy, answers, form, number)
         context = _context(federation, number, len(ids), answers)
         step = partial(_step, federation, state.strategy, answers, form, context)
         strategy = timed(seconds, "aggregate", step)
-        state = ServerState(number, strategy | remembered)
+        strategy |= remembered
+        if table:
+            strategy |= timing.kept(state.strategy, table.ended_s, math.fsum(table.joules.values()))
+        state = ServerState(number, strategy)
         model = strategy["model"].float()
         more, testing = tested(grid, nodes, federation, number, strategy, form, seconds)
         values = training_metrics(answers) | attacked.malicious(federation, answers) | more
+        values |= timing.values(strategy)
+        if table and not ring.is_secure(federation.config):
+            answers.records = timing.noted(answers.records, table)
         clients = [r for a in (answers, testing) for _, r in sorted(a.records.items())]
         yield (
             RoundRecord(
@@ -163,31 +202,56 @@ def _collect(
     order: messages.Train,
     ids: Sequence[int],
     seconds: dict[str, float],
+    *,
     directory: Directory,
+    table: Timetable | None,
 ) -> Answers:
     """Have the cohort of a round train, and return what the strategy and the record need of it.
 
-    Raises `RunFailedError` where too few clients count.
+    `table`: how the round goes by the virtual clock, if there is one. Who does not count by it is
+    not trained. Raises `RunFailedError` where too few clients count.
     """
     config, form = federation.config, order.form
     assert form is not None
+    late = table.lost if table else {}
     if not ring.is_secure(config):
         if config.strategy.needs != "sum" or is_omniscient(config):  # without it nobody folds
             order = replace(order, form=None)
-        lost = _dropouts(config, order.round, ids)
-        asked = [client for client in ids if client not in lost]
-        work = partial(send, grid, nodes, asked, messages.TRAIN, order, config, form)
-        answers: Answers = timed(seconds, "train", work)
-        for client, phase in lost.items():
+        staying = _staying(federation, order.round, ids)
+        asked = _orders(order, [client for client in staying if client not in late], table)
+        work = partial(send_each, grid, nodes, asked, order.round, config, form)
+        answers: Answers = merged(timed(seconds, "train", work))
+        for client, phase in _dropouts(config, order.round, ids).items():
             lose(answers, client, messages.TRAIN, sampling.dropped_out(phase), 0)
     elif ids:
-        found = secure_rounds.collect(grid, nodes, federation, order, ids, seconds, directory)
+        gone = timing.gone(table)
+        found = secure_rounds.collect(
+            grid, nodes, federation, order, ids, seconds, directory, gone=gone
+        )
         answers = Answers(sums=[found.total], records=found.records, means=found.metrics)
     else:
         answers = Answers(means={})
+    for client, reason in late.items():
+        size = timing.size_bytes(order) if table and client in table.downloads else 0
+        lose(answers, client, messages.TRAIN, reason, size)
     if config.privacy.unit != "user" or ids:  # nobody drawn: a step of noise alone
         check_results(answers, order.round, len(ids), config.rounds.min_results)
     return answers
+
+
+def _orders(
+    order: messages.Train, ids: Sequence[int], table: Timetable | None
+) -> list[tuple[messages.Train, Sequence[int]]]:
+    """Return who is asked for what: by the clock, some for fewer epochs than others."""
+    epochs = {client: table.epochs[client] if table else None for client in ids}
+    kinds = sorted(set(epochs.values()), key=lambda own: own or 0) or [None]
+    return [(replace(order, epochs=own), [c for c in ids if epochs[c] == own]) for own in kinds]
+
+
+def _staying(federation: Federation, number: int, ids: Sequence[int]) -> list[int]:
+    """Return who of a cohort does not drop out before the sum."""
+    lost = _dropouts(federation.config, number, ids)
+    return [client for client in ids if client not in lost]
 
 
 def _dropouts(config: RunConfig, number: int, ids: Sequence[int]) -> dict[int, str]:
@@ -216,10 +280,12 @@ def _step(
     return stepped | kept
 
 
-def _cohort(federation: Federation, number: int) -> list[int]:
+def _cohort(federation: Federation, number: int, online: Sequence[int] | None = None) -> list[int]:
     """Draw the clients of a round, largest first; the pooled baseline's is who has everything.
 
     The longest work is then begun first, and clients that are trained at once are of like size.
+    `online`: who is there, where not all are. With unit "user" clients are drawn from all of them,
+    there or not: that is what amplification by sampling is accounted for.
     """
     config, privacy = federation.config, federation.config.privacy
     if config.mode == "pooled":
@@ -228,6 +294,10 @@ def _cohort(federation: Federation, number: int) -> list[int]:
         drawn = user_level.cohort(config, federation.population, number)
     else:
         stream = rng.stream(config.seed, "cohort", round=number)
-        drawn = sampling.uniform(federation.population, config.rounds.cohort, stream)
+        asked = timing.asked(config, federation.population)
+        if online is None:
+            drawn = sampling.uniform(federation.population, asked, stream)
+        else:
+            drawn = np.array(online)[sampling.uniform(len(online), asked, stream)]
     sizes = federation.clients.sizes()[drawn]
     return [int(drawn[i]) for i in np.lexsort((drawn, -sizes))]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -149,16 +150,19 @@ def collect(
     ids: Sequence[int],
     seconds: dict[str, float],
     directory: Directory,
+    *,
+    gone: Mapping[int, Phase] = MappingProxyType({}),
 ) -> Collected:
     """Have clients train and add their updates up by the secure sum of the configuration.
 
-    `directory` has the clients' identity keys (`ideal` needs none). `seconds` gets the time of each
-    phase. Raises `SecAggAborted` where too few clients are left, or where the sum is none that
+    `directory` has the clients' identity keys (`ideal` needs none). `gone`: who is lost by the
+    virtual clock, in which phase; others drop out by chance. `seconds` gets the time of each phase.
+    Raises `SecAggAborted` where too few clients are left, or where the sum is none that
     updates can have; its `records` say who was lost.
     """
     config = federation.config
     assert order.form is not None
-    gone = sampling.dropouts(ids, config.rounds.dropout, seed=config.seed, round=order.round)
+    lost = sampling.dropouts(ids, config.rounds.dropout, seed=config.seed, round=order.round)
     layout = ring.layout(federation, order.form)
     question = Question(
         told=parameters(config, order, layout.length),
@@ -167,7 +171,7 @@ def collect(
         masked=secure_messages.MASKED,
         clear=messages.TRAIN,
         timeout_s=config.rounds.timeout_s,
-        gone=gone,
+        gone={**lost, **gone},
     )
     own = _Round(grid, nodes, question)
     with _told_of(own, ids):

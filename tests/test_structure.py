@@ -71,6 +71,12 @@ LEVELS = [
     ("fedsim.anonymized_own", 5),
     ("fedsim.federation", 5),
     ("fedsim.events", 5),
+    ("fedsim.devices", 2),
+    ("fedsim.clock", 3),
+    ("fedsim.work", 3),
+    ("fedsim.timing", 6),
+    ("fedsim.asynchronous", 6),
+    ("fedsim.arrivals", 3),
     ("fedsim.answers", 6),
     ("fedsim.evaluating", 6),
     ("fedsim.rounds", 6),
@@ -99,6 +105,7 @@ LEVELS = [
 # Who may import what; everything else may not.
 ONLY = {
     "flwr": ("fedsim.engine", "fedsim.messages", "fedsim.answers", "fedsim.clients.app",
+             "fedsim.asynchronous",
              "fedsim.clients._block", "fedsim.clients._secure_sum", "fedsim.strategies.flower",
              "fedsim.clients._ckks", "fedsim.ckks_messages", "fedsim.clients._cut",
              "fedsim.cut_messages", "fedsim.cut_rounds",

@@ -6,7 +6,14 @@ from typing import Any
 
 from fedsim import losses, metrics
 from fedsim.clients.local_only import LocalOnly
-from fedsim.config import _anonymization, _attack, _distributed, _individual, _secure_sum
+from fedsim.config import (
+    _anonymization,
+    _attack,
+    _distributed,
+    _heterogeneity,
+    _individual,
+    _secure_sum,
+)
 from fedsim.config._address import ADDRESSES, is_address
 from fedsim.config.schema import CORRELATED, Engine, Privacy, RunConfig
 from fedsim.data import Meta
@@ -65,8 +72,10 @@ def illegal(config: RunConfig, source: Source) -> list[Problem]:
     _secure_sum.check(config, refuse)
     _distributed.check(config, refuse)
     _individual.check(config, refuse)
+    _heterogeneity.check(config, refuse)
     if clients := _known_clients(config):
         _secure_sum.check_population(config, clients, refuse)
+        _heterogeneity.check_population(config, clients, refuse)
     return problems
 
 
@@ -256,7 +265,8 @@ def check_data(config: RunConfig, meta: Meta, clients: int) -> None:
     """Refuse what does not fit the data; raises `ConfigError` with all problems."""
     problems: list[Problem] = []
     _check_cohort(config, clients, lambda *given: problems.append(Problem(*given)))
-    _secure_sum.check_population(config, clients, lambda *given: problems.append(Problem(*given)))
+    for checks in (_secure_sum, _heterogeneity):
+        checks.check_population(config, clients, lambda *given: problems.append(Problem(*given)))
     if config.loss != "auto" and losses.KINDS[config.loss] != meta.kind:
         fitting = [name for name, kind in losses.KINDS.items() if kind == meta.kind]
         accepted = f"{' or '.join(fitting)} for {meta.kind} data ({meta.name})"

@@ -40,6 +40,7 @@ PARTS = {
     "schedule": ("schedules", "constant"),
     "transform": ("transforms", "unchanged"),
     "strategy": ("strategies", "fedavg"),
+    "devices": ("devices", "untimed"),
     "attack": ("attacks", "honest"),
 }
 
@@ -54,6 +55,10 @@ class Rounds:
     `dropout`: simulated: each client of a cohort is lost with this probability, in a phase of the
     secure sum drawn evenly among the five (keys, shares, masked, confirm, unmask); who is lost in
     the last two has sent its update already. A plain sum loses the same clients.
+    With `[devices]`, by the virtual clock: `deadline_s`: a round closes after so many simulated
+    seconds. `late`: who would be later is left out ("drop"), or does as many whole epochs as it has
+    time for ("partial"); unset: as the local algorithm declares (fedprox and fednova: "partial").
+    `over_selection`: so many times `cohort` are asked, and the first `cohort` to answer count.
     """
 
     count: Annotated[int, Ge(1)] = 30
@@ -62,6 +67,9 @@ class Rounds:
     timeout_s: Annotated[float, Gt(0)] | None = None
     max_abs_update: Annotated[float, Gt(0)] = 1024.0
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    deadline_s: Annotated[float, Gt(0)] | None = None
+    late: Literal["drop", "partial"] | None = None
+    over_selection: Annotated[float, Ge(1)] = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +309,7 @@ class RunConfig:
     regularization: Regularization = field(default_factory=Regularization)
     transform: Any = None
     strategy: Any = None
+    devices: Any = None
     attack: Any = None
     public: Public = field(default_factory=Public)
     anonymization: Anonymization = field(default_factory=Anonymization)

@@ -34,6 +34,7 @@ from fedsim.events import Event, RoundDone, Stage
 from fedsim.federation import Federation, Places, build
 from fedsim.node.approval import SIGNATURE, TEXT
 from fedsim.node.experiment import read_experiment
+from fedsim.registry import name_of
 from fedsim.rounds import number_format
 from fedsim.secagg.identities import Directory
 from fedsim.session import Carriage, Listener, Session, create, open_federation, preflight, settle
@@ -227,6 +228,9 @@ def _fit(config: RunConfig, *, is_signed: bool) -> RunConfig:
     if config.secure_sum.name == "ideal":
         accepted = "'plain', 'secagg', 'secagg+' or 'ckks': 'ideal' is for simulations"
         problems.append(Problem("secure_sum.name", config.secure_sum.name, accepted))
+    if (devices := name_of("devices", config.devices)) != "untimed":
+        accepted = "'untimed' between real machines: their clocks are real"
+        problems.append(Problem("devices.name", devices, accepted))
     if problems:
         raise ConfigError(problems)
     return config

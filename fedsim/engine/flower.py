@@ -7,7 +7,7 @@ client as a Flower `ClientApp` in `clients/app.py`, our rounds as a `ServerApp` 
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,6 +189,24 @@ class FlowerCarrier:
         del sent
         waiting = {id: node for id, (node, _) in zip(ids, contents, strict=True) if id}
         return self._replies(waiting, len(contents), time.monotonic() + limit_s + _GRACE_S)
+
+    def post(
+        self, content: RecordDict, nodes: Sequence[int], kind: str, *, ttl: float, group_id: str
+    ) -> dict[str, int]:
+        """Send the same content to nodes; return the nodes by the identity of their message."""
+        sent = [Message(content, node, kind, ttl=ttl, group_id=group_id) for node in nodes]
+        ids = self.grid.push_messages(sent)
+        return {id: node for id, node in zip(ids, nodes, strict=True) if id}
+
+    def collect(self, waiting: Mapping[str, int]) -> list[tuple[str, Message]]:
+        """Return the replies that are there, each with the identity of what it answers."""
+        found = []
+        for reply in self.grid.pull_messages(list(waiting)):
+            identity = reply.metadata.reply_to_message_id
+            if identity in waiting:
+                reply.metadata.__dict__["_src_node_id"] = waiting[identity]
+                found.append((identity, messages.of_one(reply)))
+        return found
 
     def _replies(self, waiting: dict[str, int], asked: int, deadline: float) -> Iterator[Message]:
         while waiting and time.monotonic() < deadline:

@@ -12,7 +12,7 @@ from fedsim import config as configuration
 from fedsim import registry, spending
 from fedsim.clients._secure_sum import SECRET, simulated_directory
 from fedsim.config.schema import RunConfig
-from fedsim.core import RoundRecord
+from fedsim.core import RoundRecord, is_asynchronous
 from fedsim.engine.blocks import Population
 from fedsim.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fedsim.engine.inprocess import InProcessGrid
@@ -84,6 +84,8 @@ def _content(pair: Pair) -> dict[str, Any]:
     }
     if getattr(strategy, "needs_public", False) or getattr(local, "needs_public", False):
         base["public"] = {"name": "held-out", "rows": 8}
+    if is_asynchronous(strategy):
+        base["devices"] = {"name": "drawn"}
     for model in _MODELS:
         try:
             build(configuration.load({**base, "model": model}, (), {}))
