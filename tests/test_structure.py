@@ -99,6 +99,9 @@ LEVELS = [
     ("fedsim.deploy", 10),
     ("fedsim.api", 10),
     ("fedsim.cli", 11),
+    ("fedsim.sweep", 10),
+    ("fedsim.reproduce", 11),
+    ("fedsim.testing", 11),
     ("fedsim.__main__", 12),
     ("fedsim", 10),
 ]
@@ -111,7 +114,7 @@ ONLY = {
              "fedsim.cut_messages", "fedsim.cut_rounds",
              "fedsim.deployment", "fedsim.carrier", "fedsim.secure_messages",
              "fedsim.secure_rounds", "fedsim.session", "fedsim.api", "fedsim.deploy",
-             "fedsim.node.app"),
+             "fedsim.node.app", "fedsim.testing"),
     "ray": ("fedsim.engine",),
     "opacus": ("fedsim.privacy",),
     "tenseal": ("fedsim.secagg.ckks",),
@@ -119,6 +122,7 @@ ONLY = {
     "sqlalchemy": ("fedsim.store", "fedsim.data._query"),
     "typer": ("fedsim.cli",),
     "matplotlib": ("fedsim.report",),
+    "pytest": ("fedsim.testing",),
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from fedsim.cli import (
     resume,
     run,
     runs,
+    sweep,
 )
 from fedsim.cli._output import fail
 from fedsim.errors import FedsimError
@@ -57,6 +58,8 @@ def _options(
 app.command("run")(run.run)
 app.command("resume")(resume.resume)
 app.command("report")(report.report)
+app.command("sweep")(sweep.sweep)
+app.command("compare")(sweep.compare)
 app.command("plan")(plan.plan)
 app.command("new")(new.new)
 app.command("explain")(explain.explain)
