@@ -1,4 +1,4 @@
-"""`fedsim sweep` runs an experiment over a grid of settings and seeds; `fedsim compare` its runs."""
+"""`fedsim sweep` runs an experiment over settings and seeds; `fedsim compare` compares its runs."""
 
 import sys
 from typing import Annotated, Any
