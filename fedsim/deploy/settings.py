@@ -39,8 +39,8 @@ class ServerSettings:
     """`server.toml`. `listen`, `port`: where nodes and operators connect to.
 
     `runs`: the run store, a folder or the URL of a database; `data_dir`: data files that the server
-    may test models on; `code`: folders of models of your own. `wait_s`: how long a run waits at
-    its start for nodes that are not there, before it begins without them.
+    may test models on; `code`: folders of models of your own. `wait_s`: how long a run waits for a
+    further node at its start, before it begins without those that are not there.
     """
 
     listen: str = "127.0.0.1"

@@ -50,16 +50,18 @@ class Members:
         return [client for client in range(self.clients) if client not in self.nodes]
 
     def gather(self, least: int, *, wait_s: float) -> None:
-        """Wait for all nodes; after `wait_s` begin with those there are, if they are `least`.
+        """Wait for all nodes; begin with those there are, if they are `least`, when none has come
+        for `wait_s`.
 
         Raises `RunFailedError` where they are fewer, at once where so many refuse that they will
         be.
         """
-        begun = time.monotonic()
-        is_told = False
+        latest, known, is_told = time.monotonic(), 0, False
         while self.missing:
             self._look()
-            waited = time.monotonic() - begun
+            if len(self.nodes) > known:
+                latest, known = time.monotonic(), len(self.nodes)
+            waited = time.monotonic() - latest
             if self.clients - len(self.refused) < least:
                 reasons = "; ".join(f"node {n}: {why}" for n, why in list(self.refused.items())[:3])
                 raise RunFailedError(
