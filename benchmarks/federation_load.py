@@ -72,7 +72,11 @@ def watched(server: SuperLink, settings: Sequence[str], count: int) -> tuple[lis
     memory, running = Memory(server.process.pid), server.run(settings, output)
     stamps = [time.monotonic()]
     while len(done := rounds(output)) < count:
-        stamps += [time.monotonic()] * (len(done) - len(stamps) + 1)
+        if len(done) >= len(stamps):
+            stamps += [time.monotonic()] * (len(done) - len(stamps) + 1)
+            now = memory.most(stamps[-2], stamps[-1])
+            took = f"{stamps[-1] - stamps[-2]:.1f} s, server {now:.0f} MB, lost {done[-1]['lost']}"
+            print(f"round {len(done)}: {took}", file=sys.stderr, flush=True)
         if running.poll() is not None and len(rounds(output)) < count:
             raise RuntimeError(server.logs())
         time.sleep(0.2)

@@ -39,6 +39,7 @@ class Members:
     clients: int
     tell: Callable[[str], None] = lambda text: None
     incidents: list[str] = field(default_factory=list)
+    clock: Callable[[], float] = time.monotonic
     nodes: dict[int, int] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     _asked: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -56,12 +57,12 @@ class Members:
         Raises `RunFailedError` where they are fewer, at once where so many refuse that they will
         be.
         """
-        latest, known, is_told = time.monotonic(), 0, False
+        latest, known, is_told = self.clock(), 0, False
         while self.missing:
             self._look()
             if len(self.nodes) > known:
-                latest, known = time.monotonic(), len(self.nodes)
-            waited = time.monotonic() - latest
+                latest, known = self.clock(), len(self.nodes)
+            waited = self.clock() - latest
             if self.clients - len(self.refused) < least:
                 reasons = "; ".join(f"node {n}: {why}" for n, why in list(self.refused.items())[:3])
                 raise RunFailedError(
@@ -146,7 +147,7 @@ class Members:
 
     def _look(self) -> None:
         """Ask nodes that are new which client they are, and hear those that were asked."""
-        now, grid = time.monotonic(), self.carrier.grid
+        now, grid = self.clock(), self.carrier.grid
         self._asked = {id: own for id, own in self._asked.items() if own[1] > now}
         if self._asked:
             for reply in grid.pull_messages(list(self._asked)):
