@@ -24,6 +24,7 @@ from fedsim.core import ClientContext, State, Update
 from fedsim.data import ClientData, Examples, Meta
 from fedsim.errors import ConfigError, Problem
 from fedsim.registry import name_of
+from fedsim.strategies._robust import inner_rule
 from fedsim.transforms.clip import Clip
 
 __all__ = [
@@ -189,16 +190,24 @@ def facts(config: RunConfig, adversaries: Adversaries, population: int) -> dict[
     attack = adversaries.attack
     if isinstance(attack, Honest):
         return {}
-    least = getattr(config.strategy, "least", None)
     return {
         "name": name_of("attacks", attack),
         "needs": attack.needs,
         "clients": sorted(adversaries.clients),
         "population": population,
         "strategy": name_of("strategies", config.strategy),
-        "f": getattr(config.strategy, "f", None) if least else None,
+        "f": _borne(config.strategy, population),
         "target": getattr(attack, "target", None) if hasattr(attack, "measured_on") else None,
     }
+
+
+def _borne(strategy: Any, population: int) -> int | None:
+    """Return how many malicious clients of a round a strategy is set to bear; None: no promise."""
+    if hasattr(strategy, "root_rows"):  # it trusts its own rows alone
+        return population
+    if hasattr(strategy, "rule"):
+        strategy = inner_rule(strategy.rule, strategy.options)
+    return getattr(strategy, "f", None) if hasattr(strategy, "least") else None
 
 
 def must_be_simulated(config: RunConfig) -> None:

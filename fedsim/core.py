@@ -99,7 +99,8 @@ class RoundContext:
 
     `cohort` is how many clients were asked, `population` how many there are; 0: not known.
     `clients`: for a strategy that needs "updates", whose they are, in their order. `public`: where
-    the experiment has public inputs.
+    the experiment has public inputs. `root`: the update that the server's own rows give, for a
+    strategy that has `root_rows`.
     """
 
     seed: int
@@ -108,6 +109,7 @@ class RoundContext:
     population: int = 0
     clients: Sequence[int] = ()
     public: Public | None = None
+    root: Tensor | None = None
 
     def rng(self, purpose: str) -> np.random.Generator:
         """Return the stream of this round for `purpose`."""

@@ -12,7 +12,7 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedsim import adversaries, ckks_messages, cut_messages
+from fedsim import adversaries, ckks_messages, cut_messages, root
 from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim.clients._secure_sum import SECRET
@@ -33,6 +33,7 @@ def experiment_text(run_config: Mapping[str, Any]) -> str:
     experiment = str(run_config["experiment"])
     config = configuration.load(experiment, str(run_config["overrides"]).split())
     adversaries.must_be_simulated(config)
+    root.must_have_rows(config.strategy, has_own=True)
     code = (str(Path(experiment).resolve().parent),) if Path(experiment).is_file() else ()
     data_dir = str(run_config["data-dir"]) or datasets.default_data_dir()
     return to_text(config, Places(data_dir=data_dir, code=code))

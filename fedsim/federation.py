@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedsim import adversaries, anonymized, anonymized_own, losses, metrics, models
+from fedsim import adversaries, anonymized, anonymized_own, losses, metrics, models, root
 from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim.adversaries import NOBODY, Adversaries, Poisoned
@@ -74,7 +74,7 @@ class Federation:
     `module` is resident: whoever uses it first sets its weights from a vector. `keys`: those that
     files are sealed with, if they are. `anonymization`: what it came to, where records are
     anonymized. `shown`: public inputs, where there are any. `adversaries`: who is malicious, in a
-    simulation of it.
+    simulation of it. `root`: rows of the server's own, for a strategy that trains on some.
     """
 
     config: RunConfig
@@ -90,6 +90,7 @@ class Federation:
     anonymization: Mapping[str, Any] = field(default_factory=dict)
     shown: datasets.Shown | None = None
     adversaries: Adversaries = NOBODY
+    root: Examples | None = None
 
     @property
     def real_clients(self) -> ClientData:
@@ -258,10 +259,14 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
     config = _as_private(_as_mode(config))
     clients, anonymization = _open(config, places, keys)
     population = clients.clients
+    own_rows = None
+    if places.own is None:
+        clients, own_rows = root.rooted(config.strategy, clients, config.seed)
     malicious = adversaries.adversaries_of(config, population)
     clients, malicious = adversaries.poisoned(clients, malicious)
     if places.own is not None:
         adversaries.must_be_simulated(config)
+        root.must_have_rows(config.strategy, has_own=False)
     if places.own is not None and places.own.client < 0:
         _check_server(config, places.own)
     if config.mode == "pooled":
@@ -290,6 +295,7 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
         anonymization=anonymization,
         shown=shown,
         adversaries=malicious,
+        root=own_rows,
     )
 
 

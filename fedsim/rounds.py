@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from fedsim import (
     attacked,
@@ -39,7 +40,15 @@ from fedsim.asynchronous import run_steps
 from fedsim.carrier import Carrier
 from fedsim.clock import Timetable
 from fedsim.config.schema import RunConfig
-from fedsim.core import RoundContext, RoundRecord, State, broadcast, is_asynchronous
+from fedsim.core import (
+    ClientContext,
+    RoundContext,
+    RoundRecord,
+    State,
+    Update,
+    broadcast,
+    is_asynchronous,
+)
 from fedsim.evaluating import tested
 from fedsim.exact import FixedPoint
 from fedsim.federation import Federation
@@ -145,6 +154,7 @@ def run_rounds(
         charge(number, answers.norms)
         remembered = attacked.carry_out(federation, state.strategy, answers, form, number)
         context = _context(federation, number, len(ids), answers)
+        context = replace(context, root=_root(federation, order))
         step = partial(_step, federation, state.strategy, answers, form, context)
         strategy = timed(seconds, "aggregate", step)
         strategy |= remembered
@@ -179,6 +189,17 @@ def _context(federation: Federation, number: int, cohort: int, answers: Answers)
     seed, population = federation.config.seed, federation.population
     clients, public = sorted(answers.updates), federation.seen_by_all()
     return RoundContext(seed, number, cohort, population, clients, public)
+
+
+def _root(federation: Federation, order: messages.Train) -> Tensor | None:
+    """Train on the server's own rows as a client would, where the strategy has any."""
+    if federation.root is None:
+        return None
+    task = federation.task(order.model, [federation.root], extras=order.extras)
+    nobody = federation.population  # the number of no client
+    own = ClientContext(federation.config.seed, order.round, nobody, order.lr_factor)
+    update: Update = federation.config.local.train(task, {}, own)[0]
+    return update.vector
 
 
 def _order(

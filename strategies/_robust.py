@@ -78,7 +78,7 @@ def inner_rule(name: str, options: Mapping[str, Any]) -> Any:
     """
     kind = registry.load("strategies", name)
     problems: list[Problem] = []
-    if not hasattr(kind, "aggregate"):
+    if not hasattr(kind, "aggregate") or hasattr(kind, "root_rows"):
         accepted = "a robust rule, such as krum, rfa or centered-clipping"
         raise ConfigError([Problem("strategy.rule", name, accepted)])
     rule = read_table("strategy.options", kind, options, problems)

@@ -48,6 +48,7 @@ LEVELS = [
     ("fedsim.attacks", 2),
     ("fedsim.adversaries", 5),
     ("fedsim.attacked", 6),
+    ("fedsim.root", 5),
     ("fedsim.losses", 0),
     ("fedsim.metrics", 2),
     ("fedsim.training", 2),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from fedsim.attacks.honest import Honest
 from fedsim.config.schema import RunConfig
+from fedsim.core import is_asynchronous
 from fedsim.registry import name_of
 
 __all__ = ["check"]
@@ -29,6 +30,9 @@ def check(config: RunConfig, refuse: Refuse) -> None:
             accepted = (
                 "a client's own attack: a secure sum shows nobody the updates it is made from"
             )
+            refuse("attack.name", name, accepted, _CLIENT_SIDE)
+        if is_asynchronous(config.strategy):
+            accepted = "a client's own attack: without rounds there is no set of updates to see"
             refuse("attack.name", name, accepted, _CLIENT_SIDE)
         if unit == "user":
             accepted = "a client's own attack: with privacy.unit = 'user' there is only the sum"

@@ -142,6 +142,9 @@ def _check_privacy(config: RunConfig, refuse: Callable[..., None]) -> None:
     if config.mode != "federated":
         accepted = "'federated' with privacy.unit: baselines have no private form"
         refuse("mode", config.mode, accepted, "Set privacy.unit=none for the baseline.")
+    if hasattr(config.strategy, "root_rows"):
+        accepted = "a strategy without rows of the server's own: nobody keeps an account of those"
+        refuse("strategy.name", name_of("strategies", config.strategy), accepted)
     if privacy.unit == "user":
         _check_user_level(config, refuse)
     elif privacy.unit == "local":

@@ -19,7 +19,7 @@ import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedsim import adversaries, agreement, cut_rounds, secure_rounds, spending
+from fedsim import adversaries, agreement, cut_rounds, root, secure_rounds, spending
 from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim.carrier import Carrier
@@ -218,6 +218,7 @@ def _configuration(submitted: Mapping[str, Any], text: str) -> RunConfig:
 def _fit(config: RunConfig, *, is_signed: bool) -> RunConfig:
     """Refuse what a deployed run cannot do."""
     adversaries.must_be_simulated(config)
+    root.must_have_rows(config.strategy, has_own=True)
     problems = []
     if config.mode == "pooled":
         accepted = "'federated' or 'local-only': nodes do not give their data away"

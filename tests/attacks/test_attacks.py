@@ -297,6 +297,7 @@ def test_a_population_without_both_kinds_is_refused(overrides, message):
     [
         (["attack.name=alie", "secure_sum.name=secagg"], r"attack\.name.*secure sum.*sign-flip"),
         (["attack.name=ipm", "privacy.unit=user", "privacy.epsilon=8"], r"attack\.name.*the sum"),
+        (["attack.name=ipm", "strategy.name=fedbuff"], r"attack\.name.*without rounds"),
         (["attack.name=scaling", "privacy.unit=example", "privacy.epsilon=8"], r"account"),
         (["attack.name=label-flip", "attack.source=1"], r"attack\.target"),
         (["attack.name=scalng"], "Did you mean 'scaling'"),
