@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -191,7 +191,9 @@ class Clients:
             self._address, False, self._certificate, self._keys[number]
         )
         try:
-            with connection as calls:
+            with ExitStack() as stack:
+                with _FEW_AT_ONCE:
+                    calls = stack.enter_context(connection)
                 client = _Client(number, len(self._threads), calls)
                 while not self._stop.is_set():
                     if client.answer_one():
@@ -199,7 +201,7 @@ class Clients:
                             self.handled += 1
                     else:
                         self._stop.wait(POLL_S)
-        except Exception as error:  # of one client: counted, and the others go on
+        except (Exception, SystemExit) as error:  # of one client: counted, and the others go on
             with self._lock:
                 self.failed.append(f"client {number}: {error!r}")
 
@@ -268,6 +270,9 @@ class _Client:
             )  # fmt: skip
         return self._contexts[run]
 
+
+# Flower gives a handshake five seconds; two hundred at once on two cores take longer.
+_FEW_AT_ONCE = threading.Semaphore(4)
 
 # A ClientApp has a process to itself elsewhere; here clients share its model, so they take turns.
 _ONE_AT_A_TIME = threading.Lock()
