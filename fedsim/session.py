@@ -73,7 +73,10 @@ Listener = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run came to. `metrics` are the last ones known, `history` one dict per round."""
+    """What a run came to. `metrics` are the last ones known, `history` one dict per round.
+
+    `report`: None where `storage.report` is false.
+    """
 
     run_id: str
     status: str
@@ -81,7 +84,7 @@ class Result:
     history: Sequence[Mapping[str, Any]]
     model_sha256: str
     folder: Path
-    report: Path
+    report: Path | None
     stored: StoredRun
 
     def _repr_html_(self) -> str:
@@ -317,10 +320,10 @@ class Session:
             summary["privacy"] = privacy
         self.store.finish(self.run_id, status, summary)
         self.log(status)
-        path = write_report(self.store, self.run_id)
+        path = self._report(self.run_id)
         stored = self.store.get(self.run_id)
         if beside := comparison.record(self.store, stored, stored.summary["metrics"]):
-            write_report(self.store, beside)
+            self._report(beside)
         result = Result(
             run_id=self.run_id,
             status=status,
@@ -333,6 +336,11 @@ class Session:
         )
         self.tell(RunDone(result))
         return result
+
+    def _report(self, run_id: str) -> Path | None:
+        """Write a run's report, where that is wanted."""
+        is_wanted = self.federation.config.storage.report
+        return write_report(self.store, run_id) if is_wanted else None
 
     def _privacy(self) -> dict[str, Any]:
         """Return what has been spent of the data set's budget; nothing where none is kept."""

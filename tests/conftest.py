@@ -13,6 +13,20 @@ settings.load_profile("fedsim")
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+# Where what is tested is what a run computes, its report is not drawn (a test or a module that
+# reads one is marked `reports`): it takes more than half of the time of a small run.
+_REPORT, _WITHOUT = "FEDSIM__STORAGE__REPORT", ("contracts", "engine", "strategies", "transforms")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Say in the environment whether runs of a test draw their reports."""
+    place = item.path.parts[:-1]
+    if not item.get_closest_marker("reports") and any(name in place for name in _WITHOUT):
+        os.environ[_REPORT] = "false"
+    else:
+        os.environ.pop(_REPORT, None)
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

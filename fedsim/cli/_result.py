@@ -27,7 +27,7 @@ def print_result(result: Any, *, as_json: bool) -> None:
                 "real_seconds": summary["real_seconds"],
                 "model_sha256": result.model_sha256,
                 "folder": str(result.folder),
-                "report": str(result.report),
+                "report": str(result.report or ""),
                 "notice": result.stored.facts.get("notice", ""),
                 "privacy": summary.get("privacy"),
                 "anonymization": result.stored.facts.get("anonymization") or None,
@@ -67,7 +67,7 @@ def print_result(result: Any, *, as_json: bool) -> None:
         print(_privacy(privacy))
     if notice := result.stored.facts.get("notice"):
         print(notice)
-    print(result.report)
+    print(result.report or result.folder)
 
 
 def _privacy(spent: Mapping[str, Any]) -> str:

@@ -114,7 +114,7 @@ def run_local(
         history=stored.rounds,
         model_sha256=stored.summary["model_sha256"],
         folder=stored.folder,
-        report=Path(found.report),
+        report=Path(found.report) if found.report else None,
         stored=stored,
     )
 

@@ -5,7 +5,6 @@ A line begins with a word of its own, so that it is found among whatever else a 
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -120,7 +119,7 @@ def _result(result: Any) -> dict[str, Any]:
         "metrics": dict(result.metrics),
         "model_sha256": result.model_sha256,
         "folder": str(result.folder),
-        "report": str(Path(result.report)),
+        "report": str(result.report or ""),
         "summary": result.stored.summary,
         "facts": {name: facts[name] for name in _FACTS if name in facts},
     }

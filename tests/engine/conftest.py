@@ -9,7 +9,12 @@ import pytest
 from fedsim import registry
 
 # Programs that tests start, in processes of their own.
-collect_ignore = ["behind_ray_client.py", "changing_cluster.py", "nodes_of_two_sizes.py"]
+collect_ignore = [
+    "behind_ray_client.py",
+    "changing_cluster.py",
+    "node_without_data.py",
+    "nodes_of_two_sizes.py",
+]
 
 TINY = {
     "name": "tiny",

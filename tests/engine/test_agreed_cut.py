@@ -66,6 +66,7 @@ def stop(event: object) -> None:
         raise KeyboardInterrupt
 
 
+@pytest.mark.reports
 def test_a_run_keeps_its_cut_and_goes_on_under_no_other(table: Path, tmp_path: Path) -> None:
     whole = fedsim.run(experiment(table), runs=tmp_path / "whole")
     with pytest.raises(Interrupted):
@@ -98,6 +99,7 @@ def with_noise(table: Path, **more: object) -> dict[str, object]:
     return plain | {"anonymization": {**plain["anonymization"], **noise, **more}}
 
 
+@pytest.mark.reports
 def test_noise_on_the_cut_is_in_the_ledger_once_and_the_cut_is_frozen(
     table: Path, tmp_path: Path
 ) -> None:

@@ -259,6 +259,7 @@ def test_a_column_that_nobody_declared_is_refused(table: Path) -> None:
         opened(table, columns=columns)
 
 
+@pytest.mark.reports
 def test_a_run_and_its_twin(table: Path, tmp_path: Path) -> None:
     result = fedsim.run(experiment(table, compare_raw=True), runs=tmp_path)
     assert result.status == "finished"

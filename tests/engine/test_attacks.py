@@ -29,6 +29,7 @@ def attacked(tiny, name, count=2, **options):
     return config
 
 
+@pytest.mark.reports
 def test_a_backdoor_succeeds_and_fails_under_norm_bounding(tiny, tmp_path):
     options = {"scale": 5.0, "clients": [1]}
     open_ = fedsim.run(attacked(tiny, "backdoor", 4, **options), runs=tmp_path / "open")
@@ -164,6 +165,7 @@ def test_a_client_s_own_attack_runs_under_masks(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options"), [("label-flip", {}), ("ipm", {"scale": 10.0}), ("gaussian", {"std": 1.0})]
 )
+@pytest.mark.reports
 def test_fedavg_breaks_and_a_rule_bears_it(tiny, tmp_path, name, options):
     rule = {"name": "multi-krum", "f": 3}
     plain = fedsim.run(attacked(tiny, name, 6, **options), runs=tmp_path / "plain")

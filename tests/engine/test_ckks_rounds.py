@@ -123,6 +123,7 @@ def test_rounds_come_to_the_bits_of_ideal(sections, tiny, key):
     assert lost(found[0]) == lost(found[1])
 
 
+@pytest.mark.reports
 @pytest.mark.slow
 def test_runs_in_process_and_on_ray_end_with_the_model_of_ideal(tiny, cluster, tmp_path):
     config = secure(tiny, "ideal", rounds={"dropout": 0.2})

@@ -285,6 +285,7 @@ def test_federations_and_their_seeds():
     assert spending.settled(federation).config.privacy.delta < 1e-3
 
 
+@pytest.mark.reports
 def test_the_command_ends_with_its_epsilon(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FEDSIM_RUNS", str(tmp_path / "runs"))
     (tmp_path / "x.toml").write_text(configuration.dump_toml(configuration.load(private())))

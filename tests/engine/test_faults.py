@@ -4,6 +4,7 @@ import pytest
 
 import fedsim
 from fedsim.errors import RunFailedError
+from fedsim.session import write_report
 from fedsim.store import RunStore
 
 REASONS = {
@@ -46,8 +47,9 @@ def check_lost(result, runs, reason):
         (2, 3, "train"),
     ]
     assert all(reason in row["lost"] for row in lost)
-    assert "1 lost" not in result.report.read_text()  # both rounds' losses are counted
-    assert "2 lost" in result.report.read_text()
+    report = write_report(RunStore(runs), result.run_id).read_text()
+    assert "1 lost" not in report  # both rounds' losses are counted
+    assert "2 lost" in report
 
 
 @pytest.mark.slow
@@ -115,6 +117,7 @@ def test_a_client_that_no_signal_reaches_is_found_and_its_worker_replaced(
     assert "hung" in (result.folder / "run.log").read_text()
 
 
+@pytest.mark.reports
 def test_too_few_results_end_the_run_and_it_can_go_on(tiny, plugin, tmp_path):
     config = tiny(
         local={"name": "faulty", "fault": "raise", "clients": list(range(9)), "round": 3},

@@ -252,6 +252,7 @@ def test_ideal_clients_send_sums_without_rows(tiny):
         assert set(reply.content["ring"]) == {"vector"}
 
 
+@pytest.mark.reports
 @pytest.mark.parametrize("name", ["ideal", "secagg"])
 def test_no_number_of_a_client_is_in_anything_that_is_kept(name, tiny, tmp_path):
     losses, _ = reported(tiny)

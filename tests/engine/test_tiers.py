@@ -94,6 +94,7 @@ def test_dp_sgd_comes_to_the_same_model_in_a_block(cluster, tmp_path):
     assert run("vectorized", "ray").model_sha256 == block.model_sha256
 
 
+@pytest.mark.reports
 def test_what_was_chosen_is_recorded_shown_and_used_again(tmp_path):
     first = fedsim.run("digits", [*SETTINGS, *MLP], runs=tmp_path)
     execution = first.stored.facts["execution"]
