@@ -21,6 +21,7 @@ from fedsim.cli import (
     plan,
     privacy,
     report,
+    reproduce,
     resume,
     run,
     runs,
@@ -58,6 +59,7 @@ def _options(
 app.command("run")(run.run)
 app.command("resume")(resume.resume)
 app.command("report")(report.report)
+app.command("reproduce")(reproduce.reproduce)
 app.command("sweep")(sweep.sweep)
 app.command("compare")(sweep.compare)
 app.command("plan")(plan.plan)

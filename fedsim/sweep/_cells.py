@@ -20,7 +20,16 @@ from fedsim.errors import ConfigError, Problem, UnknownRunError
 from fedsim.files import replacing
 from fedsim.registry import suggest
 
-__all__ = ["Cell", "Sweep", "plan_sweep", "read_sweep", "sweep_folder", "values_of"]
+__all__ = [
+    "Cell",
+    "Sweep",
+    "named",
+    "plan_sweep",
+    "read_sweep",
+    "sweep_folder",
+    "values_of",
+    "write_sweep",
+]
 
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 _MOST = 10_000  # cells: more are a slip of the keyboard
@@ -78,8 +87,8 @@ def plan_sweep(
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     name = name or f"{cells[0].config.name}-sweep"
-    named = [replace(cell, config=_named(name, cell.config)) for cell in cells]
-    return Sweep(name, axes, named, tuple(dict.fromkeys(notes)))
+    known = [replace(c, config=replace(c.config, name=named(name, c.config))) for c in cells]
+    return Sweep(name, axes, known, tuple(dict.fromkeys(notes)))
 
 
 def values_of(text: str) -> list[str]:
@@ -141,11 +150,11 @@ def _other_half(settings: Sequence[str]) -> list[str]:
     return [f"local.name={halves[0]}"] if halves else []
 
 
-def _named(sweep: str, config: RunConfig) -> RunConfig:
-    """Name a cell's experiment for the sweep and for everything that it says."""
+def named(sweep: str, config: RunConfig) -> str:
+    """Return the name of a cell's runs: that of the sweep, and a hash of all that it says."""
     content = configuration.to_dict(replace(config, name=sweep))
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return replace(config, name=f"{sweep}-{digest[:10]}")
+    return f"{sweep}-{digest[:10]}"
 
 
 def sweep_folder(root: Path, name: str) -> Path:
