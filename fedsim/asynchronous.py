@@ -41,6 +41,7 @@ __all__ = ["run_steps"]
 
 _QUEUE = "async/queue"
 _MODEL = "async/model/"  # then after how many steps it was the newest
+_MOST_FAILURES = 3  # of each client, in one step
 _POLL_S = 0.25  # between looks for replies of real machines
 _LIMIT_S, _GRACE_S = 300.0, 5.0  # for a reply, where the experiment does not say; on its way
 
@@ -280,76 +281,72 @@ def _noted(task: Task, done: int) -> dict[str, float]:
 
 @dataclass(slots=True)
 class _Real:
-    """Real machines: who answers first counts first. What a stopped run had at work is lost."""
+    """Real machines: who answers first counts first. What a stopped run had at work is lost.
+
+    `working`: by message, who has it, from which version, until when. `arrived`: who has answered
+    and is not counted yet.
+    """
 
     carrier: Mailbox
     nodes: Sequence[int]
     federation: Federation
     form: FixedPoint
     working: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+    arrived: list[tuple[int, int, Message]] = field(default_factory=list)
     draws: int = 0
 
     def next(self, state: State, number: int, seconds: dict[str, float]) -> _Arrived:
         """Return what makes step `number`, which begins with a state."""
         done, buffer = number - 1, self.federation.config.strategy.buffer
-        arrived: list[tuple[int, int, Message]] = []
         lost: dict[int, str] = {}
-        wait = partial(self._wait, state, done, buffer, arrived, lost)
-        timed(seconds, "train", wait)
+        timed(seconds, "train", partial(self._wait, state, done, buffer, lost))
+        taken, self.arrived = self.arrived[:buffer], self.arrived[buffer:]
         parts = []
-        for version in sorted({version for _, version, _ in arrived}):
+        for version in sorted({version for _, version, _ in taken}):
             order = _order(self.federation, state, version, done, self.form)
-            own = [(client, reply) for client, other, reply in arrived if other == version]
+            own = [(client, reply) for client, other, reply in taken if other == version]
             ids, replies = [client for client, _ in own], [reply for _, reply in own]
-            (answers,) = read_each(
-                replies,
-                self.nodes,
-                [(order, ids)],
-                messages.TRAIN,
-                self.federation.config,
-                self.form,
-            )
+            config, kind = self.federation.config, messages.TRAIN
+            (answers,) = read_each(replies, self.nodes, [(order, ids)], kind, config, self.form)
             parts.append((version, answers))
-        used = {version for _, version, _ in self.working.values()}
-        models = {f"{_MODEL}{v}": _model(state, v, done) for v in sorted(used)}
-        return _Arrived(parts, lost, models)
+        used = {version for _, version, _ in (*self.working.values(), *self.arrived)}
+        return _Arrived(parts, lost, {f"{_MODEL}{v}": _model(state, v, done) for v in sorted(used)})
 
-    def _wait(
-        self,
-        state: State,
-        done: int,
-        buffer: int,
-        arrived: list[tuple[int, int, Message]],
-        lost: dict[int, str],
-    ) -> None:
+    def _wait(self, state: State, done: int, buffer: int, lost: dict[int, str]) -> None:
         """Have clients work until enough have answered."""
-        failures, population = 0, self.federation.population
-        while len(arrived) < buffer:
-            self._post(state, done, {client for client, _, _ in arrived})
-            waiting = {key: self.nodes[client] for key, (client, _, _) in self.working.items()}
-            for key, reply in self.carrier.collect(waiting):
-                client, version, _ = self.working.pop(key)
-                if reply.has_error():
-                    lost[client], failures = reply.error.reason or "no reason given", failures + 1
-                else:
-                    arrived.append((client, version, reply))
-                    lost.pop(client, None)
-            for key in [k for k, (_, _, ends) in self.working.items() if monotonic() > ends]:
-                client, _, _ = self.working.pop(key)
-                lost[client], failures = "no answer within the time allowed", failures + 1
-            if failures > 3 * population:
+        failures = 0
+        while len(self.arrived) < buffer:
+            self._post(state, done)
+            for client, reason in self._collected().items():
+                lost[client], failures = reason, failures + 1
+            if failures > _MOST_FAILURES * self.federation.population:
                 raise RunFailedError(
-                    f"step {done + 1}: {failures} answers were lost, and {len(arrived)} of "
+                    f"step {done + 1}: {failures} answers were lost, and {len(self.arrived)} of "
                     f"{buffer} came",
                     [lost_record(c, "train", why, bytes_down=0) for c, why in lost.items()],
                 )
-            if len(arrived) < buffer:
+            if len(self.arrived) < buffer:
                 sleep(_POLL_S)
 
-    def _post(self, state: State, done: int, counted: set[int]) -> None:
+    def _collected(self) -> dict[int, str]:
+        """Take the replies that are there; return whose is an error, or too late, and why."""
+        lost = {}
+        waiting = {key: self.nodes[client] for key, (client, _, _) in self.working.items()}
+        for key, reply in self.carrier.collect(waiting):
+            client, version, _ = self.working.pop(key)
+            if reply.has_error():
+                lost[client] = reply.error.reason or "no reason given"
+            else:
+                self.arrived.append((client, version, reply))
+        for key in [key for key, (_, _, ends) in self.working.items() if monotonic() > ends]:
+            client, _, _ = self.working.pop(key)
+            lost[client] = "no answer within the time allowed"
+        return lost
+
+    def _post(self, state: State, done: int) -> None:
         """Have as many clients at work as should be, from the newest model."""
         config, population = self.federation.config, self.federation.population
-        busy = {client for client, _, _ in self.working.values()} | counted
+        busy = {client for client, _, _ in (*self.working.values(), *self.arrived)}
         free = min(config.rounds.cohort or population, population) - len(self.working)
         idle = [client for client in range(population) if client not in busy]
         if free <= 0 or not idle:

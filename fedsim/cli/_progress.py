@@ -60,6 +60,8 @@ class _Count:
         rate = sum(clients for _, clients in self.recent) / spent if spent else 0.0
         parts = [self.metric(), f"{rate:.3g} clients/s" if rate else ""]
         parts.append(f"{bytes_text(self.down)} down {bytes_text(self.up)} up")
+        if (simulated := self.metrics.get("simulated/seconds")) is not None:
+            parts.append(f"{seconds_text(simulated)} simulated")
         if self.lost:
             parts.append(f"{self.lost} lost")
         return ", ".join(part for part in parts if part)

@@ -6,6 +6,7 @@ from typing import Any
 from fedsim.cli._output import print_json, print_table
 from fedsim.report.section import bytes_text, number, seconds_text
 from fedsim.report.sections.anonymization import line as anonymization_line
+from fedsim.report.sections.simulated_time import joules_text
 
 __all__ = ["print_result"]
 
@@ -44,7 +45,7 @@ def print_result(result: Any, *, as_json: bool) -> None:
             *([number(raw["metrics"].get(name))] if raw else []),
         ]
         for name, value in sorted(result.metrics.items())
-        if name.count("/") == 1
+        if name.count("/") == 1 and not name.startswith("simulated/")
     ]
     head = ["metric", "last value", "worst tenth of clients", *(["raw records"] if raw else [])]
     print_table(head, rows)
@@ -61,6 +62,9 @@ def print_result(result: Any, *, as_json: bool) -> None:
             ]
         ],
     )
+    if (seconds := result.metrics.get("simulated/seconds")) is not None:
+        joules = joules_text(result.metrics["simulated/joules"])
+        print(f"by the virtual clock: {seconds_text(seconds)}, {joules} on clients (simulated)")
     if found := result.stored.facts.get("anonymization"):
         print(anonymization_line(found))
     if privacy := summary.get("privacy"):

@@ -83,6 +83,7 @@ def load(
     _apply(draft, _environment(os.environ if environ is None else environ, draft.problems))
     _apply(draft, _assignments(overrides, draft.problems))
     _anchor(draft.content, folder)
+    _anchor_devices(draft.content, Path(folder or ""))
     with_declared(draft.content, Path(folder or ""), draft.problems)
     source = partial(_source, draft.sources)
     with_schema(draft.content, Path(folder or ""), draft.problems, source)
@@ -108,6 +109,7 @@ def _read(experiment: str | Path | Mapping[str, Any]) -> _Draft:
             _anchor(draft.content, path.parent)
             anchor_declared(draft.content, path.parent)
             anchor_schema(draft.content, path.parent)
+            _anchor_devices(draft.content, path.parent)
     for section, _, _ in IMPLIED:
         table = draft.content.get(section)
         if isinstance(table, dict):
@@ -309,6 +311,14 @@ def _anchor(content: dict[str, Any], folder: str | Path | None) -> None:
         if isinstance(path, str) and path:
             path = os.path.expanduser(path)  # noqa: PTH111 - Path's raises for unknown users
             table["path"] = str(Path(folder or "", path).absolute())
+
+
+def _anchor_devices(content: dict[str, Any], folder: Path) -> None:
+    """Make the paths of traces mean the same from everywhere."""
+    table = content.get("devices")
+    for key in ("capacity", "availability", "states", "network"):
+        if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
+            table[key] = str((folder / Path(table[key]).expanduser()).absolute())
 
 
 def _source(sources: Mapping[str, str], path: str) -> str:

@@ -20,6 +20,7 @@ ORDER = (
     "attack",
     "partition",
     "cost",
+    "simulated_time",
     "secure_sum",
     "anonymization",
     "lost",
