@@ -1,7 +1,7 @@
 """The library's front door: `run`, `resume` and `plan`, used alike by the CLI and by notebooks."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -122,7 +122,7 @@ def _run(
         facts = {**_facts(federation, places, execution, resources), **more}
         run_id = create(store, federation, config, places, facts)
         session = _session(run_id, federation, replace(around, places=places), execution)
-        return session.go(start_state(federation), {})
+        return session.go(start_state(federation))
 
 
 def resume(
@@ -261,7 +261,7 @@ def _simulated(
     federation: Federation,
     around: _Around,
     execution: tiers.Execution,
-    memos: Mapping[int, RecordDict],
+    memos: MutableMapping[int, RecordDict],
     progress: Callable[[int, int], None],
 ) -> Iterator[Carriage]:
     """Have simulated clients, in this process or in Ray workers."""
@@ -284,7 +284,7 @@ def _simulated(
     engine = replace(config.engine, block_size=size)
     with open_grid(engine, population, code=places.code, run=run_id) as opened:
         grid = opened.grid
-        grid.states.update(memos)
+        grid.states = memos
         grid.on_progress = progress
         directory = simulated_directory(told, config)
         yield Carriage(grid, population.nodes, directory, grid.states, grid.incidents)

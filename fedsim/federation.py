@@ -301,6 +301,11 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
 
 def _public(config: RunConfig, places: Places, clients: ClientData) -> datasets.Shown | None:
     public, folder = config.public, Path(places.data_dir) if places.data_dir else None
+    if public.name == datasets.HELD_OUT and places.own is not None and places.own.client >= 0:
+        if not getattr(config.local, "needs_public", False):
+            return None  # it is the server's affair
+        accepted = "a data set that nodes have too: the test set is with the server alone"
+        raise ConfigError([Problem("public.name", public.name, accepted)])
     return datasets.show(
         public.name, public.rows, public.args, clients, seed=config.seed, data_dir=folder
     )

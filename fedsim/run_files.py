@@ -19,6 +19,7 @@ from fedsim.engine.checkpoint import (
     save_checkpoint,
     write_atomically,
 )
+from fedsim.engine.memos import MemoStore
 from fedsim.errors import RunFailedError, SealingError, SetupError
 from fedsim.sealing import (
     SUFFIX,
@@ -38,6 +39,7 @@ from fedsim.sealing import (
 __all__ = ["Rewrapped", "RunFiles", "RunLog", "files_of", "only_one", "rewrap_all", "unsealed"]
 
 CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "run.log"
+MEMOS = "memos"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,11 @@ class RunFiles:
         """Replace the checkpoint; raises `SetupError`, and the last one is then intact."""
         if not self.keys:
             save_checkpoint(self.path(CHECKPOINT), checkpoint)
-            return
-        facts: dict[str, str | int] = {"round": checkpoint.round, "model_sha256": model_sha256}
-        self._seal(CHECKPOINT, encode_checkpoint(checkpoint), facts)
+        else:
+            facts: dict[str, str | int] = {"round": checkpoint.round, "model_sha256": model_sha256}
+            self._seal(CHECKPOINT, encode_checkpoint(checkpoint), facts)
+        if isinstance(checkpoint.memos, MemoStore):
+            checkpoint.memos.sweep()
 
     def load_checkpoint(self) -> Checkpoint | None:
         """Return the checkpoint, None where there is none.
@@ -69,6 +73,17 @@ class RunFiles:
         if not self.keys:
             return load_checkpoint(path)
         return decode_checkpoint(self._open(CHECKPOINT), path) if path.exists() else None
+
+    def memos(self, found: Checkpoint | None = None) -> MemoStore:
+        """Return what clients remember, as a checkpoint says: at first nothing."""
+        store = MemoStore(self.folder / MEMOS, self.run, self.keys)
+        if found is None:
+            store.sweep()  # of a stretch that was killed before its first checkpoint
+        elif found.index:
+            store.restore(found.index)
+        else:
+            store.update(found.memos)
+        return store
 
     def save_model(self, content: bytes, model_sha256: str) -> None:
         """Replace the model, a safetensors file; raises `SetupError`."""

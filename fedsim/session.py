@@ -35,6 +35,7 @@ from fedsim.config.schema import RunConfig
 from fedsim.core import RoundRecord
 from fedsim.engine.agreeing import opened
 from fedsim.engine.checkpoint import Checkpoint, write_atomically
+from fedsim.engine.memos import MemoStore
 from fedsim.errors import BudgetExceededError, FedsimError, Interrupted, RunFailedError
 from fedsim.events import ClientsDone, Event, RoundDone, RunDone, RunStarted, Stage
 from fedsim.federation import Federation, Places
@@ -119,7 +120,7 @@ class Carriage:
 #: Opens who carries a stretch of a run, told what clients remember and whom to tell of progress
 #: (done, asked).
 Open = Callable[
-    [Mapping[int, RecordDict], Callable[[int, int], None]], AbstractContextManager[Carriage]
+    [MutableMapping[int, RecordDict], Callable[[int, int], None]], AbstractContextManager[Carriage]
 ]
 
 
@@ -161,11 +162,11 @@ class Session:
             self.store.truncate(self.run_id, done)
             self.log(f"resumed after round {done}")
         if found is None:
-            return self.go(start_state(self.federation), {})
-        return self.go(ServerState(found.round, found.state), dict(found.memos))
+            return self.go(start_state(self.federation))
+        return self.go(ServerState(found.round, found.state), self.files.memos(found))
 
-    def go(self, state: ServerState, memos: Mapping[int, RecordDict]) -> Result:
-        """Run the rounds after `state`.
+    def go(self, state: ServerState, memos: MemoStore | None = None) -> Result:
+        """Run the rounds after `state`; `memos`: what clients remember, at first nothing.
 
         Raises `Interrupted`, and what stopped the run: either way it can be gone on with.
         """
@@ -183,7 +184,8 @@ class Session:
                 self.tell(Stage(f"starting {self.starting}"))
                 with Behind[RoundRecord](lambda record: self.tell(RoundDone(record))) as behind:
                     progress = partial(self._progress, behind)
-                    with self.opened(memos, progress) as carriage, environment.settled():
+                    kept = self.files.memos() if memos is None else memos
+                    with self.opened(kept, progress) as carriage, environment.settled():
                         interruption.listen()
                         self._rounds(carriage, behind, interruption)
             except KeyboardInterrupt:

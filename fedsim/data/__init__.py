@@ -15,7 +15,7 @@ from fedsim.data._clients import (
     together,
 )
 from fedsim.data._declared import Declared, Elsewhere, OwnRows, declared_of
-from fedsim.data._public import Shown, show
+from fedsim.data._public import HELD_OUT, Shown, show
 from fedsim.data._raw import RawClients, open_raw
 from fedsim.data._source import default_data_dir
 from fedsim.data._summary import summarize
@@ -31,6 +31,7 @@ from fedsim.data._types import (
 )
 
 __all__ = [
+    "HELD_OUT",
     "ClientData",
     "Dataset",
     "Declared",

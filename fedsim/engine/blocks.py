@@ -21,6 +21,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.app.constants import DEFAULT_TTL
 from flwr.app.metadata import Metadata
 
+from fedsim.engine.memos import part_of
 from fedsim.messages import error_reply
 
 __all__ = [
@@ -144,7 +145,7 @@ class Block:
     common: dict[str, Any]
     nodes: tuple[int, ...]
     ids: tuple[str, ...]
-    states: dict[int, RecordDict]
+    states: Mapping[int, RecordDict]
     own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -164,7 +165,7 @@ class Block:
     def part(self, start: int, stop: int) -> "Block":
         """Return the block of some of the clients."""
         nodes, ids = self.nodes[start:stop], self.ids[start:stop]
-        states = {node: self.states[node] for node in nodes if node in self.states}
+        states = part_of(self.states, nodes)
         own = {identity: self.own[identity] for identity in ids if identity in self.own}
         return Block(self.common, nodes, ids, states, own)
 

@@ -7,7 +7,7 @@ crash at any point there is the old one or the new one, complete. Format: safete
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedsim.core import State
+from fedsim.engine.memos import MemoStore
 from fedsim.errors import RunFailedError, SetupError
 from fedsim.files import replacing
 from fedsim.messages import memo_of, set_memo
@@ -35,11 +36,15 @@ _VERSION = "1"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A point to go on from: the last finished round, the strategy's state, the clients' memos."""
+    """A point to go on from: the last finished round, the strategy's state, the clients' memos.
+
+    `index`: where memos are that are kept in files beside it (`fedsim.engine.memos`).
+    """
 
     round: int
     state: State
     memos: Mapping[int, RecordDict]
+    index: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -61,14 +66,18 @@ def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
             numbers[name] = value
         else:
             raise TypeError(f"strategy state {name!r} is a {type(value).__name__}, not a tensor")
-    for node, record in checkpoint.memos.items():
+    memos = checkpoint.memos
+    inline = {} if isinstance(memos, MemoStore) else memos
+    for node, record in inline.items():
         for name, tensor in memo_of(record).items():
             tensors[f"memo/{node}/{name}"] = tensor
+    index = memos.index() if isinstance(memos, MemoStore) else checkpoint.index
+    tensors |= {f"index/{name}": rows for name, rows in index.items()}
     header = {
         "version": _VERSION,
         "round": str(checkpoint.round),
         "numbers": json.dumps(numbers),
-        "memos": json.dumps(sorted(checkpoint.memos)),
+        "memos": json.dumps(sorted(inline)),
     }
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     return bytes(save(own, metadata=header))
@@ -107,14 +116,18 @@ def _decoded(header: Mapping[str, str], tensors: Mapping[str, Tensor], name: obj
         )
     state: State = dict(json.loads(header["numbers"]))
     memos: dict[int, dict[str, Tensor]] = {node: {} for node in json.loads(header["memos"])}
+    index: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         kind, rest = key.split("/", 1)
         if kind == "state":
             state[rest] = tensor
+        elif kind == "index":
+            index[rest] = tensor
         else:
             node, own = rest.split("/", 1)
             memos[int(node)][own] = tensor
-    return Checkpoint(int(header["round"]), state, {n: _record(memo) for n, memo in memos.items()})
+    records = {node: _record(memo) for node, memo in memos.items()}
+    return Checkpoint(int(header["round"]), state, records, index)
 
 
 def _unreadable(name: object, error: Exception) -> RunFailedError:

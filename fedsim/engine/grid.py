@@ -1,6 +1,6 @@
 """What both simulated grids share: Flower's `Grid` interface over blocks of clients."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from threading import Lock
@@ -14,6 +14,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsim.engine.blocks import Block, Population, own_copy, split, taper
+from fedsim.engine.memos import part_of
 from fedsim.engine.sharing import grouped
 
 __all__ = ["BlockGrid", "RunBlocks"]
@@ -32,7 +33,8 @@ _COMMON = ("run_id", "src_node_id", "reply_to_message_id", "group_id", "ttl", "m
 class BlockGrid(Grid):  # type: ignore[misc]
     """Flower's `Grid` for simulated clients; `run_blocks` says where they run.
 
-    `states` holds every client's `Context.state` between messages, by node id, where not empty.
+    `states` holds every client's `Context.state` between messages, by node id, where not empty: in
+    memory, unless whoever opens the grid puts a `fedsim.engine.memos.MemoStore` there.
     `on_progress(done, asked)` and `on_reply(reply)` are called while replies come in. `incidents`
     grows with what went wrong with blocks and workers, for the run's log.
     """
@@ -46,7 +48,7 @@ class BlockGrid(Grid):  # type: ignore[misc]
         workers: Callable[[], int] = lambda: 1,
     ) -> None:
         self.population = population
-        self.states: dict[int, RecordDict] = {}
+        self.states: MutableMapping[int, RecordDict] = {}
         self.incidents: list[str] = []
         self.on_progress: Callable[[int, int], None] = lambda done, asked: None
         self.on_reply: Callable[[Message], None] = lambda reply: None
@@ -178,8 +180,7 @@ class BlockGrid(Grid):  # type: ignore[misc]
         ids = tuple(self._identity() for _ in members)
         nodes = tuple(node for node, _ in members)
         own = {id: records for id, (_, records) in zip(ids, members, strict=True) if records}
-        states = {node: self.states[node] for node in nodes if node in self.states}
-        return Block(common, nodes, ids, states, own)
+        return Block(common, nodes, ids, part_of(self.states, nodes), own)
 
     def _identity(self) -> str:
         return f"{self._run.run_id}-{next(self._ids)}"
@@ -236,7 +237,7 @@ class BlockGrid(Grid):  # type: ignore[misc]
             {name: getattr(metadata[0], name) for name in _COMMON},
             nodes,
             tuple(own.message_id for own in metadata),
-            {node: self.states[node] for node in nodes if node in self.states},
+            part_of(self.states, nodes),
             {message.metadata.message_id: own for message, own in group if own},
         )
 

@@ -55,7 +55,7 @@ def test_a_sealed_run_comes_to_the_same_and_leaves_nothing_readable(tiny, tmp_pa
     searched["state"] = pieces(checkpoint.state["model"].numpy())
     searched["memos"] = [
         piece
-        for record in checkpoint.memos.values()
+        for record in RunFiles(plain.folder, plain.run_id).memos(checkpoint).values()
         for tensor in memo_of(record).values()
         for piece in pieces(tensor.numpy())
     ]
