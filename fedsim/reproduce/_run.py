@@ -14,7 +14,7 @@ from fedsim.sweep._cells import named
 
 __all__ = ["Measured", "measure", "reproduce"]
 
-_HERE = ("engine.grid=inprocess",)
+_HERE = ("engine.grid=inprocess", "storage.report=false")
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def as_markdown(found: Found) -> str:
         "Published tables, run again by `fedsim reproduce`, which wrote this page. *Short* tables",
         "are run for less long than published: the band of a row, if it has one, is then around",
         "our own earlier value, and what is said of the paper are the orders between rows.",
-        "`fedsim reproduce --all` runs the published settings; those of over an hour run only then.",
+        "`fedsim reproduce --all` runs the published settings; the longest run only then.",
         "",
     ]
     for table, is_full, verdicts in found:

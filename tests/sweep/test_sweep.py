@@ -22,6 +22,7 @@ TINY = {
     "rounds": {"count": 1},
     "evaluation": {"federated_every": 0},
     "engine": {"grid": "inprocess", "tier": "resident"},
+    "storage": {"report": False},
 }
 
 
