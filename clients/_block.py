@@ -20,16 +20,17 @@ from flwr.app.metadata import Metadata
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim import ckks_messages, exact, messages, ring, secure_messages
+from fedsim import ckks_messages, coding, exact, messages, ring, secure_messages, sending
 from fedsim.clients import _ckks
 from fedsim.clients._quiet import LostClientError, quiet
 from fedsim.clients._secure_sum import Asked, session_of
 from fedsim.config.schema import RunConfig
 from fedsim.core import ClientContext, Memo, Update
 from fedsim.data import gather, sizes_of
-from fedsim.exact import PartialSum
+from fedsim.exact import InvalidUpdateError, PartialSum
 from fedsim.federation import Federation, doing, from_text
 from fedsim.privacy import central
+from fedsim.sending import Sent
 from fedsim.tiers import LOW_RANK, MESSAGES, RESIDENT, fit_of
 from fedsim.vectorized.block import Trained, train_block
 from fedsim.vectorized.change import Changes, encoded
@@ -37,6 +38,7 @@ from fedsim.vectorized.schedule import first_pass
 
 __all__ = ["answer"]
 
+_FLOAT_BYTES = 4
 _KINDS = (messages.TRAIN, secure_messages.MASKED, ckks_messages.ENCRYPTED)
 
 #: limit(clients) -> what raises when so many clients take longer than they may.
@@ -80,18 +82,26 @@ class _Block:
     def lose(self, place: int, error: BaseException) -> None:
         self.replies.append(messages.error_reply(self.instruction(place), error))
 
-    def count(self, place: int, update: Update, memo: Memo, seconds: float) -> None:
+    def sent(self, place: int, update: Update) -> Sent:
+        """Return what a client sends of what it trained."""
+        _, kept = coding.apart(self.memos[place])
+        return sending.send(self.federation, update, self.order, self.context(place), kept)
+
+    def count(self, place: int, sent: Sent, memo: Memo, seconds: float) -> None:
         """Take a client's update into the sum, or as a reply of its own."""
+        update, code = sent.update, sent.code
         if self.order.form is None:
-            content = messages.update_content(update, client=self.clients[place], seconds=seconds)
+            client = self.clients[place]
+            content = messages.update_content(update, client=client, seconds=seconds, code=code)
             self.replies.append(Message(content, reply_to=self.instruction(place)))
         elif self.order.form.bits is not None:
             self.count_in_ring(place, update)
         else:
             self.total = exact.accumulate(self.total, update, self.order.form)
             norm = math.nan if self.order.form.max_norm is None else exact.norm_of(update)
-            self.add_row(place, update.weight, update.metrics, seconds, norm)
-        self.kept[place] = memo
+            size = messages.sent_bytes(update, code)
+            self.add_row(place, update.weight, update.metrics, seconds, norm, size)
+        self.kept[place] = coding.joined(memo, sent.kept)
 
     def count_in_ring(self, place: int, update: Update) -> None:
         """Take a client's vector into the sum, or, masked or encrypted, as a reply of its own."""
@@ -120,9 +130,11 @@ class _Block:
         weight: float,
         metrics: Mapping[str, float],
         seconds: float,
-        norm: float = math.nan,
+        norm: float,
+        sent: int,
     ) -> None:
-        self.rows.append(messages.Row(self.clients[place], weight, seconds, metrics, norm))
+        client = self.clients[place]
+        self.rows.append(messages.Row(client, weight, seconds, metrics, norm, float(sent)))
         self.last = place
 
     def finished(self) -> list[Message]:
@@ -205,11 +217,12 @@ def _one_by_one(block: _Block, places: Sequence[int]) -> None:
             with quiet(block.is_secure):
                 with block.limit(1):  # not of what follows: a sum must not be left half added
                     shard = federation.clients.train(block.clients[place])
-                    order = block.order
-                    task = federation.task(order.model, [shard], extras=order.extras)
-                    update, memo = local.train(task, block.memos[place], block.context(place))
-                    update = federation.encode(update, block.order.form, block.context(place))
-                block.count(place, update, memo, perf_counter() - started)
+                    order, number = block.order, block.order.round
+                    task = federation.task(order.model, [shard], extras=order.extras, round=number)
+                    own, _ = coding.apart(block.memos[place])
+                    update, memo = local.train(task, own, block.context(place))
+                    sent = block.sent(place, update)
+                block.count(place, sent, memo, perf_counter() - started)
         except Exception as error:
             block.lose(place, error)
 
@@ -221,8 +234,9 @@ def _at_once(block: _Block, tier: str, places: Sequence[int]) -> None:
     sizes, contexts = sizes_of(clients, own), [block.context(place) for place in places]
     is_ordered = recipe.clipping is None  # Poisson batches have no passes
     shards = gather(clients, own, first_pass(sizes, contexts) if is_ordered else None)
-    task = block.federation.task(block.order.model, [shards], as_stored=tier == LOW_RANK)
-    memos = [block.memos[place] for place in places]
+    is_stored, number = tier == LOW_RANK, block.order.round
+    task = block.federation.task(block.order.model, [shards], as_stored=is_stored, round=number)
+    memos = [coding.apart(block.memos[place])[0] for place in places]
     with block.limit(len(sizes)):
         fit = fit_of(tier, block.federation)
         parts = train_block(fit, task, recipe, sizes, memos, contexts, is_ordered=is_ordered)
@@ -238,6 +252,9 @@ def _count_group(block: _Block, trained: Trained, sizes: Sequence[int], seconds:
     """Take a group's updates into the sum; what is out of bounds is looked at one by one."""
     form = block.order.form
     metrics = trained.metrics([float(size) for size in sizes])
+    if coding.kind_of(block.federation.config.transform) != "dense":
+        _take_each(block, trained, sizes, metrics, seconds)
+        return
     weights = [block.federation.weight(float(size)) for size in sizes]
     contexts = [block.context(place) for place in trained.members]
     change = encoded(trained.change, block.federation.transform(form, contexts))
@@ -258,9 +275,28 @@ def _count_group(block: _Block, trained: Trained, sizes: Sequence[int], seconds:
         part = exact.encode_sum(vector, [weights[i] for i in good], form, lanes)
         block.total = exact.add_into(block.total, part)
     for i in good:
-        block.add_row(trained.members[i], weights[i], metrics[i], seconds, norms[i])
+        sent = _FLOAT_BYTES * form.dimension + sum(lane.nbytes for lane in lanes.values())
+        block.add_row(trained.members[i], weights[i], metrics[i], seconds, norms[i], sent)
         block.kept[trained.members[i]] = trained.memos[i]
     _one_by_one(block, [trained.members[i] for i in range(len(weights)) if i not in good])
+
+
+def _take_each(
+    block: _Block,
+    trained: Trained,
+    sizes: Sequence[int],
+    metrics: Sequence[Mapping[str, float]],
+    seconds: float,
+) -> None:
+    """Encode a group's updates one by one, and count them."""
+    for i, vector in enumerate(trained.change.vectors().cpu()):
+        place = trained.members[i]
+        update = Update(vector, float(sizes[i]), metrics[i])
+        try:
+            with quiet(block.is_secure):
+                block.count(place, block.sent(place, update), trained.memos[i], seconds)
+        except (LostClientError, InvalidUpdateError) as error:
+            block.lose(place, error)
 
 
 def _count_each(
@@ -279,7 +315,7 @@ def _count_each(
         update = Update(vector, weights[i], metrics[i], own)
         try:
             with quiet(block.is_secure):
-                block.count(place, update, trained.memos[i], seconds)
+                block.count(place, Sent(update, None, {}), trained.memos[i], seconds)
         except LostClientError as error:
             block.lose(place, error)
 

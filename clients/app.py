@@ -15,11 +15,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from fedsim import agreement, messages, ring, secure_messages
+from fedsim import agreement, coding, messages, ring, secure_messages, sending
 from fedsim.clients import _ckks, _cut
 from fedsim.clients._quiet import LostClientError, quiet
 from fedsim.clients._secure_sum import Asked, must_not_mask, session_of
-from fedsim.core import ClientContext, Update
+from fedsim.core import ClientContext
 from fedsim.errors import DataError
 from fedsim.exact import InvalidUpdateError
 from fedsim.federation import Federation, doing, from_text
@@ -62,9 +62,9 @@ def train(message: Message, context: Context) -> Message:
         with quiet():
             vector = _vector(federation, order, client, context)
         return Message(messages.ring_content(vector, [client]), reply_to=message)
-    update, _ = _trained(federation, order, client, context)
+    sent, _ = _trained(federation, order, client, context)
     seconds = perf_counter() - started
-    content = messages.update_content(update, client=client, seconds=seconds)
+    content = messages.update_content(sent.update, client=client, seconds=seconds, code=sent.code)
     return Message(content, reply_to=message)
 
 
@@ -174,20 +174,22 @@ def _vector(
     """Train, and return what this client hands to the secure sum."""
     if order.form is None or order.form.bits is None:
         raise InvalidUpdateError("the server asks for an update outside of the secure sum")
-    update, ctx = _trained(federation, order, client, context)
-    return ring.vector(federation, update, ring.layout(federation, order.form), ctx)
+    sent, ctx = _trained(federation, order, client, context)
+    return ring.vector(federation, sent.update, ring.layout(federation, order.form), ctx)
 
 
 def _trained(
     federation: Federation, order: messages.Train, client: int, context: Context
-) -> tuple[Update, ClientContext]:
+) -> tuple[sending.Sent, ClientContext]:
     """Return the update as it enters the sum; what is to be remembered is kept."""
     ctx = ClientContext(federation.client_seed(), order.round, client, order.lr_factor)
     shard = federation.clients.train(client)
-    task = federation.task(order.model, [shard], extras=order.extras)
-    update, memo = federation.config.local.train(task, messages.memo_of(context.state), ctx)
-    messages.set_memo(context.state, memo)
-    return federation.encode(update, order.form, ctx), ctx
+    task = federation.task(order.model, [shard], extras=order.extras, round=order.round)
+    own, kept = coding.apart(messages.memo_of(context.state))
+    update, memo = federation.config.local.train(task, own, ctx)
+    sent = sending.send(federation, update, order, ctx, kept)
+    messages.set_memo(context.state, coding.joined(memo, sent.kept))
+    return sent, ctx
 
 
 @app.evaluate()
@@ -219,7 +221,7 @@ def _used(
     federation: Federation, order: messages.Train, client: int, context: Context
 ) -> torch.nn.Module:
     """Return the model that this client would use: the global one, or one of its own."""
-    local, memo = federation.config.local, messages.memo_of(context.state)
+    local, (memo, _) = federation.config.local, coding.apart(messages.memo_of(context.state))
     if hasattr(local, "adapted"):
         ctx = ClientContext(federation.client_seed(), order.round, client, order.lr_factor)
         task = federation.task(order.model, [federation.clients.train(client)], extras=order.extras)

@@ -20,7 +20,6 @@ __all__ = [
     "check_results",
     "lose",
     "merged",
-    "payload_bytes",
     "read_each",
     "send",
     "send_each",
@@ -120,7 +119,7 @@ def read_each(
         if client < 0 or client in found[place_of[client]].records:
             continue  # not asked, or asked once and answering twice: an answer counts once
         order, ids = asked[place_of[client]]
-        _take(found[place_of[client]], reply, client, ids, kind, (order, config, form))
+        _take(found[place_of[client]], reply, client, ids, kind, (order, form))
     for answers, (order, ids) in zip(found, asked, strict=True):
         for client in ids:
             if client not in answers.records:
@@ -135,10 +134,10 @@ def _take(
     client: int,
     ids: Sequence[int],
     kind: str,
-    order_and_form: tuple[messages.Train, Any, FixedPoint],
+    order_and_form: tuple[messages.Train, FixedPoint],
 ) -> None:
     """Take one reply, or lose the client that sent it."""
-    order, config, form = order_and_form
+    order, form = order_and_form
     size = order.numbers * _FLOAT_BYTES
     if reply.has_error():
         lose(answers, client, kind, reply.error.reason or "no reason given", size)
@@ -146,19 +145,12 @@ def _take(
     try:
         rows = messages.rows(reply.content)
         _check_rows(rows, client, ids, answers)
-        _read(answers, rows, reply.content, kind, form, is_folded=order.form is not None)
+        _read(answers, rows, reply.content, kind, order, form)
     except InvalidUpdateError as error:
         lose(answers, client, kind, str(error), size)
     else:
-        payload = payload_bytes(config, order) if kind == messages.TRAIN else 0
-        for row in rows:
-            answers.records[row.client] = _record(row, kind, size, payload)
-
-
-def payload_bytes(config: Any, order: messages.Train) -> int:
-    """Return the bytes of an update on the wire, with the lanes that go beside it."""
-    lanes = _FLOAT_BYTES * sum(order.lanes.values())
-    return int(config.transform.size_bytes(order.model.numel())) + lanes
+        for row in messages.measured(reply.content, rows):
+            answers.records[row.client] = _record(row, kind, size)
 
 
 def _check_rows(
@@ -179,9 +171,8 @@ def _read(
     rows: Sequence[messages.Row],
     content: RecordDict,
     kind: str,
+    order: messages.Train,
     form: FixedPoint,
-    *,
-    is_folded: bool,
 ) -> None:
     """Take the numbers of a reply whose clients are in `rows`."""
     if kind == messages.EVALUATE:
@@ -189,20 +180,23 @@ def _read(
         if any(len(values) != len(rows) for values in statistics.values()):
             raise InvalidUpdateError("the statistics have not one row for each client")
         answers.statistics.append(([row.client for row in rows], statistics))
-    elif is_folded:
-        part = messages.partial_sums(content, form)
+        return
+    decode = messages.decode_of(order)
+    if order.form is not None:
+        part = messages.partial_sums(content, form, decode)
         if answers.sums:
             exact.check_lanes(part.lanes, answers.sums[0].lanes)
         answers.sums.append(part)
         if form.max_norm is not None:
             answers.norms |= messages.norms(content, rows)
     else:
-        update = messages.updates(content)
+        update = messages.updates(content, decode)
         exact.encode(update, form)  # what cannot be summed does not count here either
         answers.updates[rows[0].client] = update
 
 
-def _record(row: messages.Row, kind: str, size: int, payload: int) -> ClientRecord:
+def _record(row: messages.Row, kind: str, size: int) -> ClientRecord:
+    sent = 0 if math.isnan(row.sent) else int(row.sent)
     return ClientRecord(
         client=row.client,
         phase="train" if kind == messages.TRAIN else "evaluate",
@@ -210,7 +204,7 @@ def _record(row: messages.Row, kind: str, size: int, payload: int) -> ClientReco
         metrics=row.metrics,
         real_seconds=row.seconds,
         bytes_down=size,
-        bytes_up=_METRIC_BYTES * (3 + len(row.metrics)) + payload,
+        bytes_up=_METRIC_BYTES * (3 + len(row.metrics)) + sent,
     )
 
 

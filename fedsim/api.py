@@ -18,6 +18,7 @@ from fedsim import (
     privacy_check,
     ring,
     secure_rounds,
+    sending,
     spending,
     tiers,
     timing,
@@ -197,8 +198,9 @@ def plan(
         workers = worker_count(config.engine, resources, len(sizes))
     state = start_state(federation)
     seconds, memory = _probe(federation, state)
-    model_bytes = 4 * form.dimension
-    down, up = model_bytes, config.transform.size_bytes(form.dimension) + 64
+    parameters = federation.initial.numel()
+    model_bytes = 4 * parameters
+    down, up = model_bytes, sending.size_bytes(federation) + 64
     if ring.is_secure(config):
         down, up = secure_rounds.payload_bytes(federation, form)
     return {
@@ -209,7 +211,7 @@ def plan(
         "examples": int(sizes.sum()),
         "smallest": int(sizes.min()),
         "largest": int(sizes.max()),
-        "parameters": form.dimension,
+        "parameters": parameters,
         "model_bytes": model_bytes,
         "bytes_down": down * cohort * rounds.count,
         "bytes_up": up * cohort * rounds.count,

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic, perf_counter, sleep
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from flwr.app import Message
 from torch import Tensor
 
-from fedsim import exact, messages, ring, rng, sampling, timing
+from fedsim import exact, messages, ring, rng, sampling, sending, timing
 from fedsim.answers import (
     Answers,
     check_results,
@@ -94,7 +94,7 @@ def run_steps(
         check_results(answers, number, len(answers.records), config.rounds.min_results)
         before = number - 1
         context = RoundContext(config.seed, number, strategy.buffer, federation.population)
-        total = partial(_total, strategy, found.parts, state, before, form)
+        total = partial(_total, federation, found.parts, state, before, form)
         stepped = strategy.step(state, timed(seconds, "aggregate", total), context)
         used = _staleness(found.parts, before)
         state = stepped | found.more
@@ -133,7 +133,7 @@ def _source(
 
 
 def _total(
-    strategy: Any,
+    federation: Federation,
     parts: Sequence[tuple[int, Answers]],
     state: State,
     done: int,
@@ -143,12 +143,13 @@ def _total(
 
     Dividing by the whole weight then is what makes stale updates count less, and not others more.
     """
-    vector = torch.zeros(form.dimension, dtype=torch.float64)
+    strategy, vector = federation.config.strategy, torch.zeros_like(state["model"])
     weight, count = 0.0, 0
     for version, answers in parts:
         if not answers.sums:
             continue  # all of it was lost
-        own = exact.decode(exact.add(answers.sums), form)
+        order = _order(federation, state, version, done, form)
+        own = sending.concluded(federation, exact.decode(exact.add(answers.sums), form), order)
         moved = own.vector
         if strategy.counts_from == "now":
             moved = moved + own.weight * (_model(state, version, done).double() - state["model"])
@@ -173,6 +174,7 @@ def _order(
         lr_factor=federation.lr_factor(version + 1),
         form=form,
         lanes=ring.lane_sizes(federation),
+        coding=sending.told(federation),
     )
 
 

@@ -241,14 +241,13 @@ class LocalAlgorithm(Protocol):
 
 
 class Transform(Protocol):
-    """What is done to updates before they are added up (`transforms/`)."""
+    """What is done to updates before they are added up, which leaves them whole (`transforms/`).
+
+    What makes them shorter is a `fedsim.coding.Coder` or a `fedsim.coding.Reduction`.
+    """
 
     def encode(self, vectors: Tensor) -> Tensor:
         """Return updates [clients, model] as they enter the sum, each by itself."""
-        ...
-
-    def size_bytes(self, dimension: int) -> int:
-        """Return the bytes of one update of `dimension` numbers on the wire."""
         ...
 
 

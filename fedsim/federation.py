@@ -25,6 +25,7 @@ from fedsim.adversaries import NOBODY, Adversaries, Poisoned
 from fedsim.agreement import Agreed, agreed_from_dict
 from fedsim.attacks.honest import Honest
 from fedsim.clients._private import Private
+from fedsim.coding import Shapes, Shared, kind_of
 from fedsim.config.schema import Privacy, RunConfig, SecureSum
 from fedsim.core import ClientContext, Public, Task, Update
 from fedsim.crypto import random_key
@@ -35,16 +36,22 @@ from fedsim.privacy import central, example, local
 from fedsim.privacy.events import DISCRETE
 from fedsim.sealing import StorageKeys, storage_keys
 from fedsim.secagg import ckks
+from fedsim.transforms.unchanged import Unchanged
 
 __all__ = [
     "Federation",
     "Places",
     "build",
     "doing",
+    "entering",
     "examples_of",
     "forget",
     "from_text",
+    "shapes_of",
+    "shared_by_all",
     "to_text",
+    "trained_module",
+    "width",
 ]
 
 
@@ -75,6 +82,7 @@ class Federation:
     files are sealed with, if they are. `anonymization`: what it came to, where records are
     anonymized. `shown`: public inputs, where there are any. `adversaries`: who is malicious, in a
     simulation of it. `root`: rows of the server's own, for a strategy that trains on some.
+    `adapted`: what clients train in place of `module`, where the transform has it so.
     """
 
     config: RunConfig
@@ -91,6 +99,7 @@ class Federation:
     shown: datasets.Shown | None = None
     adversaries: Adversaries = NOBODY
     root: Examples | None = None
+    adapted: nn.Module | None = None
 
     @property
     def real_clients(self) -> ClientData:
@@ -134,18 +143,23 @@ class Federation:
         *,
         as_stored: bool = False,
         extras: Mapping[str, Tensor] = MappingProxyType({}),
+        round: int = 0,
     ) -> Task:
         """Set the resident module to `model` and return what one client trains, or several.
 
         `as_stored`: for whoever turns images into numbers by himself. `extras`: what the strategy
-        sent beside the model.
+        sent beside the model. `round`: what is trained may depend on it (`adapted`).
         """
         model, meta = model.to(self.device), self.clients.meta
-        self._set(model)
+        if self.adapted is not None:
+            shared = shared_by_all(self, round, model)
+            model = self.config.transform.start(shared).to(self.device)
+        module = trained_module(self)
+        self._set(model, module)
         read = datasets.as_stored if as_stored else datasets.together
         x, y = read(shards, meta, self.device)
         return Task(
-            module=self.module,
+            module=module,
             model=model,
             x=x,
             y=y,
@@ -181,7 +195,7 @@ class Federation:
 
     def as_module(self, model: Tensor) -> nn.Module:
         """Return the resident module, set to `model`."""
-        self._set(model)
+        self._set(model, self.module)
         return self.module
 
     def tested(self, module: nn.Module, examples: Examples) -> dict[str, Tensor]:
@@ -192,11 +206,7 @@ class Federation:
 
     def encode(self, update: Update, form: FixedPoint | None, ctx: ClientContext) -> Update:
         """Return a client's update as it enters the sum; a malicious one sends what it likes."""
-        update = self.adversaries.sent(update, ctx)
-        rows = update.vector.unsqueeze(0)
-        lanes = central.votes(lambda: torch.linalg.vector_norm(rows, dim=1), form) or update.lanes
-        vector, weight = self.transform(form, [ctx]).encode(rows)[0], self.weight(update.weight)
-        return replace(update, vector=vector, weight=weight, lanes=lanes)
+        return entering(self, self.adversaries.sent(update, ctx), form, ctx)
 
     def transform(self, form: FixedPoint | None, contexts: Sequence[ClientContext]) -> Any:
         """Return what is done to clients' updates before they are added up in a format."""
@@ -207,14 +217,20 @@ class Federation:
             return local.Randomized(own, tuple(streams))
         if form is not None and form.max_norm is not None:
             return central.clip(form.max_norm)
-        return self.config.transform
+        whole = kind_of(self.config.transform) == "dense"
+        return self.config.transform if whole else Unchanged()
 
     def weight(self, examples: float) -> float:
-        """Return what a client counts for: its examples, or at most 1 where they are private."""
+        """Return what a client counts for: its examples, or at most 1 where they are private.
+
+        Where clients vote, each has one vote.
+        """
         privacy = self.config.privacy
         if privacy.unit in ("user", "local"):
             return central.weight(examples, privacy.weight_cap)
-        return 1.0 if getattr(self.config.strategy, "weights", "") == "equal" else examples
+        is_vote = getattr(self.config.transform, "adds", False)
+        is_equal = getattr(self.config.strategy, "weights", "") == "equal"
+        return 1.0 if is_vote or is_equal else examples
 
     def client_seed(self) -> int:
         """Return what clients' draws derive from: the run's seed, or a new secret at each call.
@@ -234,13 +250,47 @@ class Federation:
         """Return the same federation with other settings of the secure sum."""
         return replace(self, config=replace(self.config, secure_sum=secure_sum))
 
-    def _set(self, model: Tensor) -> None:
-        models.set_vector(self.module, model)
-        models.set_counters(self.module, self.counters)
+    def _set(self, model: Tensor, module: nn.Module) -> None:
+        models.set_vector(module, model)
+        models.set_counters(module, self.counters)
 
     def lr_factor(self, round: int) -> float:
         """Return the factor of the client learning rate in a round."""
         return float(self.config.schedule.factor(round, self.config.rounds.count))
+
+
+def entering(
+    federation: Federation, update: Update, form: FixedPoint | None, ctx: ClientContext
+) -> Update:
+    """Return what a client sends as it enters the sum: clipped or randomized, and weighted."""
+    rows = update.vector.unsqueeze(0)
+    lanes = central.votes(lambda: torch.linalg.vector_norm(rows, dim=1), form) or update.lanes
+    vector = federation.transform(form, [ctx]).encode(rows)[0]
+    return replace(update, vector=vector, weight=federation.weight(update.weight), lanes=lanes)
+
+
+def trained_module(federation: Federation) -> nn.Module:
+    """Return the resident module that clients train."""
+    return federation.module if federation.adapted is None else federation.adapted
+
+
+def shapes_of(federation: Federation) -> Shapes:
+    """Return the shapes of the model's tensors, in the order of its vector."""
+    return tuple(shape for _, shape in models.layout(federation.module))
+
+
+def shared_by_all(federation: Federation, round: int, model: Tensor) -> Shared:
+    """Return what all know of a round in which the global model is `model`."""
+    seed, shapes = federation.config.seed, shapes_of(federation)
+    return Shared(shapes, seed, round, model, federation.module, federation.adapted)
+
+
+def width(federation: Federation, round: int = 1) -> int:
+    """Return how many numbers a client's update has in the sum of a round."""
+    part = federation.config.transform
+    if kind_of(part) != "linear":
+        return federation.initial.numel()
+    return int(part.width(shared_by_all(federation, round, federation.initial)))
 
 
 def build(config: RunConfig, places: Places = Places()) -> Federation:
@@ -280,12 +330,13 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
     device = _device(config.engine.device)
     if device.type == "cpu":
         models.arrange(module.eval(), blank)
+    module = module.to(device)
     loss = config.loss if config.loss != "auto" else losses.default(clients.meta.kind)
     return Federation(
         config=config,
         clients=clients,
         population=population,
-        module=module.to(device),
+        module=module,
         initial=models.get_vector(module).cpu(),
         counters=models.get_counters(module),
         loss=losses.LOSSES[loss],
@@ -296,6 +347,7 @@ def build(config: RunConfig, places: Places = Places()) -> Federation:
         shown=shown,
         adversaries=malicious,
         root=own_rows,
+        adapted=_adapted(config, module),
     )
 
 
@@ -309,6 +361,19 @@ def _public(config: RunConfig, places: Places, clients: ClientData) -> datasets.
     return datasets.show(
         public.name, public.rows, public.args, clients, seed=config.seed, data_dir=folder
     )
+
+
+def _adapted(config: RunConfig, module: nn.Module) -> nn.Module | None:
+    """Return what clients train in place of the model, None where they train the model itself."""
+    if not hasattr(config.transform, "adapt"):
+        return None
+    try:
+        adapted: nn.Module = config.transform.adapt(module)
+    except ValueError as error:
+        name = getattr(config.model, "name", type(config.model).__name__.lower())
+        accepted = f"a model for transform {type(config.transform).__name__}: {error}"
+        raise ConfigError([Problem("model.name", name, accepted)]) from error
+    return adapted
 
 
 def _check_server(config: RunConfig, own: OwnRows) -> None:
@@ -395,6 +460,8 @@ def _as_mode(config: RunConfig) -> RunConfig:
     config = replace(config, attack=Honest())  # a baseline is of honest clients
     everyone = replace(config.rounds, cohort=None, min_results=1)
     plain = importlib.import_module("fedsim.strategies.fedavg").FedAvg()
+    if kind_of(config.transform) != "dense":  # a baseline sends nothing that could be shorter
+        config = replace(config, transform=Unchanged())
     if config.mode == "pooled":
         # One client has all the data and keeps its optimizer: centralized training.
         local = _plain(config.local)

@@ -1,8 +1,9 @@
 """The rounds' vocabulary in Flower messages: what the model, an update and a sum look like.
 
-A reply to `train` carries either one client's update (float32) or the exact sum of several
-(int64). Both carry one row per client, so a server adds up replies without caring how many clients
-stand behind each: `fold` turns a list of replies into fewer replies and changes no bit.
+A reply to `train` carries either one client's update (float32, or the code that a transform makes
+of it: uint8) or the exact sum of several (int64). Both carry one row per client, so a server adds
+up replies without caring how many clients stand behind each: `fold` turns a list of replies into
+fewer replies and changes no bit.
 
 Where the sum is a secure one without masks, a reply carries the vector of `fedsim.secagg.lanes` and
 who is in it: nothing else that tells clients apart.
@@ -21,7 +22,8 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from torch import Tensor
 
-from fedsim import exact
+from fedsim import coding, exact
+from fedsim.coding import Code
 from fedsim.core import Memo, Update
 from fedsim.exact import FixedPoint, InvalidUpdateError, PartialSum
 
@@ -29,12 +31,15 @@ __all__ = [
     "EVALUATE",
     "LOST",
     "TRAIN",
+    "Decode",
     "Row",
     "Train",
+    "decode_of",
     "error_reply",
     "evaluation_content",
     "fold",
     "hash_of",
+    "measured",
     "memo_of",
     "model_content",
     "norms",
@@ -45,6 +50,7 @@ __all__ = [
     "read_statistics",
     "ring_content",
     "rows",
+    "sent_bytes",
     "set_memo",
     "sum_content",
     "understood",
@@ -54,8 +60,14 @@ __all__ = [
 
 TRAIN = "train"
 EVALUATE = "evaluate"
-_NORM = "norm of what is in the sum"  # among a table's metrics, no name that one has
+# Among a table's metrics, no names that one has.
+_NORM = "norm of what is in the sum"
+_SENT = "bytes of what was sent"
 LOST = 2  # Flower's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+
+
+#: Code -> update, where updates travel as codes.
+Decode = Callable[[Code], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +75,7 @@ class Row:
     """One client's numbers in a reply: who it is, what it counts for, how long it took.
 
     `norm`: where privacy rests on norms, that of what it added to a sum with others; NaN elsewhere.
+    `sent`: the bytes of its update as it was sent, where it is in a sum with others.
     """
 
     client: int
@@ -70,6 +83,7 @@ class Row:
     seconds: float
     metrics: Mapping[str, float]
     norm: float = math.nan
+    sent: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +92,8 @@ class Train:
 
     `extras`: further float32 vectors of the strategy's, by name. `lanes`: the sizes of those that
     come back, by name; what the server knows, and does not send. `epochs`: how many a client does
-    that has not the time for all of them; None: those of the experiment.
+    that has not the time for all of them; None: those of the experiment. `coding`: how whoever adds
+    updates up decodes them (`fedsim.coding.told`); empty where they travel as they are.
     """
 
     model: Tensor
@@ -88,6 +103,7 @@ class Train:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     lanes: Mapping[str, int] = field(default_factory=dict)
     epochs: int | None = None
+    coding: str = ""
 
     @property
     def numbers(self) -> int:
@@ -115,7 +131,11 @@ def _settings(order: Train) -> dict[str, Any]:
     config: dict[str, Any] = {"server-round": order.round, "lr-factor": float(order.lr_factor)}
     if order.epochs is not None:
         config["epochs"] = order.epochs
+    if order.coding:
+        config["coding"] = order.coding
     if (form := order.form) is not None:
+        if form.dimension != order.model.numel():
+            config["dimension"] = form.dimension
         config |= {
             "fraction-bits": form.fraction_bits,
             "max-abs": float(form.max_abs),
@@ -144,11 +164,18 @@ def read_instruction(content: RecordDict) -> Train:
         norm = float(config["max-norm"]) if "max-norm" in config else None
         has_votes = bool(config.get("has-votes", False))
         bits = int(config["ring-bits"]) if "ring-bits" in config else None
-        steps, size = int(config["fraction-bits"]), model.numel()
+        size = int(config.get("dimension", model.numel()))
+        steps = int(config["fraction-bits"])
         form = FixedPoint(steps, *bounds, size, norm, has_votes, bits)
     number, factor = int(config["server-round"]), float(config["lr-factor"])
     epochs = int(config["epochs"]) if "epochs" in config else None
-    return Train(model, number, factor, form, extras, epochs=epochs)
+    coded = str(config.get("coding", ""))
+    return Train(model, number, factor, form, extras, epochs=epochs, coding=coded)
+
+
+def decode_of(order: Train) -> Decode | None:
+    """Return what decodes the updates that answer an order, None where there is nothing to."""
+    return coding.decoder(order.coding, order.round) if order.coding else None
 
 
 def hash_of(order: Train) -> bytes:
@@ -162,12 +189,22 @@ def hash_of(order: Train) -> bytes:
     return hashlib.sha256(b"".join(digests.values()) + said).digest()
 
 
-def update_content(update: Update, *, client: int, seconds: float) -> RecordDict:
-    """Build the reply of one client to `train`."""
+def update_content(
+    update: Update, *, client: int, seconds: float, code: Code | None = None
+) -> RecordDict:
+    """Build the reply of one client to `train`; its vector as a code, where it has one."""
     own = Row(client, update.weight, seconds, update.metrics)
-    arrays = {"vector": Array(update.vector.cpu().numpy())}
+    arrays = {"vector": Array(update.vector.cpu().numpy())} if code is None else {}
+    if code is not None:
+        arrays["code"] = Array(code)
     arrays |= {f"lane/{k}": Array(lane.cpu().numpy()) for k, lane in update.lanes.items()}
     return RecordDict({"update": ArrayRecord(arrays), **_table([own])})
+
+
+def sent_bytes(update: Update, code: Code | None = None) -> int:
+    """Return the bytes of an update's numbers in the reply that `update_content` builds."""
+    whole = update.vector.nbytes if code is None else code.nbytes
+    return int(whole) + sum(int(lane.nbytes) for lane in update.lanes.values())
 
 
 def sum_content(total: PartialSum, rows: Sequence[Row]) -> RecordDict:
@@ -225,27 +262,30 @@ def rows(content: RecordDict) -> list[Row]:
         return found
 
 
-def updates(content: RecordDict) -> Update:
+def updates(content: RecordDict, decode: Decode | None = None) -> Update:
     """Return the update of a reply that one client sent and nobody folded.
 
-    Raises `fedsim.exact.InvalidUpdateError` for what `update_content` does not write.
+    `decode`: what the order asked for. Raises `fedsim.exact.InvalidUpdateError` for what
+    `update_content` does not write.
     """
     table = rows(content)
     with understood("the update"):
         (row,) = table
         arrays = content.array_records["update"]
-        lanes = {k.removeprefix("lane/"): _tensor(v) for k, v in arrays.items() if k != "vector"}
-        return Update(_tensor(arrays["vector"]), row.weight, row.metrics, lanes)
+        key = "code" if decode else "vector"
+        lanes = {k.removeprefix("lane/"): _tensor(v) for k, v in arrays.items() if k != key}
+        vector = decode(arrays[key].numpy()) if decode else _tensor(arrays[key])
+        return Update(vector, row.weight, row.metrics, lanes)
 
 
-def partial_sums(content: RecordDict, form: FixedPoint) -> PartialSum:
+def partial_sums(content: RecordDict, form: FixedPoint, decode: Decode | None = None) -> PartialSum:
     """Return a reply to `train` as an exact partial sum, of one client or of many.
 
     Raises `fedsim.exact.InvalidUpdateError` for an update that must not enter the sum, and for a
     sum that no updates that may can have.
     """
     if "update" in content.array_records:
-        update = updates(content)
+        update = updates(content, decode)
         with understood("the update"):
             return exact.encode(update, form)
     table = rows(content)
@@ -267,6 +307,17 @@ def norms(content: RecordDict, table: Sequence[Row]) -> dict[int, float]:
     if "update" in content.array_records:
         return {row.client: exact.norm_of(updates(content)) for row in table}
     return {row.client: row.norm for row in table}
+
+
+def measured(content: RecordDict, table: Sequence[Row]) -> list[Row]:
+    """Return the rows of a reply to `train` with the bytes of what each client sent.
+
+    Of a single update they are counted here, whatever its sender says.
+    """
+    if "update" not in content.array_records:
+        return list(table)
+    size = float(sum(array.numpy().nbytes for array in content.array_records["update"].values()))
+    return [replace(row, sent=size) for row in table]
 
 
 def of_one(reply: Message) -> Message:
@@ -343,14 +394,15 @@ def set_memo(state: RecordDict, memo: Memo) -> None:
 
 
 def _fold_updates(instruction: RecordDict, replies: Sequence[Message]) -> list[Message]:
-    form = read_instruction(instruction).form
+    order = read_instruction(instruction)
+    form, decode = order.form, decode_of(order)
     assert form is not None
     total: PartialSum | None = None
     table, lost, last = [], [], replies[-1]
     for reply in replies:
         try:
-            own = rows(reply.content)
-            total = exact.add_into(total, partial_sums(reply.content, form))
+            own = measured(reply.content, rows(reply.content))
+            total = exact.add_into(total, partial_sums(reply.content, form, decode))
             if form.max_norm is not None:
                 found = norms(reply.content, own)
                 own = [replace(row, norm=found[row.client]) for row in own]
@@ -403,9 +455,10 @@ def _table(rows: Sequence[Row]) -> dict[str, ArrayRecord | ConfigRecord]:
         [row.client, row.weight, row.seconds, *(row.metrics.get(n, math.nan) for n in names)]
         for row in rows
     ]
-    if not all(math.isnan(row.norm) for row in rows):
-        names = [*names, _NORM]
-        values = [[*own, row.norm] for own, row in zip(values, rows, strict=True)]
+    for name, column in (_NORM, [row.norm for row in rows]), (_SENT, [row.sent for row in rows]):
+        if not all(math.isnan(value) for value in column):
+            names = [*names, name]
+            values = [[*own, value] for own, value in zip(values, column, strict=True)]
     array = Array(np.array(values, dtype=np.float64))
     return {
         "clients": ArrayRecord({"values": array}),
@@ -426,8 +479,8 @@ def understood(what: str) -> Iterator[None]:
 
 
 def _row(own: Sequence[float], metrics: dict[str, float]) -> Row:
-    norm = metrics.pop(_NORM, math.nan)
-    return Row(_whole(own[0]), own[1], own[2], metrics, norm)
+    norm, sent = metrics.pop(_NORM, math.nan), metrics.pop(_SENT, math.nan)
+    return Row(_whole(own[0]), own[1], own[2], metrics, norm, sent)
 
 
 def _whole(number: float) -> int:

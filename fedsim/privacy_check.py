@@ -25,7 +25,7 @@ from fedsim.core import ClientContext, Update
 from fedsim.data import Meta
 from fedsim.errors import ConfigError, Problem
 from fedsim.exact import InvalidUpdateError
-from fedsim.federation import Federation, Places, build
+from fedsim.federation import Federation, Places, build, width
 from fedsim.privacy import accounting, example
 from fedsim.privacy.check import Finding, check_model, refusal
 from fedsim.privacy.events import Release
@@ -458,7 +458,7 @@ def _drop_outs(case: _Case) -> list[Finding]:
 def _drop_outs_of_noise(case: _Case) -> list[Finding]:
     """Noise that clients add is lost with them."""
     federation, name = case.federation, "drop-outs"
-    config, size = federation.config, federation.initial.numel()
+    config, size = federation.config, width(federation)
     own = distributed.parts(config, federation.population, size)
     assumed = f"{own.colluders} of a cohort are assumed to tell the server their noise"
     found = [Finding("colluding clients", "note", assumed, "secure_sum.adversaries says how many")]

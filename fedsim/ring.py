@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedsim import distributed, exact, user_level
 from fedsim.config.schema import RunConfig
 from fedsim.core import ClientContext, Update
-from fedsim.federation import Federation
+from fedsim.federation import Federation, width
 from fedsim.privacy import local
 from fedsim.secagg import lanes
 from fedsim.secagg.lanes import Layout
@@ -46,7 +46,7 @@ def is_encrypted(config: RunConfig) -> bool:
     return config.secure_sum.name == "ckks"
 
 
-def number_format(federation: Federation) -> exact.FixedPoint:
+def number_format(federation: Federation, round: int = 1) -> exact.FixedPoint:
     """Return the format of a ring that no cohort can overflow, where updates are not clipped.
 
     Where they are, `fedsim.user_level.number_format` has it. Raises `ConfigError` for a ring that
@@ -61,7 +61,7 @@ def number_format(federation: Federation) -> exact.FixedPoint:
         noise = privacy.noise_multiplier or 1.0
         max_abs, max_weight = local.reach(privacy.mechanism, privacy.clipping_norm, noise), 1.0
     return exact.ring_form(
-        federation.initial.numel(),
+        width(federation, round),
         bits=distributed.ring_bits(config),
         max_abs=max_abs,
         max_weight=max_weight,

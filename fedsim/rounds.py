@@ -23,6 +23,7 @@ from fedsim import (
     rng,
     sampling,
     secure_rounds,
+    sending,
     timing,
     user_level,
 )
@@ -51,7 +52,7 @@ from fedsim.core import (
 )
 from fedsim.evaluating import tested
 from fedsim.exact import FixedPoint
-from fedsim.federation import Federation
+from fedsim.federation import Federation, width
 from fedsim.privacy import local
 from fedsim.secagg.identities import Directory
 
@@ -87,8 +88,8 @@ def start_state(federation: Federation) -> ServerState:
     return ServerState(0, federation.config.strategy.init(federation.initial.double()))
 
 
-def number_format(federation: Federation, state: State | None = None) -> FixedPoint:
-    """Return the fixed-point format of a run's sums; proves that no cohort can overflow it.
+def number_format(federation: Federation, state: State | None = None, round: int = 1) -> FixedPoint:
+    """Return the fixed-point format of a round's sum; proves that no cohort can overflow it.
 
     `state`: of the strategy, which has the clipping norm of a round where that adapts. Raises
     `ConfigError` where `rounds.max_abs_update`, or the ring of a secure sum, leaves too little
@@ -97,10 +98,10 @@ def number_format(federation: Federation, state: State | None = None) -> FixedPo
     sizes, cohort = federation.clients.sizes(), federation.config.rounds.cohort
     privacy = federation.config.privacy
     if privacy.unit == "user":
-        config, dimension = federation.config, federation.initial.numel()
+        config, dimension = federation.config, width(federation, round)
         return user_level.number_format(config, federation.population, dimension, state)
     if ring.is_secure(federation.config):
-        return ring.number_format(federation)
+        return ring.number_format(federation, round)
     max_abs, max_weight = federation.config.rounds.max_abs_update, float(federation.most_examples)
     if privacy.unit == "local":
         noise = privacy.noise_multiplier or 1.0
@@ -108,7 +109,7 @@ def number_format(federation: Federation, state: State | None = None) -> FixedPo
         max_weight = 1.0
     buffer = getattr(federation.config.strategy, "buffer", 0)  # of an asynchronous one
     return exact.fixed_point(
-        federation.initial.numel(),
+        width(federation, round),
         max_abs=max_abs,
         max_weight=max_weight,
         cohort=min(max(cohort or len(sizes), buffer), len(sizes)),
@@ -131,21 +132,20 @@ def run_rounds(
     raises, `SecAggAborted` where a secure sum is given up, and `RunFailedError` when fewer than
     `rounds.min_results` clients of a round count. `records` of the last two say who was lost, why.
     """
-    form = number_format(federation, state.strategy)
     if federation.config.mode == "federated" and is_asynchronous(federation.config.strategy):
+        form = number_format(federation, state.strategy)
         for record, strategy in run_steps(
             grid, nodes, federation, state.strategy, state.round, form
         ):
             yield record, ServerState(record.round, strategy)
         return
-    clock = timing.clock_of(federation, form)
+    clock = timing.clock_of(federation, number_format(federation, state.strategy))
     for number in range(state.round + 1, federation.config.rounds.count + 1):
         started = perf_counter()
         seconds: dict[str, float] = {}
         began_s = clock.begins(state.strategy) if clock else 0.0
         ids = admit(number, _cohort(federation, number, clock.online(began_s) if clock else None))
-        if federation.config.privacy.clipping == "adaptive":
-            form = number_format(federation, state.strategy)
+        form = number_format(federation, state.strategy, number)
         order = _order(federation, state, number, form)
         table = clock.round(_staying(federation, number, ids), order, began_s) if clock else None
         answers = _collect(
@@ -155,7 +155,7 @@ def run_rounds(
         remembered = attacked.carry_out(federation, state.strategy, answers, form, number)
         context = _context(federation, number, len(ids), answers)
         context = replace(context, root=_root(federation, order))
-        step = partial(_step, federation, state.strategy, answers, form, context)
+        step = partial(_step, federation, state.strategy, answers, order, context)
         strategy = timed(seconds, "aggregate", step)
         strategy |= remembered
         if table:
@@ -195,11 +195,12 @@ def _root(federation: Federation, order: messages.Train) -> Tensor | None:
     """Train on the server's own rows as a client would, where the strategy has any."""
     if federation.root is None:
         return None
-    task = federation.task(order.model, [federation.root], extras=order.extras)
+    rows, number = [federation.root], order.round
+    task = federation.task(order.model, rows, extras=order.extras, round=number)
     nobody = federation.population  # the number of no client
-    own = ClientContext(federation.config.seed, order.round, nobody, order.lr_factor)
+    own = ClientContext(federation.config.seed, number, nobody, order.lr_factor)
     update: Update = federation.config.local.train(task, {}, own)[0]
-    return update.vector
+    return sending.unsent(federation, update.vector, order)
 
 
 def _order(
@@ -213,6 +214,7 @@ def _order(
         form=form,
         extras=broadcast(federation.config.strategy, state.strategy),
         lanes=ring.lane_sizes(federation),
+        coding=sending.told(federation),
     )
 
 
@@ -282,14 +284,20 @@ def _dropouts(config: RunConfig, number: int, ids: Sequence[int]) -> dict[int, s
 
 
 def _step(
-    federation: Federation, state: State, answers: Answers, form: FixedPoint, context: RoundContext
+    federation: Federation,
+    state: State,
+    answers: Answers,
+    order: messages.Train,
+    context: RoundContext,
 ) -> State:
     """Give the strategy what it needs: every update, the sum, or the sum with noise."""
-    strategy, privacy = federation.config.strategy, federation.config.privacy
+    strategy, privacy, form = federation.config.strategy, federation.config.privacy, order.form
+    assert form is not None
     total: Any
     kept: State = {}
     if strategy.needs != "sum":
-        total = [update for _, update in sorted(answers.updates.items())]
+        single = [update for _, update in sorted(answers.updates.items())]
+        total = sending.whole(federation, single, order)
     elif privacy.unit != "user":
         alone = (exact.encode(update, form) for update in answers.updates.values())
         total = exact.decode(exact.add([*answers.sums, *alone]), form)
@@ -297,8 +305,11 @@ def _step(
         clear = exact.add(answers.sums) if answers.sums else None
         config, population = federation.config, federation.population
         total, kept = user_level.released(config, population, clear, form, state, context)
+    if strategy.needs == "sum":
+        total = sending.concluded(federation, total, order)
     stepped: State = strategy.step(state, total, context)
-    return stepped | kept
+    model = sending.settled(federation, stepped["model"], order)
+    return stepped | kept | {"model": model}
 
 
 def _cohort(federation: Federation, number: int, online: Sequence[int] | None = None) -> list[int]:

@@ -487,7 +487,7 @@ def _facts(federation: Federation) -> dict[str, Any]:
         "secure_sum": secure_rounds.facts(federation, form),
         "anonymization": agreement.without_cut(federation.anonymization),
         "attack": adversaries.facts(config, federation.adversaries, federation.population),
-        "dimension": form.dimension,
+        "dimension": federation.initial.numel(),
         "fraction_bits": form.fraction_bits,
         "max_abs_update": form.max_abs,
         "data_sha256": meta.sha256,

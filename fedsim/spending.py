@@ -13,7 +13,7 @@ from fedsim.clients._private import Private
 from fedsim.config.schema import Privacy, RunConfig
 from fedsim.crypto import random_key
 from fedsim.errors import ConfigError, Problem
-from fedsim.federation import Federation
+from fedsim.federation import Federation, width
 from fedsim.privacy import example, local
 from fedsim.privacy.accounting import ADJACENCY, worst
 from fedsim.privacy.accounts import Accounts, accounts_path
@@ -56,7 +56,7 @@ def settled(federation: Federation) -> Federation:
     federation = federation.with_privacy(privacy)
     user_level.individual(federation.config)  # refuses what nobody could pay for
     if distributed.is_distributed(federation.config):
-        config, size = federation.config, federation.initial.numel()
+        config, size = federation.config, width(federation)
         found_config = distributed.with_least_cohort(config, federation.population, size)
         return federation.with_secure_sum(found_config.secure_sum)
     return federation
@@ -153,7 +153,7 @@ def facts(federation: Federation) -> dict[str, Any]:
     config = federation.config
     if config.privacy.unit != "user":
         return {}
-    return user_level.facts(config, federation.population, federation.initial.numel())
+    return user_level.facts(config, federation.population, width(federation))
 
 
 def plan_of(federation: Federation) -> tuple[Spend, ...]:
@@ -172,7 +172,7 @@ def plan_of(federation: Federation) -> tuple[Spend, ...]:
         )
     if config.privacy.unit == "local":
         return (Spend(replace(_local(federation), count=config.rounds.count)),)
-    return (Spend(user_level.plan(config, population, federation.initial.numel())),)
+    return (Spend(user_level.plan(config, population, width(federation))),)
 
 
 def _local(federation: Federation) -> Release:
@@ -302,7 +302,7 @@ class Spending:
             return self._of_correlated_noise(round)
         if privacy.client_epsilon is not None:  # all rounds are one release: paid for at the first
             return () if self.run in self.ledger.spent().runs else plan_of(federation)
-        spend = Spend(user_level.release(config, population, federation.initial.numel()))
+        spend = Spend(user_level.release(config, population, width(federation)))
         if privacy.sampling == "cyclic" and len(cohort) < population:
             spend = replace(spend, clients=tuple(sorted(cohort)))
         return (spend,)
@@ -311,7 +311,7 @@ class Spending:
         """Return all rounds at the first one, then only what is released a second time."""
         config, population = self.federation.config, self.federation.population
         if self.run not in self.ledger.spent().runs:
-            dimension = self.federation.initial.numel()
+            dimension = width(self.federation)
             return (Spend(user_level.release(config, population, dimension)),)
         if self._latest is None:
             self._latest = max(e.round for e in self.ledger.entries() if e.run == self.run)

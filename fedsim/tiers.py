@@ -25,7 +25,7 @@ from fedsim import environment
 from fedsim.core import ClientContext, Clipping, Memo, Recipe
 from fedsim.data import Examples
 from fedsim.errors import ConfigError, Problem
-from fedsim.federation import Federation
+from fedsim.federation import Federation, trained_module
 from fedsim.transforms.clip import Clip
 from fedsim.transforms.unchanged import Unchanged
 from fedsim.vectorized import clipped, dense, stacked
@@ -129,7 +129,7 @@ def _legal(federation: Federation) -> tuple[list[str], str]:
         return legal, "Opacus clips one client after another; privacy.engine=fedsim many at once"
     if recipe.clipping and recipe.clipping.at_once:
         return legal, "batches are computed in pieces"
-    unsuitable = stacked.unsuitable(federation.module)
+    unsuitable = stacked.unsuitable(trained_module(federation))
     if unsuitable:
         return legal, unsuitable
     failure = _trial(federation, recipe)
@@ -153,13 +153,13 @@ def _not_low_rank(federation: Federation, recipe: Recipe) -> str:
     if config.regularization.l1 or config.regularization.l2:
         return "penalties act on whole weights"
     median = int(np.median(federation.clients.sizes()))
-    if not dense.pays_off(federation.module, median):
+    if not dense.pays_off(trained_module(federation), median):
         return f"clients have {median} examples, which is too many for so few inputs"
     return ""
 
 
 def _is_chain(federation: Federation) -> bool:
-    return dense.suits(federation.module, federation.clients.meta.input_shape)
+    return dense.suits(trained_module(federation), federation.clients.meta.input_shape)
 
 
 def _trial(federation: Federation, recipe: Recipe) -> str:
@@ -323,6 +323,7 @@ def _key(federation: Federation, legal: Sequence[str]) -> str:
     """Name what a measurement depends on, the machine included."""
     config = federation.config
     parts = [config.data, config.partition, config.model, config.local, config.optimizer]
+    parts.append(config.transform)
     facts: list[Any] = [
         _FORMAT,
         list(legal),

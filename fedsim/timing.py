@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from fedsim import messages, ring, secure_rounds
-from fedsim.answers import payload_bytes
+from fedsim import messages, ring, secure_rounds, sending
 from fedsim.clock import Rules, Timetable, timetable
 from fedsim.core import ClientRecord, State, is_asynchronous
 from fedsim.devices import Fleet, Work
@@ -72,7 +71,7 @@ class Clock:
         config = self.federation.config
         down, up = self.secure_bytes or (
             size_bytes(order),
-            payload_bytes(config, order),
+            sending.payload_bytes(self.federation, order),
         )
         is_whole = config.optimizer.full_batch
         size = int(self.federation.clients.sizes()[client])

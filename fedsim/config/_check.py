@@ -9,6 +9,7 @@ from fedsim.clients.local_only import LocalOnly
 from fedsim.config import (
     _anonymization,
     _attack,
+    _compression,
     _distributed,
     _heterogeneity,
     _individual,
@@ -23,7 +24,7 @@ from fedsim.fields import fields_of
 from fedsim.models import UserModel
 from fedsim.privacy.events import DISCRETE
 from fedsim.registry import name_of, suggest
-from fedsim.transforms.unchanged import Unchanged
+from fedsim.transforms.clip import Clip
 
 __all__ = ["check", "check_data", "illegal"]
 
@@ -70,6 +71,7 @@ def illegal(config: RunConfig, source: Source) -> list[Problem]:
     _attack.check(config, refuse)
     _check_privacy(config, refuse)
     _secure_sum.check(config, refuse)
+    _compression.check(config, refuse)
     _distributed.check(config, refuse)
     _individual.check(config, refuse)
     _heterogeneity.check(config, refuse)
@@ -183,9 +185,8 @@ def _check_engine_of(privacy: Privacy, refuse: Callable[..., None]) -> None:
 
 
 def _check_local(config: RunConfig, refuse: Callable[..., None]) -> None:
-    if not isinstance(config.transform, Unchanged):
-        name = type(config.transform).__name__.lower()
-        refuse("transform.name", name, "'unchanged': privacy.clipping_norm clips updates")
+    if isinstance(config.transform, Clip):
+        refuse("transform.name", "clip", "'unchanged': privacy.clipping_norm clips updates")
     if getattr(config.local, "notice", ""):
         name = type(config.local).__name__.lower()
         refuse("local.name", name, "sgd or fedprox: the whole update has noise")
@@ -211,9 +212,8 @@ def _check_user_level(config: RunConfig, refuse: Callable[..., None]) -> None:
         name = type(strategy).__name__.lower()
         accepted = "a strategy that needs only the sum: noise is added to it, once"
         refuse("strategy.name", name, accepted, "fedavg and fedadam do.")
-    if not isinstance(config.transform, Unchanged):
-        name = type(config.transform).__name__.lower()
-        refuse("transform.name", name, "'unchanged': privacy.clipping_norm clips updates")
+    if isinstance(config.transform, Clip):
+        refuse("transform.name", "clip", "'unchanged': privacy.clipping_norm clips updates")
     if getattr(local, "notice", ""):
         refuse("local.name", type(local).__name__.lower(), "sgd or fedprox: the sum has the noise")
     privacy = config.privacy

@@ -6,8 +6,6 @@ from fedsim.config.schema import RunConfig, SecureSum
 from fedsim.crypto import random_key
 from fedsim.secagg import ckks
 from fedsim.secagg.parameters import Parameters
-from fedsim.transforms.clip import Clip
-from fedsim.transforms.unchanged import Unchanged
 
 __all__ = ["check", "check_population", "session_parameters"]
 
@@ -49,9 +47,6 @@ def check(config: RunConfig, refuse: Refuse) -> None:
         accepted = "a strategy that needs only the sum: a secure sum shows no single update"
         hint = "fedavg, fedavgm and fedadam do; or set secure_sum.name=plain."
         refuse("strategy.name", _name(config.strategy), accepted, hint)
-    if config.transform is not None and not isinstance(config.transform, (Unchanged, Clip)):
-        accepted = "'unchanged' or 'clip': under masks every coordinate is sent, zero or not"
-        refuse("transform.name", _name(config.transform), accepted, "secure_sum.bits saves bytes.")
     if config.engine.tier == "low-rank":
         accepted = "'auto', 'messages', 'resident' or 'vectorized': each update is rounded alone"
         refuse("engine.tier", config.engine.tier, accepted)

@@ -25,7 +25,7 @@ from pathlib import Path
 from fedsim import user_level
 from fedsim.clients._private import Private
 from fedsim.errors import BudgetExceededError, SetupError
-from fedsim.federation import Federation
+from fedsim.federation import Federation, width
 from fedsim.files import make_private_folder
 from fedsim.node.approval import RefusedError
 from fedsim.node.policy import Policy
@@ -143,7 +143,7 @@ class Account:
         config, population = self.federation.config, self.federation.population
         if user_level.is_correlated(config):
             return self._correlated(round, before, is_first=is_first)
-        dimension = self.federation.initial.numel()
+        dimension = width(self.federation)
         own = user_level.release(config, population, dimension)
         if own.mechanism in ONCE:  # accounts of single clients, which the server keeps
             own = Release("gaussian", privacy.noise_multiplier or 0.0)
@@ -188,7 +188,7 @@ class Account:
                 f"round {round} is nearer than {separation} rounds to round {near[0]}, which this "
                 "node took part in: the noise of the experiment is not made for that"
             )
-        own = user_level.release(config, population, self.federation.initial.numel())
+        own = user_level.release(config, population, width(self.federation))
         if is_first:
             return own, own
         return (user_level.repeated(config, population) if before[round] else None), None

@@ -247,7 +247,8 @@ def _must_be_ordered(federation: Federation, request: Request) -> None:
             f"{federation.initial.numel()}"
         )
     sums = config.strategy.needs == "sum" or ring.is_secure(config)
-    form = number_format(federation) if sums and request.kind in _TRAINING else None
+    is_summed = sums and request.kind in _TRAINING
+    form = number_format(federation, round=order.round) if is_summed else None
     if request.kind in _TRAINING and order.form != form:
         raise RefusedError(
             "the number format, or what updates are clipped to, is not the experiment's"

@@ -68,7 +68,3 @@ class Randomized:
     def encode(self, vectors: Tensor) -> Tensor:
         """Return updates [clients, model] as they are sent."""
         return self.mechanism.randomize(vectors, self.streams)
-
-    def size_bytes(self, dimension: int) -> int:
-        """Return the bytes of one update of `dimension` numbers on the wire."""
-        return 4 * dimension

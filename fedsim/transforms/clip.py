@@ -33,7 +33,3 @@ class Clip:
         """Return updates [clients, model] as they enter the sum."""
         norms = torch.linalg.vector_norm(vectors, dim=1)
         return vectors * self.factors(norms).unsqueeze(1)
-
-    def size_bytes(self, dimension: int) -> int:
-        """Return the bytes of one update of `dimension` numbers on the wire."""
-        return 4 * dimension

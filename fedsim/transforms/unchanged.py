@@ -14,7 +14,3 @@ class Unchanged:
     def encode(self, vectors: Tensor) -> Tensor:
         """Return updates [clients, model] as they enter the sum."""
         return vectors
-
-    def size_bytes(self, dimension: int) -> int:
-        """Return the bytes of one update of `dimension` numbers on the wire."""
-        return 4 * dimension

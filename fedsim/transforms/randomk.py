@@ -1,0 +1,71 @@
+"""Random-k sparsification: some coordinates of an update, drawn by chance, are sent.
+
+Stich, Cordonnier and Jaggi, "Sparsified SGD with memory", NeurIPS 2018, Definition 2.2 (rand_k);
+times d/k it is unbiased and E |C(x) - x|^2 = (d/k - 1) |x|^2 (Wangni et al., "Gradient
+sparsification for communication-efficient distributed optimization", NeurIPS 2018). Each client
+draws its own, and sends the seed of its draw: the mean of many clients misses little.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from annotated_types import Gt, Le
+from torch import Tensor
+
+from fedsim.coding import Code, Shapes, Shared, size_of
+from fedsim.core import ClientContext, Memo
+from fedsim.transforms._bits import Reader, floats
+
+__all__ = ["RandomK", "drawn"]
+
+_SEED_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RandomK:
+    """Send a random `fraction` of the coordinates, rounded up, times d/k: unbiased.
+
+    On the wire: the 8 bytes of a seed, and a float32 for each coordinate. With `feedback` = "ef"
+    they are taken as they are, and the rest is kept for the next time.
+    """
+
+    fraction: Annotated[float, Gt(0), Le(1)] = 0.1
+    feedback: Literal["none", "ef"] = "none"
+
+    kind: ClassVar[Literal["coded"]] = "coded"
+
+    def encode(
+        self, vector: Tensor, memo: Memo, shared: Shared, ctx: ClientContext
+    ) -> tuple[Code, Memo]:
+        """Return a seed and the values at the places that it draws."""
+        seed = np.frombuffer(ctx.rng("randomk").bytes(_SEED_BYTES), dtype=np.uint8)
+        places = drawn(seed, len(vector), self._kept(len(vector)))
+        return np.concatenate([seed, floats(vector.numpy()[places])]), {}
+
+    def decode(self, code: Code, shared: Shared) -> Tensor:
+        """Return the update that is zero elsewhere."""
+        size, reader = shared.dimension, Reader(code)
+        kept = self._kept(size)
+        places = drawn(reader.take(_SEED_BYTES), size, kept)
+        values = torch.from_numpy(reader.floats(kept))
+        reader.end()
+        vector = torch.zeros(size)
+        scale = 1.0 if self.feedback == "ef" else size / kept
+        vector[torch.from_numpy(places)] = values * scale
+        return vector
+
+    def size_bytes(self, shapes: Shapes) -> int:
+        """Return the bytes of a code."""
+        return _SEED_BYTES + 4 * self._kept(size_of(shapes))
+
+    def _kept(self, dimension: int) -> int:
+        return max(1, math.ceil(self.fraction * dimension))
+
+
+def drawn(seed: Code, dimension: int, count: int) -> np.ndarray:
+    """Draw `count` different coordinates of `dimension`, ascending: int64."""
+    stream = np.random.Generator(np.random.PCG64(int.from_bytes(seed.tobytes(), "little")))
+    return np.sort(stream.choice(dimension, count, replace=False, shuffle=False))
