@@ -9,16 +9,18 @@ from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 
-from fedsim import messages
+from fedsim import cut_messages, messages, secure_messages
 from fedsim.clients._quiet import quiet
 from fedsim.node import guard
 from fedsim.node.approval import SIGNATURE, TEXT
 from fedsim.node.folder import NODE_FOLDER
 from fedsim.node.memory import FIRST_STRETCH, Memory
+from fedsim.node.sums import Sums
 
 __all__ = ["guarded", "has_folder"]
 
 _NUMBER_BYTES = 8
+_SUMS = {*secure_messages.KINDS.values(), cut_messages.MASKED}
 
 
 def has_folder(context: Context) -> bool:
@@ -46,8 +48,10 @@ def guarded(
     )
     try:
         with quiet():
-            memory = _memory(admitted, context)
-            reply = _kept_here(partial(_remembering, call, memory, request), message, own)
+            answer = partial(_remembering, call, _memory(admitted, context), request)
+            if request.kind in _SUMS:
+                answer = partial(_summing, answer, _sums(admitted, request))
+            reply = _kept_here(answer, message, own)
     except BaseException as error:
         guard.failed(admitted, str(error) or type(error).__name__)
         raise
@@ -79,6 +83,23 @@ def _remembering(
         memory.keep(number, messages.memo_of(context.state))
     messages.set_memo(context.state, {})
     return reply
+
+
+def _sums(admitted: guard.Admitted, request: guard.Request) -> Sums:
+    return Sums.of(admitted.folder.ledger, admitted.record.experiment, request.client)
+
+
+def _summing(
+    call: Callable[[Message, Context], Message], sums: Sums, message: Message, context: Context
+) -> Message:
+    """Answer a phase of a secure sum by all the sums that this node ever helped to open."""
+
+    def ask(state: bytes) -> tuple[bytes, Message]:
+        secure_messages.set_session(context.state, state)
+        reply = call(message, context)
+        return secure_messages.session_of(context.state), reply
+
+    return sums.answer(secure_messages.session_of(context.state), ask)
 
 
 def _kept_here(
