@@ -27,6 +27,7 @@ from fedsim import keys
 APP = Path(__file__).resolve().parents[1] / "deploy" / "flower_app"
 BIN = Path(sys.executable).parent
 POLL_S = 0.5
+_TRIES = 100
 OFFLINE = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -185,15 +186,9 @@ class Clients:
             thread.join()
 
     def _live(self, number: int) -> None:
-        from flwr.supernode.fleet_http_connection import http_request_response
-
-        connection = http_request_response(
-            self._address, False, self._certificate, self._keys[number]
-        )
         try:
             with ExitStack() as stack:
-                with _FEW_AT_ONCE:
-                    calls = stack.enter_context(connection)
+                calls = self._connected(number, stack)
                 client = _Client(number, len(self._threads), calls)
                 while not self._stop.is_set():
                     if client.answer_one():
@@ -201,9 +196,24 @@ class Clients:
                             self.handled += 1
                     else:
                         self._stop.wait(POLL_S)
-        except (Exception, SystemExit) as error:  # of one client: counted, and the others go on
+        except Exception as error:  # of one client: counted, and the others go on
             with self._lock:
                 self.failed.append(f"client {number}: {error!r}")
+
+    def _connected(self, number: int, stack: ExitStack) -> tuple[Any, ...]:
+        """Connect a client; again, like whoever watches over a SuperNode, where Flower gives up."""
+        from flwr.supernode.fleet_http_connection import http_request_response
+
+        for _ in range(_TRIES):
+            connection = http_request_response(
+                self._address, False, self._certificate, self._keys[number]
+            )
+            try:
+                with _FEW_AT_ONCE:
+                    return stack.enter_context(connection)
+            except SystemExit:  # a handshake took more than five seconds
+                self._stop.wait(POLL_S)
+        raise RuntimeError("no connection to the server")
 
 
 class _Client:
