@@ -5,7 +5,7 @@ from fedsim.config._anonymization import schema_of
 from fedsim.config._catalogue import catalogue
 from fedsim.config._check import check, check_data
 from fedsim.config._explain import explain
-from fedsim.config._legality import legality
+from fedsim.config._legality import experiment_of, legality
 from fedsim.config._load import experiments, load
 from fedsim.config._plain import dump_toml, from_dict, to_dict
 from fedsim.config._schema import json_schema
@@ -18,6 +18,7 @@ __all__ = [
     "check",
     "check_data",
     "dump_toml",
+    "experiment_of",
     "experiments",
     "explain",
     "from_dict",
