@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -45,3 +46,26 @@ def flower(tmp_path):
     for process in psutil.process_iter(["environ"]):
         if (process.info["environ"] or {}).get("FLWR_HOME") == environment["FLWR_HOME"]:
             process.kill()
+
+
+@pytest.fixture
+def flwr_run(flower):
+    """Call it with a run config and a number of nodes: `flwr run` on Flower's own simulation.
+
+    Flower gives the SuperLink that it starts 15 s to be there; on a busy machine that is too short.
+    """
+    app, environment = flower
+
+    def run(run_config, nodes):
+        federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
+        command = [Path(sys.executable).parent / "flwr", "run", app, "--stream",
+                   "--run-config", run_config, "--federation-config", federation]  # fmt: skip
+        for _ in range(10):
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=900, check=False
+            )
+            if "Failed to start local SuperLink" not in done.stdout + done.stderr:
+                break
+        return done.stdout[-4000:] + done.stderr[-4000:]
+
+    return run

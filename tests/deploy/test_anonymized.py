@@ -1,16 +1,12 @@
 """Anonymized records under plain `flwr run`: the same clients, the same bytes."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 import fedsim
 from fedsim import config as configuration
 
-FLWR = Path(sys.executable).parent / "flwr"
 EXPERIMENT = """
 [data]
 path = "people.csv"
@@ -44,8 +40,8 @@ columns.ill = { role = "sensitive" }
 
 
 @pytest.mark.slow
-def test_flwr_run_trains_on_the_same_released_records(flower, tmp_path):
-    app, environment = flower
+@pytest.mark.timeout(1800)
+def test_flwr_run_trains_on_the_same_released_records(flwr_run, tmp_path):
     lines = [f"{i * 37 % 90},{'fm'[i % 2]},{'ny'[i * 37 % 90 > 50]}" for i in range(120)]
     (tmp_path / "people.csv").write_text("\n".join(["age,sex,ill", *lines]) + "\n")
     (tmp_path / "people.toml").write_text(SCHEMA)
@@ -53,16 +49,8 @@ def test_flwr_run_trains_on_the_same_released_records(flower, tmp_path):
     output = tmp_path / "rounds.jsonl"
     run_config = f'experiment="{tmp_path / "people-experiment.toml"}" output="{output}"'
     run_config += f' runs="{tmp_path / "deployed"}"'
-    done = subprocess.run(
-        [str(FLWR), "run", str(app), "--stream", "--run-config", run_config,
-         "--federation-config", "num-supernodes=3 client-resources-num-cpus=1"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )  # fmt: skip
-    assert output.exists(), done.stdout[-4000:] + done.stderr[-4000:]
+    said = flwr_run(run_config, 3)
+    assert output.exists(), said
     rounds = [json.loads(line) for line in output.read_text().splitlines()]
     here = fedsim.run(
         configuration.load(tmp_path / "people-experiment.toml", [], {}),

@@ -1,34 +1,21 @@
 """The thin Flower app under plain `flwr run`, on Flower's own simulation engine."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 import fedsim
 
-FLWR = Path(sys.executable).parent / "flwr"
-
 
 @pytest.mark.slow
-def test_flwr_run_gives_the_model_of_fedsim_run(flower, tmp_path):
-    app, environment = flower
+@pytest.mark.timeout(1800)
+def test_flwr_run_gives_the_model_of_fedsim_run(flwr_run, tmp_path):
     output = tmp_path / "rounds.jsonl"
     overrides = "rounds.count=2 partition.clients=4 evaluation.federated_every=1 model.name=mlp"
     runs = tmp_path / "deployed"
     run_config = f'overrides="{overrides}" output="{output}" runs="{runs}"'
-    done = subprocess.run(
-        [str(FLWR), "run", str(app), "--stream", "--run-config", run_config,
-         "--federation-config", "num-supernodes=4 client-resources-num-cpus=1"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )  # fmt: skip
-    assert output.exists(), done.stdout[-4000:] + done.stderr[-4000:]
+    said = flwr_run(run_config, 4)
+    assert output.exists(), said
     rounds = [json.loads(line) for line in output.read_text().splitlines()]
     here = fedsim.run(
         "digits",

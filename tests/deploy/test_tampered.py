@@ -128,6 +128,7 @@ def logins_are_checked(place):
     refuses(place.activate, Login(place.keys[2]), status=412)  # on no list
     as_other = place.client(Login(other))
     refuses(as_other.DeactivateNode, DeactivateNodeRequest(node_id=number))
+    place.client(Login(keys)).DeactivateNode(DeactivateNodeRequest(node_id=number))
 
 
 def received(calls):
