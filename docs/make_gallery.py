@@ -127,8 +127,8 @@ def page(store: RunStore, rounds: int) -> str:
         f"{rounds} rounds,",
         "every other setting at its default. *server*: accuracy of the shared model on the",
         "server's test; *clients*: of what each client uses, on its own held-out examples; *sent",
-        "up*: by all clients together. One run is no ranking: `fedsim sweep` with seeds and tuned rates is.",
-        "Written by `docs/make_gallery.py`.",
+        "up*: by all clients together. One run is no ranking: `fedsim sweep` with seeds",
+        "and tuned rates is. Written by `docs/make_gallery.py`.",
         "",
     ]
     for group, title in TABLES.items():
