@@ -112,7 +112,13 @@ def _fitting(content: dict[str, Any]) -> list[str]:
     """Return the settings that a part of this kind takes."""
     kind = registry.load("clients", content["local"]["name"])
     has_epochs = "epochs" in getattr(kind, "__dataclass_fields__", {})
-    return [s for s in SETTINGS if has_epochs or not s.startswith("local.epochs")]
+    settings = [s for s in SETTINGS if has_epochs or not s.startswith("local.epochs")]
+    strategy = registry.load("strategies", content["strategy"]["name"])
+    if getattr(strategy, "schedule", "") == "asynchronous":
+        settings.append("devices.name=drawn")  # who arrives first is by the virtual clock
+    if content["public"]["name"] != "none":
+        settings.append("public.rows=100")
+    return settings
 
 
 def page(store: RunStore, rounds: int) -> str:
@@ -168,14 +174,12 @@ def main(runs: str, rounds: int) -> None:
     """Run what has not been run, and write the page."""
     found, _ = cells(rounds)
     sweep = Sweep("gallery", {}, [cell for _, _, cell in found])
-    for outcome in run_sweep(sweep, runs=runs, tell=_tell):
-        if outcome.error:
-            sys.stderr.write(f"{outcome.values['part']}: {outcome.error}\n")
+    run_sweep(sweep, runs=runs, tell=_tell)
     PAGE.write_text(page(RunStore(runs), rounds), encoding="utf-8")
 
 
 def _tell(outcome: Any, done: int, count: int) -> None:
-    sys.stderr.write(f"{done}/{count} {outcome.values['part']}: {outcome.status}\n")
+    sys.stderr.write(f"{done}/{count} {outcome.values['part']}: {outcome.status} {outcome.error}\n")
 
 
 if __name__ == "__main__":
