@@ -26,7 +26,7 @@ from fedsim import keys
 
 APP = Path(__file__).resolve().parents[1] / "deploy" / "flower_app"
 BIN = Path(sys.executable).parent
-POLL_S = 0.5
+POLL_S = 3.0  # how often an idle SuperNode asks
 _TRIES = 100
 OFFLINE = {
     "FLWR_TELEMETRY_ENABLED": "0",
