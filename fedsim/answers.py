@@ -36,7 +36,8 @@ class Answers:
     """What came back of one phase: partial sums or updates, a row per client, who was lost.
 
     `means`: metrics of training where a secure sum has them already, and rows have none. `norms`:
-    of what each client added to a plain sum, where privacy rests on them.
+    of what each client added to a plain sum, where privacy rests on them. `factors`: what updates
+    are multiplied by, where a selection says so.
     """
 
     sums: list[PartialSum] = field(default_factory=list)
@@ -45,6 +46,7 @@ class Answers:
     records: dict[int, ClientRecord] = field(default_factory=dict)
     norms: dict[int, float] = field(default_factory=dict)
     means: Mapping[str, float] | None = None
+    factors: Mapping[int, float] | None = None
 
     @property
     def count(self) -> int:

@@ -36,6 +36,7 @@ from fedsim.privacy import central, example, local
 from fedsim.privacy.events import DISCRETE
 from fedsim.sealing import StorageKeys, storage_keys
 from fedsim.secagg import ckks
+from fedsim.selection.uniform import Uniform
 from fedsim.transforms.unchanged import Unchanged
 
 __all__ = [
@@ -457,7 +458,8 @@ def _as_mode(config: RunConfig) -> RunConfig:
     """Turn an experiment into the baseline its mode names: nothing else in the file changes."""
     if config.mode == "federated":
         return config
-    config = replace(config, attack=Honest())  # a baseline is of honest clients
+    # A baseline is of honest clients, and asks all of them.
+    config = replace(config, attack=Honest(), selection=Uniform())
     everyone = replace(config.rounds, cohort=None, min_results=1)
     plain = importlib.import_module("fedsim.strategies.fedavg").FedAvg()
     if kind_of(config.transform) != "dense":  # a baseline sends nothing that could be shorter

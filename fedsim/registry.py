@@ -33,6 +33,7 @@ GROUPS = {
     "transforms": "fedsim.transforms",
     "devices": "fedsim.devices",
     "attacks": "fedsim.attacks",
+    "selection": "fedsim.selection",
     "treatments": "fedsim.anonymize.treatments",
     "hierarchies": "fedsim.anonymize.hierarchies",
 }

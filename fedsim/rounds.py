@@ -17,10 +17,10 @@ from torch import Tensor
 
 from fedsim import (
     attacked,
+    choosing,
     exact,
     messages,
     ring,
-    rng,
     sampling,
     secure_rounds,
     sending,
@@ -108,11 +108,12 @@ def number_format(federation: Federation, state: State | None = None, round: int
         max_abs = local.reach(privacy.mechanism, privacy.clipping_norm, noise)
         max_weight = 1.0
     buffer = getattr(federation.config.strategy, "buffer", 0)  # of an asynchronous one
+    largest = max(cohort or len(sizes), buffer)
     return exact.fixed_point(
         width(federation, round),
         max_abs=max_abs,
         max_weight=max_weight,
-        cohort=min(max(cohort or len(sizes), buffer), len(sizes)),
+        cohort=choosing.most(federation.config, len(sizes), min(largest, len(sizes))),
     )
 
 
@@ -144,18 +145,23 @@ def run_rounds(
         started = perf_counter()
         seconds: dict[str, float] = {}
         began_s = clock.begins(state.strategy) if clock else 0.0
-        ids = admit(number, _cohort(federation, number, clock.online(began_s) if clock else None))
+        online = clock.online(began_s) if clock else None
+        drawn, factors = _cohort(federation, state.strategy, number, online)
+        ids = admit(number, drawn)
         form = number_format(federation, state.strategy, number)
         order = _order(federation, state, number, form)
         table = clock.round(_staying(federation, number, ids), order, began_s) if clock else None
         answers = _collect(
             grid, nodes, federation, order, ids, seconds, directory=directory, table=table
         )
+        answers.factors = factors
         charge(number, answers.norms)
         remembered = attacked.carry_out(federation, state.strategy, answers, form, number)
+        seen = table.seconds if table else {}
+        remembered |= choosing.learned(federation, state.strategy, answers, number, seen)
         context = _context(federation, number, len(ids), answers)
         context = replace(context, root=_root(federation, order))
-        step = partial(_step, federation, state.strategy, answers, order, context)
+        step = partial(_step, federation, state.strategy, answers, order, context, online)
         strategy = timed(seconds, "aggregate", step)
         strategy |= remembered
         if table:
@@ -238,7 +244,7 @@ def _collect(
     assert form is not None
     late = table.lost if table else {}
     if not ring.is_secure(config):
-        if config.strategy.needs != "sum" or is_omniscient(config):  # without it nobody folds
+        if _sees_each(config):  # without a format nobody folds
             order = replace(order, form=None)
         staying = _staying(federation, order.round, ids)
         asked = _orders(order, [client for client in staying if client not in late], table)
@@ -260,6 +266,12 @@ def _collect(
     if config.privacy.unit != "user" or ids:  # nobody drawn: a step of noise alone
         check_results(answers, order.round, len(ids), config.rounds.min_results)
     return answers
+
+
+def _sees_each(config: RunConfig) -> bool:
+    """Say whether the server has to see every single update."""
+    is_chosen = choosing.needs_updates(config)
+    return config.strategy.needs != "sum" or is_omniscient(config) or is_chosen
 
 
 def _orders(
@@ -289,6 +301,7 @@ def _step(
     answers: Answers,
     order: messages.Train,
     context: RoundContext,
+    online: Sequence[int] | None = None,
 ) -> State:
     """Give the strategy what it needs: every update, the sum, or the sum with noise."""
     strategy, privacy, form = federation.config.strategy, federation.config.privacy, order.form
@@ -298,6 +311,8 @@ def _step(
     if strategy.needs != "sum":
         single = [update for _, update in sorted(answers.updates.items())]
         total = sending.whole(federation, single, order)
+    elif answers.factors is not None:
+        total = choosing.weighted(federation, answers, online)
     elif privacy.unit != "user":
         alone = (exact.encode(update, form) for update in answers.updates.values())
         total = exact.decode(exact.add([*answers.sums, *alone]), form)
@@ -312,8 +327,12 @@ def _step(
     return stepped | kept | {"model": model}
 
 
-def _cohort(federation: Federation, number: int, online: Sequence[int] | None = None) -> list[int]:
+def _cohort(
+    federation: Federation, state: State, number: int, online: Sequence[int] | None = None
+) -> tuple[list[int], dict[int, float] | None]:
     """Draw the clients of a round, largest first; the pooled baseline's is who has everything.
+
+    Returns what their updates are multiplied by too, where the selection says so.
 
     The longest work is then begun first, and clients that are trained at once are of like size.
     `online`: who is there, where not all are. With unit "user" clients are drawn from all of them,
@@ -321,15 +340,13 @@ def _cohort(federation: Federation, number: int, online: Sequence[int] | None = 
     """
     config, privacy = federation.config, federation.config.privacy
     if config.mode == "pooled":
-        return [federation.population]
+        return [federation.population], None
+    factors = None
     if privacy.unit == "user":
         drawn = user_level.cohort(config, federation.population, number)
     else:
-        stream = rng.stream(config.seed, "cohort", round=number)
         asked = timing.asked(config, federation.population)
-        if online is None:
-            drawn = sampling.uniform(federation.population, asked, stream)
-        else:
-            drawn = np.array(online)[sampling.uniform(len(online), asked, stream)]
+        found = choosing.chosen(federation, state, number, asked, online)
+        drawn, factors = found.clients, choosing.factors_of(found)
     sizes = federation.clients.sizes()[drawn]
-    return [int(drawn[i]) for i in np.lexsort((drawn, -sizes))]
+    return [int(drawn[i]) for i in np.lexsort((drawn, -sizes))], factors

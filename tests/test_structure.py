@@ -46,6 +46,8 @@ LEVELS = [
     ("fedsim.schedules", 2),
     ("fedsim.transforms", 2),
     ("fedsim.attacks", 2),
+    ("fedsim.selection", 2),
+    ("fedsim.choosing", 6),
     ("fedsim.adversaries", 5),
     ("fedsim.attacked", 6),
     ("fedsim.root", 5),

@@ -14,6 +14,7 @@ from fedsim.config import (
     _heterogeneity,
     _individual,
     _secure_sum,
+    _selection,
 )
 from fedsim.config._address import ADDRESSES, is_address
 from fedsim.config.schema import CORRELATED, Engine, Privacy, RunConfig
@@ -69,6 +70,7 @@ def illegal(config: RunConfig, source: Source) -> list[Problem]:
     _check_engine(config.engine, refuse)
     _anonymization.check(config, refuse)
     _attack.check(config, refuse)
+    _selection.check(config, refuse)
     _check_privacy(config, refuse)
     _secure_sum.check(config, refuse)
     _compression.check(config, refuse)

@@ -42,6 +42,7 @@ PARTS = {
     "strategy": ("strategies", "fedavg"),
     "devices": ("devices", "untimed"),
     "attack": ("attacks", "honest"),
+    "selection": ("selection", "uniform"),
 }
 
 
@@ -49,7 +50,7 @@ PARTS = {
 class Rounds:
     """How many rounds, who takes part, and what makes a round count.
 
-    `cohort`: clients asked per round, drawn uniformly without replacement; unset asks all.
+    `cohort`: clients asked per round, drawn by `[selection]`; unset asks all.
     `min_results`: a round with fewer results ends the run (it can be resumed).
     `timeout_s`: a client that takes longer in a round is lost for it; unset waits.
     `dropout`: simulated: each client of a cohort is lost with this probability, in a phase of the
@@ -313,6 +314,7 @@ class RunConfig:
     strategy: Any = None
     devices: Any = None
     attack: Any = None
+    selection: Any = None
     public: Public = field(default_factory=Public)
     anonymization: Anonymization = field(default_factory=Anonymization)
     privacy: Privacy = field(default_factory=Privacy)
