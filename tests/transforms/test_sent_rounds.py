@@ -211,6 +211,36 @@ def test_a_baseline_sends_no_codes():
     assert kind_of(run.federation.config.transform) == "dense"
 
 
+ASYNCHRONOUS = {"strategy": {"name": "fedbuff", "buffer": 2}, "devices": {"name": "drawn"}}
+
+
+@pytest.mark.parametrize("name", ["topk", "randomk-shared", "lora"])
+def test_asynchronous_steps_take_codes_of_any_age(name):
+    run = Run(content(name, **ASYNCHRONOUS)).go(3)
+    assert len(set(run.models)) == 3
+    assert torch.isfinite(run.state.strategy["model"]).all()
+    assert not any(client.lost for record in run.records for client in record.clients)
+
+
+@pytest.mark.parametrize("name", ["signsgd", "pruning"])
+def test_what_needs_whole_rounds_is_refused_without_them(name):
+    with pytest.raises(ConfigError, match="needs no rounds"):
+        configuration.load(content(name, **ASYNCHRONOUS))
+
+
+def test_what_the_server_trains_itself_is_a_whole_update_too():
+    federation = Run(content("lora", {"rank": 3})).federation
+    order = messages.Train(federation.initial, 2)
+    federation.task(order.model, [federation.clients.train(0)], round=2)
+    change = torch.zeros(get_vector(federation.adapted).shape)
+    for name, part in named(federation.adapted, change).items():
+        if name.endswith(".b"):
+            part.fill_(1.0)
+    found = sending.unsent(federation, change, order)
+    assert found.shape == federation.initial.shape
+    assert torch.linalg.matrix_rank(named(federation.module, found)["1.weight"]) == 1
+
+
 def network():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(7, 6), nn.Tanh(), nn.Linear(6, 3))

@@ -24,7 +24,7 @@ def section(run: Any, clients: Sequence[dict[str, Any]]) -> Section:
         f"({every / len(run.rounds):.2f} s each). A client gets {bytes_text(down / asked)} and "
         f"sends {bytes_text(up / asked)} per round it is asked in: payload of models, updates and "
         "metrics, without transport overhead."
-    )
+    ) + _encoded(run)
     rows = [[stage, seconds_text(value), f"{value / every:.0%}"] for stage, value in totals.items()]
     return Section(
         "cost",
@@ -43,6 +43,17 @@ def section(run: Any, clients: Sequence[dict[str, Any]]) -> Section:
         pictures=[_time(run, stages), _bytes(run)],
         tables=[Table("Time by stage", ["stage", "real time", "share"], rows)],
     )
+
+
+def _encoded(run: Any) -> str:
+    """Say what the bytes of updates are, where a transform makes them fewer."""
+    name = run.config.get("transform", {}).get("name", "unchanged")
+    if name in ("unchanged", "clip"):
+        return ""
+    told = f" Updates travel as the transform {name} makes them, and these bytes are counted."
+    if run.facts.get("grid") == "flower":
+        return told
+    return f"{told} In this simulation workers decode them where clients run, to add them up there."
 
 
 def _time(run: Any, stages: list[str]) -> Picture:
