@@ -121,7 +121,7 @@ def hashes(records):
 
 
 def test_nodes_that_restart_before_every_message_come_to_the_bits_of_a_simulation(hospitals):
-    config = hospitals.config(**SCAFFOLD, rounds={"count": 4, "cohort": 2})
+    config = hospitals.config(**SCAFFOLD, rounds={"count": 3, "cohort": 2})
     whole = hashes(hospitals.simulated(config))
     assert hashes(hospitals.run(config, state=RecordDict)) == whole
     assert all(len(list((f / "memory").iterdir())) == 1 for f in hospitals.folders)
@@ -140,6 +140,7 @@ def test_flower_is_not_given_what_is_on_the_disk(hospitals):
     assert all(not found for found in states)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_remembers_its_first_stretch(hospitals):
     from fedsim.rounds import ServerState, run_rounds, start_state
 
