@@ -46,9 +46,9 @@ def test_a_device_whose_trace_says_how_long_an_example_takes_asks_nothing_of_the
 )
 def test_distributions_have_the_medians_of_their_formulas(text, median):
     draw = read_draw("devices.x", text)
-    drawn = [draw.of(3, "x", client) for client in range(2000)]
-    # The middle of 2000 draws is within four standard deviations of ranks: 45 of them.
-    low, high = np.quantile(drawn, [0.455, 0.545])
+    drawn = [draw.of(3, "x", client) for client in range(1000)]
+    # The middle of 1000 draws is within four standard deviations of ranks: 63 of them.
+    low, high = np.quantile(drawn, [0.437, 0.563])
     assert low <= median * (1 + 1e-6)
     assert median * (1 - 1e-6) <= high
     assert min(drawn) > 0
@@ -132,18 +132,16 @@ def test_a_device_that_is_always_there_and_one_that_never_is():
 
 def test_turns_do_not_depend_on_when_anybody_asks():
     part = Drawn(online_s="exponential:50", offline_s="uniform:5,20")
-    times = [0.0, 3.0, 777.7, 20_000.0]
+    times = [0.0, 3.0, 777.7, 2000.0]
     ahead, back = part.fleet(4), part.fleet(4)
     forth = [[ahead.availability(c).online_until(t) for t in times] for c in range(30)]
     again = [[back.availability(c).online_until(t) for t in reversed(times)] for c in range(30)]
     assert forth == [row[::-1] for row in again]
     # Renewal theorem: there for 50 of 62.5 seconds on average, 80 percent.
-    there = np.mean([part.fleet(s).online(range(300), 500.0 * s) != [] for s in range(3)])
-    assert there == 1.0
-    share = np.mean([len(part.fleet(s).online(range(1000), 333.0)) / 1000 for s in range(3)])
-    assert share == pytest.approx(0.8, abs=0.03)
+    # Of 1000 clients, four standard deviations are five percent.
+    assert len(part.fleet(0).online(range(1000), 333.0)) == pytest.approx(800, abs=50)
     moment = ahead.availability(0)
-    for at in np.linspace(0, 3000, 200):
+    for at in np.linspace(0, 1500, 100):
         until = moment.online_until(float(at))
         assert until is None or until > at
         assert moment.next_online(float(at)) >= at

@@ -183,7 +183,7 @@ def test_a_secure_sum_loses_late_clients_in_the_phase_of_the_vectors():
     torch.testing.assert_close(*near, rtol=0, atol=1e-3)  # 32 bits of a ring
 
 
-@pytest.mark.parametrize("cohort", [9, 4])
+@pytest.mark.parametrize("cohort", [4, pytest.param(9, marks=pytest.mark.slow)])
 def test_fedbuff_with_equal_devices_and_a_full_buffer_is_fedavg(cohort):
     rounds = {"count": 4, "cohort": cohort}
     strategy = {"name": "fedbuff", "buffer": cohort, "weights": "examples"}
@@ -196,7 +196,11 @@ def test_fedbuff_with_equal_devices_and_a_full_buffer_is_fedavg(cohort):
 STRATEGIES = [{"name": "fedbuff", "buffer": 3}, {"name": "fedasync", "staleness": "hinge", "b": 1}]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda own: own["name"])
+@pytest.mark.parametrize(
+    "strategy",
+    [STRATEGIES[0], pytest.param(STRATEGIES[1], marks=pytest.mark.slow)],
+    ids=lambda own: own["name"],
+)
 def test_an_asynchronous_run_is_the_same_in_any_blocks_and_after_a_resume(strategy, tmp_path):
     from fedsim.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -316,7 +320,8 @@ def test_asynchronous_strategies_refuse_what_waits_for_everybody(strategy):
         fedsim.run(content(strategy=strategy))
 
 
-def test_a_run_tells_its_simulated_time_in_history_and_report(tmp_path):
+def test_a_run_tells_its_simulated_time_in_history_and_report(tmp_path, monkeypatch):
+    monkeypatch.delenv("FEDSIM__STORAGE__REPORT", raising=False)
     experiment = content(devices=PHONES, rounds={"count": 4, "cohort": 6})
     result = fedsim.run(experiment, runs=tmp_path)
     seconds = [entry["metrics"]["simulated/seconds"] for entry in result.history]
