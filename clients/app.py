@@ -22,7 +22,7 @@ from fedsim.clients._secure_sum import Asked, must_not_mask, session_of
 from fedsim.core import ClientContext
 from fedsim.errors import DataError
 from fedsim.exact import InvalidUpdateError
-from fedsim.federation import Federation, doing, from_text
+from fedsim.federation import Federation, doing, from_text, test_set
 from fedsim.secagg.parameters import CONTENT_BYTES
 
 __all__ = ["app", "warm"]
@@ -204,12 +204,12 @@ def evaluate(message: Message, context: Context) -> Message:
     examples = federation.clients.held_out(client)
     parts = {"federated": examples}
     if federation.config.mode == "local-only":
-        parts["test"] = federation.test()
-    module = _used(federation, order, client, context)
+        parts["test"] = test_set(federation)
+    used = _used(federation, order, client, context)
     statistics = {
         f"{part}/{name}": value
         for part, chosen in parts.items()
-        for name, value in federation.tested(module, chosen).items()
+        for name, value in federation.evaluate(used, chosen).items()
     }
     content = messages.evaluation_content(
         statistics, client=client, examples=len(examples.y), seconds=perf_counter() - started
@@ -219,18 +219,16 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _used(
     federation: Federation, order: messages.Train, client: int, context: Context
-) -> torch.nn.Module:
+) -> torch.Tensor | torch.nn.Module:
     """Return the model that this client would use: the global one, or one of its own."""
     local, (memo, _) = federation.config.local, coding.apart(messages.memo_of(context.state))
     if hasattr(local, "adapted"):
         ctx = ClientContext(federation.client_seed(), order.round, client, order.lr_factor)
         task = federation.task(order.model, [federation.clients.train(client)], extras=order.extras)
-        found: torch.nn.Module = local.adapted(task, memo, ctx)
-        return found
-    model = order.model
-    return federation.as_module(
-        local.personal(memo, model) if hasattr(local, "personal") else model
-    )
+        adapted: torch.nn.Module = local.adapted(task, memo, ctx)
+        return adapted
+    own: torch.Tensor = order.model
+    return local.personal(memo, own) if hasattr(local, "personal") else own
 
 
 def _read(message: Message, context: Context) -> tuple[Federation, messages.Train, int]:

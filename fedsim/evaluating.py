@@ -13,7 +13,7 @@ from fedsim.answers import Answers, send, timed
 from fedsim.carrier import Carrier
 from fedsim.core import State, broadcast
 from fedsim.exact import FixedPoint
-from fedsim.federation import Federation
+from fedsim.federation import Federation, test_set
 
 __all__ = ["tested"]
 
@@ -69,7 +69,7 @@ def _ask(
 def _central(federation: Federation, model: Tensor) -> dict[str, float]:
     if federation.config.mode == "local-only":
         return {}  # there is no global model; every client's own one is tested by `evaluate`
-    statistics = federation.evaluate(model, federation.test())
+    statistics = federation.evaluate(model, test_set(federation))
     values = {f"test/{name}": value for name, value in metrics.values(statistics).items()}
     return values | attacked.success(federation, model)
 

@@ -48,8 +48,10 @@ __all__ = [
     "examples_of",
     "forget",
     "from_text",
+    "public_of",
     "shapes_of",
     "shared_by_all",
+    "test_set",
     "to_text",
     "trained_module",
     "width",
@@ -170,37 +172,18 @@ class Federation:
             l2=self.config.regularization.l2,
             pixels=datasets.pixels_of(meta) if x.dtype == torch.uint8 else None,
             extras={name: extra.to(self.device) for name, extra in extras.items()},
-            public=self.seen_by_all(),
+            public=public_of(self),
             meta=meta,
         )
 
-    @property
-    def public_outputs(self) -> int:
-        """Return how many numbers a model gives for all public inputs."""
-        return self.shown.rows * self.clients.meta.outputs if self.shown else 0
+    def evaluate(self, model: Tensor | nn.Module, examples: Examples) -> dict[str, Tensor]:
+        """Return the additive statistics of a model on examples, by metric, loss included.
 
-    def seen_by_all(self) -> Public | None:
-        """Return the public inputs on the run's device, if the experiment has any."""
-        if self.shown is None:
-            return None
-        return Public(self.shown.inputs(self.device), self.module)
-
-    def test(self) -> Examples:
-        """Return the server's test set, without what is public of it."""
-        test = self.clients.test()
-        return self.shown.rest(test) if self.shown else test
-
-    def evaluate(self, model: Tensor, examples: Examples) -> dict[str, Tensor]:
-        """Return the additive statistics of `model` on examples, by metric, loss included."""
-        return self.tested(self.as_module(model), examples)
-
-    def as_module(self, model: Tensor) -> nn.Module:
-        """Return the resident module, set to `model`."""
-        self._set(model, self.module)
-        return self.module
-
-    def tested(self, module: nn.Module, examples: Examples) -> dict[str, Tensor]:
-        """Return the additive statistics of a module on examples, as `evaluate` does."""
+        A vector is one of the resident module; what is a module already is tested as it is.
+        """
+        module = self.module if isinstance(model, Tensor) else model
+        if isinstance(model, Tensor):
+            self._set(model, self.module)
         x, y = examples_of(self, [examples])
         batch = self.config.evaluation.batch_size
         return metrics.evaluate(module, x, y, self.loss, self.metrics, batch)
@@ -399,6 +382,18 @@ def doing(federation: Federation, epochs: int | None) -> Federation:
         return federation
     local = replace(federation.config.local, epochs=epochs)
     return replace(federation, config=replace(federation.config, local=local))
+
+
+def public_of(federation: Federation) -> Public | None:
+    """Return the public inputs on the run's device, if the experiment has any."""
+    shown = federation.shown
+    return Public(shown.inputs(federation.device), federation.module) if shown else None
+
+
+def test_set(federation: Federation) -> Examples:
+    """Return the server's test set, without what is public of it."""
+    test = federation.clients.test()
+    return federation.shown.rest(test) if federation.shown else test
 
 
 def examples_of(federation: Federation, shards: Sequence[Examples]) -> tuple[Tensor, Tensor]:

@@ -84,7 +84,8 @@ def layout(federation: Federation, form: exact.FixedPoint) -> Layout:
 
 def lane_sizes(federation: Federation) -> dict[str, int]:
     """Return the sizes of the lanes that the local algorithm sends, by name."""
-    dimension, public = federation.initial.numel(), federation.public_outputs
+    dimension, shown = federation.initial.numel(), federation.shown
+    public = shown.rows * federation.clients.meta.outputs if shown else 0
     known: dict[Any, int] = {None: dimension, "public": public}
     lanes = getattr(federation.config.local, "lanes", ())
     return {name: known.get(own, own) for name, own in lanes}

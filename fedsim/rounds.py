@@ -52,7 +52,7 @@ from fedsim.core import (
 )
 from fedsim.evaluating import tested
 from fedsim.exact import FixedPoint
-from fedsim.federation import Federation, width
+from fedsim.federation import Federation, public_of, width
 from fedsim.privacy import local
 from fedsim.secagg.identities import Directory
 
@@ -193,7 +193,7 @@ def run_rounds(
 def _context(federation: Federation, number: int, cohort: int, answers: Answers) -> RoundContext:
     """Return what the strategy may know about a round."""
     seed, population = federation.config.seed, federation.population
-    clients, public = sorted(answers.updates), federation.seen_by_all()
+    clients, public = sorted(answers.updates), public_of(federation)
     return RoundContext(seed, number, cohort, population, clients, public)
 
 

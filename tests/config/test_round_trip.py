@@ -63,7 +63,7 @@ def experiments(draw):
     return draw(st.fixed_dictionaries({}, optional=sections))
 
 
-TABLES = {"anonymization", "regularization", "rounds", "evaluation", "engine"}
+TABLES = {"anonymization", "regularization", "rounds", "evaluation", "engine", "public"}
 
 
 def without_unset(value):
