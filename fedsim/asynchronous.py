@@ -97,9 +97,7 @@ def run_steps(
         total = partial(_total, federation, found.parts, state, before, form)
         stepped = strategy.step(state, timed(seconds, "aggregate", total), context)
         used = _staleness(found.parts, before)
-        newest = _order(federation, state, before, before, form)
-        settled = sending.settled(federation, stepped["model"], newest)
-        state = stepped | found.more | {"model": settled}
+        state = stepped | found.more
         more, testing = tested(grid, nodes, federation, number, state, form, seconds)
         values = training_metrics(answers) | more | timing.values(state) | used
         records = {

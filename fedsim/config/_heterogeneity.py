@@ -6,6 +6,8 @@ from typing import Any
 from fedsim.config.schema import RunConfig
 from fedsim.core import is_asynchronous
 from fedsim.devices.untimed import Untimed
+from fedsim.registry import name_of
+from fedsim.selection.uniform import Uniform
 
 __all__ = ["check", "check_population"]
 
@@ -92,9 +94,9 @@ def _check_asynchronous(config: RunConfig, refuse: Refuse) -> None:
         if value != usual:
             accepted = f"{'unset' if usual is None else usual} with {name}: it waits for nobody"
             refuse(f"rounds.{field}", value, accepted)
-    if hasattr(config.attack, "craft"):
-        accepted = f"a client's own attack with {name}: nobody sees all updates of a round at once"
-        refuse("attack.name", type(config.attack).__name__.lower(), accepted)
+    if config.selection is not None and not isinstance(config.selection, Uniform):
+        accepted = f"'uniform' with {name}: whoever is idle begins, and no round is drawn for"
+        refuse("selection.name", name_of("selection", config.selection), accepted)
     if rounds.min_results > config.strategy.buffer:
         accepted = f"at most strategy.buffer = {config.strategy.buffer}"
         refuse("rounds.min_results", rounds.min_results, accepted)

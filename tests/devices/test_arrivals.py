@@ -4,7 +4,7 @@ import heapq
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.arrivals import Queue, Task, fill, from_tensor, to_tensor
@@ -70,6 +70,7 @@ def by_events(durations, buffer, concurrency, steps):
     return found
 
 
+@settings(max_examples=50)
 @given(st.integers(0, 10_000), st.integers(1, CLIENTS), st.integers(1, CLIENTS))
 def test_the_queue_is_a_simulation_event_by_event(seed, buffer, concurrency):
     durations = lengths(seed)

@@ -314,6 +314,7 @@ def test_asynchronous_strategies_refuse_what_waits_for_everybody(strategy):
     for unit in ("user", "example", "local"):
         noise = {"unit": unit, "noise_multiplier": 1.0}
         refused(r"privacy\.unit.*no accountant", privacy=noise, **own)
+    refused(r"selection\.name.*uniform", selection={"name": "power-of-choice"}, **own)
     refused(r"deadline_s.*waits for nobody", rounds={"cohort": 6, "deadline_s": 1.0}, **own)
     refused(r"strategy\.buffer.*at most 9", strategy={"name": "fedbuff"}, devices=PHONES)
     with pytest.raises(ConfigError, match=r"devices\.name.*virtual clock"):
