@@ -133,8 +133,10 @@ def page(store: RunStore, rounds: int) -> str:
         f"{rounds} rounds,",
         "every other setting at its default. *server*: accuracy of the shared model on the",
         "server's test; *clients*: of what each client uses, on its own held-out examples; *sent",
-        "up*: by all clients together. One run is no ranking: `fedsim sweep` with seeds",
-        "and tuned rates is. Written by `docs/make_gallery.py`.",
+        "up*: by all clients together. Batches are of 16 with plain `sgd` in the first and the last",
+        "table, of 32 elsewhere. One run is no ranking: `fedsim sweep` with seeds and tuned rates",
+        "is. A dash: not with this model (`fedbn` needs batch normalization), or no such number.",
+        "Written by `docs/make_gallery.py`.",
         "",
     ]
     for group, title in TABLES.items():

@@ -11,7 +11,7 @@ from fedsim.report._templates import template
 from fedsim.report.section import Section
 from fedsim.report.section import Table as Shown
 from fedsim.reproduce._judge import Verdict
-from fedsim.reproduce._table import Table
+from fedsim.reproduce._table import Table, load, tables
 
 __all__ = ["COLUMNS", "as_markdown", "write"]
 
@@ -51,7 +51,28 @@ def as_markdown(found: Found) -> str:
         lines.append("")
         for label, text in (("Deviations", table.deviations), ("Tried", table.tried)):
             lines += [f"{label}: {' '.join(text.split())}", ""] if text else []
+    lines += _not_here({table.name for table, _, _ in found})
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _not_here(names: set[str]) -> list[str]:
+    """Say which tables there are beside those of the page, and how to run them."""
+    others = [load(name) for name in tables() if name not in names]
+    if not others:
+        return []
+    lines = [
+        "## Not run for this page",
+        "",
+        "Nothing is said of these here, neither pass nor fail:",
+        "",
+    ]
+    for table in others:
+        minutes = (table.short or table.full).minutes
+        about = f"{table.title}: about {minutes:g} minutes on two cores that nobody else uses"
+        if table.short:
+            about += f", {table.full.minutes / 60:.0f} hours as published"
+        lines.append(f"- `fedsim reproduce {table.name}`. {about}.")
+    return lines
 
 
 def _version(table: Table, *, is_full: bool) -> str:
