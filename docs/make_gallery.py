@@ -133,7 +133,7 @@ def page(store: RunStore, rounds: int) -> str:
         f"{rounds} rounds,",
         "every other setting at its default. *server*: accuracy of the shared model on the",
         "server's test; *clients*: of what each client uses, on its own held-out examples; *sent",
-        "up*: by all clients together. Batches are of 16 with plain `sgd` in the first and the last",
+        "up*: by all clients together. Batches: of 16 with plain `sgd` in the first and the last",
         "table, of 32 elsewhere. One run is no ranking: `fedsim sweep` with seeds and tuned rates",
         "is. A dash: not with this model (`fedbn` needs batch normalization), or no such number.",
         "Written by `docs/make_gallery.py`.",
