@@ -70,7 +70,7 @@ def _not_here(names: set[str]) -> list[str]:
         minutes = (table.short or table.full).minutes
         about = f"{table.title}: about {minutes:g} minutes on two cores that nobody else uses"
         if table.short:
-            about += f", {table.full.minutes / 60:.0f} hours as published"
+            about += f", {table.full.minutes:,g} as published"
         lines.append(f"- `fedsim reproduce {table.name}`. {about}.")
     return lines
 
