@@ -144,7 +144,7 @@ def test_a_federation_by_its_commands_alone(machines, tmp_path):
         log = AuditLog(machines[name].root / name / "audit.jsonl").links()
         assert len([1 for link in log if link.entry.decision == "answered"]) >= ROUNDS
         assert {link.entry.approver for link in log} == {"operator"}
-    operator.run("deploy", "submit", "digits", "--to", "nowhere", code=2)
+    operator.run("deploy", "submit", "digits", "--to", "nowhere", code=3)
 
     assert [code for name in (*NODES, "server") for code in machines[name].stop()] == [130] * 4
     left = [p for p in psutil.process_iter(["environ"]) if str(tmp_path) in str(p.info["environ"])]
