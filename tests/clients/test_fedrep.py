@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -59,6 +60,7 @@ def test_what_is_frozen_stays_bit_by_bit_whatever_the_penalties_and_the_optimize
     assert not torch.equal(seen[2][base], after[base])
 
 
+@pytest.mark.slow
 def test_clients_find_the_linear_representation_that_they_have_in_common():
     # Collins et al., section 5: y = x B w_i with B (6 x 2) for all and w_i of each client's own.
     rng = np.random.default_rng(0)

@@ -164,7 +164,7 @@ def test_a_file_that_is_cut_or_gone_is_said_by_its_name(tmp_path):
 PERSONAL = {"name": "apfl", "alpha_lr": 0.1, "batch_size": 16}
 
 
-@pytest.mark.parametrize("encrypt", [False, True])
+@pytest.mark.parametrize("encrypt", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_stopped_run_of_clients_with_models_of_their_own_goes_on_bit_by_bit(
     tiny, tmp_path, monkeypatch, encrypt
 ):
