@@ -56,6 +56,7 @@ def test_a_pool_grows_in_the_middle_of_a_round(cluster, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_node_that_joins_is_used_and_one_that_dies_costs_no_more_than_it_had(
     tiny, plugin, tmp_path
 ):
@@ -90,6 +91,7 @@ def test_a_node_that_joins_is_used_and_one_that_dies_costs_no_more_than_it_had(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_nodes_of_two_sizes_give_the_local_bytes_and_the_model_crosses_to_each_once(tiny, tmp_path):
     config = tiny(engine={"grid": "ray"})
     found = printed("nodes_of_two_sizes.py", tmp_path, json.dumps(config))
@@ -103,6 +105,7 @@ def test_nodes_of_two_sizes_give_the_local_bytes_and_the_model_crosses_to_each_o
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_node_without_the_data_is_named_and_the_others_do_its_work(tiny, plugin, tmp_path):
     hidden = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", str(tmp_path)]
     if not shutil.which("unshare") or subprocess.run(hidden, capture_output=True).returncode:
@@ -124,6 +127,7 @@ def test_a_node_without_the_data_is_named_and_the_others_do_its_work(tiny, plugi
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_run_through_ray_client_gives_the_local_bytes(tiny, tmp_path):
     config = tiny(engine={"grid": "ray"})
     found = printed("behind_ray_client.py", tmp_path, json.dumps(config))
