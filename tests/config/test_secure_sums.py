@@ -33,7 +33,7 @@ def test_a_plain_sum_leaves_the_other_settings_alone():
     ("override", "path", "reason"),
     [
         ("strategy={name='flower', strategy='Krum'}", "strategy.name", "needs only the sum"),
-        ("transform.name=topk", "transform.name", "every coordinate is sent"),
+        ("transform.name=topk", "transform.name", "codes add up under masks"),
         ("mode=pooled", "mode", "secure_sum.name=plain for the baseline"),
         ("mode=local-only", "mode", "secure_sum.name=plain for the baseline"),
         ("engine.tier=low-rank", "engine.tier", "vectorized"),
