@@ -13,6 +13,7 @@ import time
 import pytest
 
 import fedsim
+from fedsim.store import RunStore
 
 COMMAND = [sys.executable, "-m", "fedsim"]
 LONG = [
@@ -50,7 +51,7 @@ def test_ctrl_c_once_finishes_the_round_and_resume_completes(tmp_path):
     assert process.returncode == 130, err
     assert "fedsim resume" in err
     assert json.loads(out.splitlines()[-1])["exit_code"] == 130
-    stored = fedsim.api.RunStore(tmp_path / "runs").get("last")
+    stored = RunStore(tmp_path / "runs").get("last")
     assert stored.status == "interrupted"
     assert 0 < len(stored.rounds) < 40
     resumed = start(tmp_path, "resume", "last", "--json")
@@ -68,7 +69,7 @@ def test_an_end_that_is_asked_for_while_ray_runs_waits_for_the_round(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "finishing the round" in err
-    assert fedsim.api.RunStore(tmp_path / "runs").get("last").status == "interrupted"
+    assert RunStore(tmp_path / "runs").get("last").status == "interrupted"
 
 
 def test_ctrl_c_twice_stops_at_once_and_can_be_resumed(tmp_path):
@@ -95,7 +96,7 @@ def test_ctrl_c_twice_stops_at_once_and_can_be_resumed(tmp_path):
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert time.monotonic() - asked < 15
-    assert fedsim.api.RunStore(tmp_path / "runs").get("last").status == "interrupted"
+    assert RunStore(tmp_path / "runs").get("last").status == "interrupted"
 
 
 @pytest.mark.slow
