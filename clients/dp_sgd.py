@@ -60,7 +60,7 @@ class DpSgd:
     notice: ClassVar[str] = (
         "DP-SGD with seeded noise: simulated, not private. No epsilon is accounted for this run."
     )
-    #: What it does on purpose to gradients is tested with it; in the contract tests it has to learn.
+    #: What it does to gradients is tested with it; in the contract tests it has to learn.
     contract: ClassVar = {"noise_multiplier": 0.0, "clipping_norm": 1e6}
 
     @property
