@@ -40,8 +40,10 @@ def test_what_a_part_goes_with(group, name, refused):
 @pytest.mark.parametrize("name", registry.names("strategies"))
 def test_a_flag_is_what_loading_an_experiment_says(name):
     halves = getattr(registry.load("strategies", name), "goes_with", ())
+    base = configuration.experiment_of("strategies", name)
     settings = ["evaluation.federated_every=0", f"strategy.name={name}"]
     settings += [f"local.name={halves[0]}"] if halves else []
+    settings += ["public.name=held-out"] if "public" in base else []
     flags = configuration.legality("strategies", name)
     for flag, more in {
         "secure_sum": ["secure_sum.name=secagg"],
