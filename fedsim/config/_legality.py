@@ -80,9 +80,7 @@ def experiment_of(group: str, name: str) -> dict[str, Any]:
     other = {"strategies": "local", "clients": "strategy"}.get(group, "")
     if halves and other:
         content[other] = {"name": halves[0]}
-        kinds = kind, part_class(other, halves[0])
-    else:
-        kinds = (kind,)
+    kinds = [kind, *(part_class(other, half) for half in halves[:1] if other)]
     if any(getattr(part, "needs_public", False) for part in kinds):
         content["public"] = {"name": "held-out"}
     return content
