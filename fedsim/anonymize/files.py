@@ -39,7 +39,8 @@ _KINDS: dict[str, Literal["csv", "parquet"]] = {
     ".pq": "parquet",
 }
 _SEPARATORS = ",;\t|"
-_BLOCK_BYTES = 4 << 20  # read at once; no row may be longer
+# Read at once; no row may be longer. pyarrow keeps 32 of them ready (its background generator).
+_BLOCK_BYTES = 1 << 20
 _BATCH_ROWS = 32_768
 _LINES = 4_096  # written at once: Python's texts take room of their own
 _HEADER_BYTES = 1 << 20

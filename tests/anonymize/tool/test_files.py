@@ -68,7 +68,7 @@ def test_a_blank_line_of_a_table_of_one_column_is_a_row(tmp_path):
         ("a,,b\n1,2,3\n", "column 2 of 3 has no name"),
         ("a,b, a\n1,2,3\n", "named 'a'"),
         ("Caf\u00e9,Cafe\u0301\n1,2\n", "named 'Café'"),
-        ("a,b\n1," + "secret" * 3_000_000 + "\n", "longer than 4 MiB"),
+        ("a,b\n1," + "secret" * 3_000_000 + "\n", "longer than 1 MiB"),
     ],
     ids=[
         "too few", "too many", "open quote", "encoding", "encoding of header", "nothing", "blank",
