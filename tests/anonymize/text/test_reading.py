@@ -14,8 +14,17 @@ TEXTS = [
 RECORDS = [(("name", f"Quillon{i}"), ("city", "")) if i % 3 else () for i in range(60)]
 
 
-@pytest.mark.parametrize("slices", [1, 7, 100])
-def test_processes_change_nothing(monkeypatch, slices):
+@pytest.fixture
+def ended():
+    """No process of a test is left."""
+    yield
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True)
+
+
+@pytest.mark.parametrize("slices", [7, 100])
+def test_processes_change_nothing(monkeypatch, slices, ended):
     monkeypatch.setattr(reading, "_SLICE", slices)
     monkeypatch.setattr(reading, "_WORTH", 1)
     found = list(reading.read(TEXTS, RECORDS, "rules", None, processes=2))
