@@ -56,9 +56,10 @@ def cluster():
 
     from fedsim.engine.cluster import start_ray
 
-    start_ray(4)
+    is_own = start_ray(4)
     yield ray
-    ray.shutdown()
+    if is_own:
+        ray.shutdown()
 
 
 @pytest.fixture

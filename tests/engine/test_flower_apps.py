@@ -80,14 +80,15 @@ def flowers(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """One Ray for all tests here."""
+    """One Ray for all tests here: that of other modules, where there is one."""
     import ray
 
     from fedsim.engine.cluster import start_ray
 
-    start_ray(2)
+    is_own = start_ray(2)
     yield
-    ray.shutdown()
+    if is_own:
+        ray.shutdown()
 
 
 @pytest.mark.slow  # a minute of starting Ray once for each app, as Flower does

@@ -407,6 +407,7 @@ def cluster():
 
     from fedsim.engine.cluster import start_ray
 
-    start_ray(2)
+    is_own = start_ray(2)
     yield ray
-    ray.shutdown()
+    if is_own:
+        ray.shutdown()
