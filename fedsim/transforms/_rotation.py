@@ -22,7 +22,7 @@ def pieces(size: int) -> list[int]:
     """Return the lengths that a vector of `size` numbers is cut into: powers of two.
 
     >>> pieces(1000), pieces(64), pieces(3)
-    ([512, 256, 128, 128], [64], [4])
+    ([512, 256, 128, 64, 64], [64], [4])
     """
     found = []
     while size > 0:
