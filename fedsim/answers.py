@@ -1,5 +1,6 @@
 """What came back of one phase of a round: asked, read and checked, whoever carried it."""
 
+import hashlib
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from fedsim import exact, messages
 from fedsim.carrier import Carrier
-from fedsim.core import ClientRecord, Update, lost_record
+from fedsim.core import ClientRecord, RoundRecord, Update, lost_record
 from fedsim.errors import RunFailedError
 from fedsim.exact import FixedPoint, InvalidUpdateError, PartialSum
 
@@ -21,6 +22,7 @@ __all__ = [
     "lose",
     "merged",
     "read_each",
+    "round_record",
     "send",
     "send_each",
     "timed",
@@ -226,6 +228,33 @@ def check_results(answers: Answers, number: int, asked: int, least: int) -> None
         f"round {number}: {answers.count} of {asked} clients gave a result, rounds.min_results is "
         f"{least}.{first} The full tracebacks are in the run's log.",
         lost,
+    )
+
+
+def round_record(
+    number: int,
+    values: Mapping[str, float],
+    phases: Sequence[Mapping[int, ClientRecord]],
+    cohort: int,
+    started: float,
+    seconds: dict[str, float],
+    model: Tensor,
+) -> RoundRecord:
+    """Return the record of a round, or a step, that ends now; `phases`: records by client.
+
+    `started`: of `perf_counter`. `model`: as it is after it.
+    """
+    clients = [record for records in phases for _, record in sorted(records.items())]
+    return RoundRecord(
+        round=number,
+        metrics=values,
+        clients=clients,
+        cohort=cohort,
+        real_seconds=perf_counter() - started,
+        seconds=seconds,
+        bytes_down=sum(client.bytes_down for client in clients),
+        bytes_up=sum(client.bytes_up for client in clients),
+        model_sha256=hashlib.sha256(model.float().numpy().tobytes()).hexdigest(),
     )
 
 

@@ -6,7 +6,6 @@ models are kept as long as somebody is at work on one. Between real machines rep
 order in which they come, and no two runs are the same.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from fedsim.answers import (
     lose,
     merged,
     read_each,
+    round_record,
     send_each,
     timed,
     training_metrics,
@@ -103,20 +103,9 @@ def run_steps(
         records = {
             c: _with(record, found.noted.get(c, {})) for c, record in answers.records.items()
         }
-        clients = [r for a in (records, testing.records) for _, r in sorted(a.items())]
-        model = state["model"].float()
+        phases, cohort = (records, testing.records), len(answers.records)
         yield (
-            RoundRecord(
-                round=number,
-                metrics=values,
-                clients=clients,
-                cohort=len(answers.records),
-                real_seconds=perf_counter() - started,
-                seconds=seconds,
-                bytes_down=sum(client.bytes_down for client in clients),
-                bytes_up=sum(client.bytes_up for client in clients),
-                model_sha256=hashlib.sha256(model.numpy().tobytes()).hexdigest(),
-            ),
+            round_record(number, values, phases, cohort, started, seconds, state["model"]),
             state,
         )
 

@@ -15,9 +15,12 @@ import inspect
 import pkgutil
 from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from fedsim.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["GROUPS", "load", "name_of", "names", "suggest"]
 
@@ -53,7 +56,7 @@ def names(group: str) -> tuple[str, ...]:
         for module in pkgutil.iter_modules(package.__path__)
         if not module.name.startswith("_") and not module.ispkg and module.name not in _NOT_PARTS
     }
-    return tuple(sorted(own | {point.name for point in entry_points(group=f"fedsim.{group}")}))
+    return tuple(sorted(own | {point.name for point in _entry_points(group)}))
 
 
 @cache
@@ -75,7 +78,7 @@ def load(group: str, name: str) -> type:
                 )
             ]
         )
-    for point in entry_points(group=f"fedsim.{group}"):
+    for point in _entry_points(group):
         if point.name == name:
             return _added(group, point)
     module = importlib.import_module(f"{GROUPS[group]}.{name.replace('-', '_')}")
@@ -96,7 +99,7 @@ def name_of(group: str, part: object) -> str:
     module, kind = type(part).__module__, type(part).__qualname__
     if module.startswith(f"{GROUPS[group]}."):
         return module.rsplit(".", 1)[-1].replace("_", "-")
-    for point in entry_points(group=f"fedsim.{group}"):
+    for point in _entry_points(group):
         if point.value == f"{module}:{kind}":
             return point.name
     raise LookupError(f"{module}.{kind} is not registered as a part of {group!r}")
@@ -112,7 +115,7 @@ def suggest(word: str, accepted: Iterable[object]) -> str:
     return f"Did you mean {close[0]!r}?" if close else ""
 
 
-def _added(group: str, point: EntryPoint) -> type:
+def _added(group: str, point: "EntryPoint") -> type:
     """Load the part of an installed package; what is wrong with it is the user's to know."""
     try:
         part = point.load()
@@ -124,3 +127,10 @@ def _added(group: str, point: EntryPoint) -> type:
     where = f"added by {point.dist.name}, " if point.dist else ""
     problem = Problem(f"{group}.name", point.name, f"a part that works; {where}{reason}")
     raise ConfigError([problem])
+
+
+def _entry_points(group: str) -> "Iterable[EntryPoint]":
+    """Return the parts that installed packages add; imported here, for the command line starts."""
+    from importlib.metadata import entry_points
+
+    return entry_points(group=f"fedsim.{group}")

@@ -4,7 +4,6 @@
 keeps nothing else, so that whoever consumes it can store, checkpoint, show or stop.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from fedsim.answers import (
     check_results,
     lose,
     merged,
+    round_record,
     send_each,
     timed,
     training_metrics,
@@ -167,25 +167,14 @@ def run_rounds(
         if table:
             strategy |= timing.kept(state.strategy, table.ended_s, math.fsum(table.joules.values()))
         state = ServerState(number, strategy)
-        model = strategy["model"].float()
         more, testing = tested(grid, nodes, federation, number, strategy, form, seconds)
         values = training_metrics(answers) | attacked.malicious(federation, answers) | more
         values |= timing.values(strategy)
         if table and not ring.is_secure(federation.config):
             answers.records = timing.noted(answers.records, table)
-        clients = [r for a in (answers, testing) for _, r in sorted(a.records.items())]
+        phases, cohort = (answers.records, testing.records), len(ids)
         yield (
-            RoundRecord(
-                round=number,
-                metrics=values,
-                clients=clients,
-                cohort=len(ids),
-                real_seconds=perf_counter() - started,
-                seconds=seconds,
-                bytes_down=sum(client.bytes_down for client in clients),
-                bytes_up=sum(client.bytes_up for client in clients),
-                model_sha256=hashlib.sha256(model.numpy().tobytes()).hexdigest(),
-            ),
+            round_record(number, values, phases, cohort, started, seconds, strategy["model"]),
             state,
         )
 

@@ -1,13 +1,13 @@
 """What an omniscient adversary sees of a round, and what such attacks share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["Knowledge", "Perturbation", "Seen", "deviation", "direction", "known"]
+__all__ = ["Knowledge", "Perturbation", "Seen", "deviation", "direction", "displaced", "known"]
 
 #: Whose updates it knows: those of all honest clients, or only what its own clients would send.
 Knowledge = Literal["all", "own"]
@@ -56,3 +56,15 @@ def direction(vectors: Tensor, perturbation: Perturbation) -> Tensor:
         return -mean.sign()
     length: Tensor = torch.linalg.vector_norm(mean)
     return -mean / length.clamp(min=torch.finfo(mean.dtype).tiny)
+
+
+def displaced(
+    seen: Seen,
+    knows: Knowledge,
+    perturbation: Perturbation,
+    gamma: Callable[[Tensor, Tensor], float],
+) -> Tensor:
+    """Return the mean of what is known, moved along a perturbation p by `gamma(known, p)` p."""
+    vectors = known(seen, knows)
+    p = direction(vectors, perturbation)
+    return vectors.mean(dim=0) + gamma(vectors, p) * p

@@ -14,7 +14,7 @@ import torch
 from annotated_types import Gt, Lt
 from torch import Tensor
 
-from fedsim.attacks._seen import Knowledge, Perturbation, Seen, direction, known
+from fedsim.attacks._seen import Knowledge, Perturbation, Seen, displaced
 from fedsim.core import Memo
 
 __all__ = ["MinSum", "min_sum_gamma"]
@@ -36,9 +36,7 @@ class MinSum:
 
     def craft(self, seen: Seen, memory: Memo, stream: np.random.Generator) -> tuple[Tensor, Memo]:
         """Return the mean, moved as far as it goes."""
-        vectors = known(seen, self.knows)
-        p = direction(vectors, self.perturbation)
-        return vectors.mean(dim=0) + min_sum_gamma(vectors, p) * p, memory
+        return displaced(seen, self.knows, self.perturbation, min_sum_gamma), memory
 
 
 def min_sum_gamma(vectors: Tensor, p: Tensor) -> float:

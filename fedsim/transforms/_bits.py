@@ -6,8 +6,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.coding import Code
+from fedsim.core import ClientContext
 
-__all__ = ["Reader", "floats", "omega", "omega_values", "pack", "packed_bytes", "unpack"]
+__all__ = [
+    "SEED_BYTES",
+    "Reader",
+    "floats",
+    "omega",
+    "omega_values",
+    "pack",
+    "packed_bytes",
+    "seed_of",
+    "stream_of",
+    "unpack",
+]
+
+SEED_BYTES = 8  # of a draw that whoever decodes makes again
 
 _FLOAT = np.dtype("<f4")
 _LONGEST = 64  # bits of an omega code of anything here
@@ -43,6 +57,16 @@ def packed_bytes(bits: int, count: int) -> int:
 def floats(numbers: NDArray[np.floating]) -> Code:
     """Return float32 numbers as their bytes."""
     return np.ascontiguousarray(numbers, dtype=_FLOAT).reshape(-1).view(np.uint8)
+
+
+def seed_of(ctx: ClientContext, purpose: str) -> Code:
+    """Draw a seed that travels."""
+    return np.frombuffer(ctx.rng(purpose).bytes(SEED_BYTES), dtype=np.uint8)
+
+
+def stream_of(seed: Code) -> np.random.Generator:
+    """Return the stream of a seed."""
+    return np.random.Generator(np.random.PCG64(int.from_bytes(seed.tobytes(), "little")))
 
 
 class Reader:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fedsim.coding import Code
 from fedsim.privacy.rotation import hadamard
+from fedsim.transforms._bits import stream_of
 
-__all__ = ["SEED_BYTES", "pieces", "signs", "turned", "turned_back"]
+__all__ = ["pieces", "signs", "turned", "turned_back"]
 
-SEED_BYTES = 8
 _LEAST = 64  # of a piece: a scale costs as much as 32 signs
 
 
@@ -36,8 +36,8 @@ def pieces(size: int) -> list[int]:
 
 def signs(seed: Code, size: int) -> Tensor:
     """Return the signs that a seed draws, for all pieces of a vector: float64."""
-    stream = np.random.Generator(np.random.PCG64(int.from_bytes(seed.tobytes(), "little")))
-    bits = np.unpackbits(np.frombuffer(stream.bytes(-(-size // 8)), dtype=np.uint8), count=size)
+    drawn = stream_of(seed).bytes(-(-size // 8))
+    bits = np.unpackbits(np.frombuffer(drawn, dtype=np.uint8), count=size)
     return torch.from_numpy(1.0 - 2.0 * bits)
 
 

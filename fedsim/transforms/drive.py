@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fedsim.coding import Code, Shapes, Shared, size_of
 from fedsim.core import ClientContext, Memo
-from fedsim.transforms._bits import Reader, floats, packed_bytes
-from fedsim.transforms._rotation import SEED_BYTES, pieces, turned, turned_back
+from fedsim.transforms._bits import SEED_BYTES, Reader, floats, packed_bytes, seed_of
+from fedsim.transforms._rotation import pieces, turned, turned_back
 from fedsim.transforms.signsgd import signs_from, signs_of
 
 __all__ = ["Drive"]
@@ -41,7 +41,7 @@ class Drive:
         self, vector: Tensor, memo: Memo, shared: Shared, ctx: ClientContext
     ) -> tuple[Code, Memo]:
         """Return the seed of the turn, a scale for each piece, and signs."""
-        seed = np.frombuffer(ctx.rng("drive").bytes(SEED_BYTES), dtype=np.uint8)
+        seed = seed_of(ctx, "drive")
         rows = turned(vector, seed)
         scales = np.array([self._scale(row) for row in rows])
         return np.concatenate([seed, floats(scales), signs_of(torch.cat(rows))]), {}

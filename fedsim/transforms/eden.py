@@ -19,8 +19,8 @@ from torch import Tensor
 
 from fedsim.coding import Code, Shapes, Shared, size_of
 from fedsim.core import ClientContext, Memo
-from fedsim.transforms._bits import Reader, floats, pack, packed_bytes
-from fedsim.transforms._rotation import SEED_BYTES, pieces, turned, turned_back
+from fedsim.transforms._bits import SEED_BYTES, Reader, floats, pack, packed_bytes, seed_of
+from fedsim.transforms._rotation import pieces, turned, turned_back
 
 __all__ = ["Eden", "centroids"]
 
@@ -39,7 +39,7 @@ class Eden:
         self, vector: Tensor, memo: Memo, shared: Shared, ctx: ClientContext
     ) -> tuple[Code, Memo]:
         """Return the seed of the turn, a scale for each piece, and centroids' numbers."""
-        seed = np.frombuffer(ctx.rng("eden").bytes(SEED_BYTES), dtype=np.uint8)
+        seed = seed_of(ctx, "eden")
         known = torch.tensor(centroids(self.bits), dtype=torch.float64)
         edges = (known[1:] + known[:-1]) / 2
         scales, chosen = [], []

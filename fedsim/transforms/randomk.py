@@ -17,11 +17,9 @@ from torch import Tensor
 
 from fedsim.coding import Code, Shapes, Shared, size_of
 from fedsim.core import ClientContext, Memo
-from fedsim.transforms._bits import Reader, floats
+from fedsim.transforms._bits import SEED_BYTES, Reader, floats, seed_of, stream_of
 
 __all__ = ["RandomK", "drawn"]
-
-_SEED_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class RandomK:
         self, vector: Tensor, memo: Memo, shared: Shared, ctx: ClientContext
     ) -> tuple[Code, Memo]:
         """Return a seed and the values at the places that it draws."""
-        seed = np.frombuffer(ctx.rng("randomk").bytes(_SEED_BYTES), dtype=np.uint8)
+        seed = seed_of(ctx, "randomk")
         places = drawn(seed, len(vector), self._kept(len(vector)))
         return np.concatenate([seed, floats(vector.numpy()[places])]), {}
 
@@ -49,7 +47,7 @@ class RandomK:
         """Return the update that is zero elsewhere."""
         size, reader = shared.dimension, Reader(code)
         kept = self._kept(size)
-        places = drawn(reader.take(_SEED_BYTES), size, kept)
+        places = drawn(reader.take(SEED_BYTES), size, kept)
         values = torch.from_numpy(reader.floats(kept))
         reader.end()
         vector = torch.zeros(size)
@@ -59,7 +57,7 @@ class RandomK:
 
     def size_bytes(self, shapes: Shapes) -> int:
         """Return the bytes of a code."""
-        return _SEED_BYTES + 4 * self._kept(size_of(shapes))
+        return SEED_BYTES + 4 * self._kept(size_of(shapes))
 
     def _kept(self, dimension: int) -> int:
         return max(1, math.ceil(self.fraction * dimension))
@@ -67,5 +65,4 @@ class RandomK:
 
 def drawn(seed: Code, dimension: int, count: int) -> np.ndarray:
     """Draw `count` different coordinates of `dimension`, ascending: int64."""
-    stream = np.random.Generator(np.random.PCG64(int.from_bytes(seed.tobytes(), "little")))
-    return np.sort(stream.choice(dimension, count, replace=False, shuffle=False))
+    return np.sort(stream_of(seed).choice(dimension, count, replace=False, shuffle=False))
