@@ -129,10 +129,13 @@ case "$1" in
     start)
         trap 'echo "stopped $*" >>"$CALLS"; kill $!; exit 0' TERM
         sleep 60 >/dev/null 2>&1 &  # who waits for this job's output does not wait for it
+        echo x >>"$CALLS.up"
         wait ;;
 esac""",
     "fedsim": """
 trap 'echo "round finished" >>"$CALLS"; exit 130' TERM
+# No stand-in of a node is stopped before it can say so.
+until [[ $(cat "$CALLS.up" 2>/dev/null | wc -l) -ge 3 ]]; do sleep 0.05; done
 echo started >"$CALLS.started"
 for _ in $(seq "${RUN_FOR:-0}"); do sleep 0.1; done
 exit "${RUN_STATUS:-0}" """,
