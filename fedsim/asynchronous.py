@@ -7,7 +7,8 @@ order in which they come, and no two runs are the same.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic, perf_counter, sleep
@@ -41,7 +42,8 @@ __all__ = ["run_steps"]
 
 _QUEUE = "async/queue"
 _MODEL = "async/model/"  # then after how many steps it was the newest
-_MOST_FAILURES = 3  # of each client, in one step
+_MOST_FAILURES = 3  # of a client in one step: then it is not asked again before the next one
+_REST_S = 5.0  # of a client that failed, before it is asked again
 _POLL_S = 0.25  # between looks for replies of real machines
 _LIMIT_S, _GRACE_S = 300.0, 5.0  # for a reply, where the experiment does not say; on its way
 
@@ -305,19 +307,28 @@ class _Real:
 
     def _wait(self, state: State, done: int, buffer: int, lost: dict[int, str]) -> None:
         """Have clients work until enough have answered."""
-        failures = 0
+        failures: Counter[int] = Counter()
+        rests: dict[int, float] = {}
         while len(self.arrived) < buffer:
-            self._post(state, done)
-            for client, reason in self._collected().items():
-                lost[client], failures = reason, failures + 1
-            if failures > _MOST_FAILURES * self.federation.population:
+            tired = {client for client, count in failures.items() if count >= _MOST_FAILURES}
+            resting = {client for client, until in rests.items() if monotonic() < until}
+            gone = self._post(state, done, tired | resting) | self._collected()
+            lost |= gone
+            failures.update(gone.keys())
+            rests |= dict.fromkeys(gone, monotonic() + _REST_S)
+            if len(self.arrived) < buffer and not self.working and not self._idle(tired):
                 raise RunFailedError(
-                    f"step {done + 1}: {failures} answers were lost, and {len(self.arrived)} of "
-                    f"{buffer} came",
+                    f"step {done + 1}: {len(self.arrived)} of {buffer} answers came, and every "
+                    f"other client has failed {_MOST_FAILURES} times",
                     [lost_record(c, "train", why, bytes_down=0) for c, why in lost.items()],
                 )
             if len(self.arrived) < buffer:
                 sleep(_POLL_S)
+
+    def _idle(self, excepted: Set[int]) -> list[int]:
+        """Return who can begin: is not at work, and has not answered to this step."""
+        busy = {client for client, _, _ in (*self.working.values(), *self.arrived)}
+        return [c for c in range(self.federation.population) if c not in busy | excepted]
 
     def _collected(self) -> dict[int, str]:
         """Take the replies that are there; return whose is an error, or too late, and why."""
@@ -334,14 +345,16 @@ class _Real:
             lost[client] = "no answer within the time allowed"
         return lost
 
-    def _post(self, state: State, done: int) -> None:
-        """Have as many clients at work as should be, from the newest model."""
+    def _post(self, state: State, done: int, resting: Set[int]) -> dict[int, str]:
+        """Have as many clients at work as should be, from the newest model.
+
+        Returns who was drawn and has no node, and why.
+        """
         config, population = self.federation.config, self.federation.population
-        busy = {client for client, _, _ in (*self.working.values(), *self.arrived)}
         free = min(config.rounds.cohort or population, population) - len(self.working)
-        idle = [client for client in range(population) if client not in busy]
+        idle = self._idle(resting)
         if free <= 0 or not idle:
-            return
+            return {}
         self.draws += 1
         stream = rng.stream(config.seed, "cohort", round=done + self.draws)
         drawn = [idle[i] for i in sampling.uniform(len(idle), free, stream)]
@@ -357,3 +370,5 @@ class _Real:
         client_of = {self.nodes[client]: client for client in drawn}
         ends = monotonic() + limit_s + _GRACE_S
         self.working |= {key: (client_of[node], done, ends) for key, node in posted.items()}
+        there = {client_of[node] for node in posted.values()}
+        return {client: "its node is not there" for client in drawn if client not in there}

@@ -1,6 +1,8 @@
 """Fixtures shared by all tests."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,11 @@ settings.load_profile("fedsim")
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+# Ray has a folder of these tests' own: a cluster that another program, or a test that was killed,
+# left named in the common one is what a Ray that is started without an address would wait for.
+_RAY = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie in it
+os.environ["RAY_TMPDIR"] = _RAY
 
 # Where what is tested is what a run computes, its report is not drawn (a test or a module that
 # reads one is marked `reports`): it takes more than half of the time of a small run.
@@ -26,6 +33,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         os.environ[_REPORT] = "false"
     else:
         os.environ.pop(_REPORT, None)
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing of Ray behind."""
+    shutil.rmtree(_RAY, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from fedsim import data as datasets
 from fedsim.carrier import Carrier
 from fedsim.clients._secure_sum import server_directory
 from fedsim.config.schema import RunConfig
+from fedsim.core import is_asynchronous
 from fedsim.deploy.settings import SERVER_FOLDER, ServerSettings, read_server
 from fedsim.deploy.told import Teller, failure_line
 from fedsim.engine.flower import FlowerCarrier
@@ -103,6 +104,11 @@ def _begun(
     """Begin a run in the store."""
     config = _fit(_configuration(submitted, text), is_signed=bool(text))
     federation = open_federation(config, _without_rows(config, places, text), tell, build)
+    if federation.awaits_cut and is_asynchronous(config.strategy):
+        accepted = "a strategy with rounds: clients agree on a cut in them ([anonymization])"
+        raise ConfigError(
+            [Problem("strategy.name", name_of("strategies", config.strategy), accepted)]
+        )
     federation, config = settle(federation, config, tell)
     preflight(store, federation)
     run_id = create(store, federation, config, places, _facts(federation, places, flower_run))

@@ -6,7 +6,7 @@ there is drawn like any other, and lost: who is drawn does not depend on who is 
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Error, Message, RecordDict
@@ -29,7 +29,7 @@ _SHOWN = 10
 
 @dataclass(slots=True)
 class Members:
-    """A `Carrier` whose addresses are the numbers of clients, 0 to `clients` - 1.
+    """A `Carrier` and `Mailbox` whose addresses are the numbers of clients, 0 to `clients` - 1.
 
     `tell` is told what is waited for; `incidents` grows by who is missing, refuses, or comes late.
     Nodes are looked for as long as some are missing, whenever something is sent.
@@ -121,6 +121,26 @@ class Members:
         clients = {node: client for client, node in self.nodes.items()}
         replies = self.carrier.scatter(there, kind, ttl=ttl, group_id=group_id)
         return self._by_client(replies, clients, [self._nobody(c, kind, group_id) for c in absent])
+
+    def post(
+        self, content: RecordDict, nodes: Sequence[int], kind: str, *, ttl: float, group_id: str
+    ) -> dict[str, int]:
+        """Send clients the same content; return them by the identity of their message.
+
+        Clients without a node are not in it.
+        """
+        if self.missing:
+            self._look()
+        clients = {self.nodes[client]: client for client in nodes if client in self.nodes}
+        posted = self.carrier.post(content, list(clients), kind, ttl=ttl, group_id=group_id)
+        return {identity: clients[node] for identity, node in posted.items()}
+
+    def collect(self, waiting: Mapping[str, int]) -> list[tuple[str, Message]]:
+        """Return the replies that are there, each with the identity of what it answers."""
+        found = self.carrier.collect(waiting)
+        for identity, reply in found:
+            _set_source(reply, waiting[identity])
+        return found
 
     def _by_client(
         self, replies: Iterable[Message], clients: dict[int, int], absent: Iterable[Message]

@@ -1,12 +1,14 @@
 """Nodes that are late, missing, refuse or lie, behind Flower's interface of a grid."""
 
 import itertools
+from collections import Counter
 
 import pytest
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedsim import asynchronous
 from fedsim import config as configuration
 from fedsim.clients.app import app
 from fedsim.engine.blocks import Handlers, Population
@@ -162,3 +164,50 @@ def test_who_is_gone_before_it_says_who_it_is_is_asked_again():
     for _ in range(2):
         own.scatter([], "train", ttl=1.0, group_id="1")
     assert own.nodes[1] == 55
+
+
+def steps_of(own, **sections):
+    experiment = {
+        "partition": {"clients": CLIENTS},
+        "model": {"name": "linear"},
+        "strategy": {"name": "fedbuff", "buffer": 2},
+        "rounds": {"count": 4},
+        "evaluation": {"federated_every": 4},
+        **sections,
+    }
+    federation = build(configuration.load(experiment, ()))
+    own.carrier.grid.text = to_text(federation.config, Places())
+    own.gather(1, wait_s=20)
+    found = run_rounds(own, range(CLIENTS), federation, start_state(federation))
+    return (record for record, _ in found)
+
+
+def counted(record):
+    return {c.client for c in record.clients if c.phase == "train" and not c.lost}
+
+
+def test_an_asynchronous_strategy_steps_by_the_nodes_that_are_there(monkeypatch):
+    monkeypatch.setattr(asynchronous, "_POLL_S", 0.001)
+    monkeypatch.setattr(asynchronous, "_REST_S", 0.01)
+    grid = Nodes(there=[70, 40])
+    records = steps_of(members(grid))
+    first = next(records)
+    assert counted(first) == {0, 2}
+    assert lost(first) == {1: "its node is not there"}
+    grid.there.append(55)
+    by_client = Counter(client for record in records for client in counted(record))
+    assert by_client[1] > 0
+    assert sum(by_client.values()) == 3 * 2
+
+
+def test_an_asynchronous_step_that_cannot_be_made_says_who_failed(monkeypatch):
+    monkeypatch.setattr(asynchronous, "_POLL_S", 0.001)
+    monkeypatch.setattr(asynchronous, "_REST_S", 0.01)
+    grid = Nodes()
+    records = steps_of(members(grid))
+    grid.refuses = {40: "the disk is full", 55: "the disk is full"}
+    with pytest.raises(RunFailedError, match=r"step 1: 1 of 2 answers .* failed 3 times") as caught:
+        next(records)
+    assert {c.client: c.lost for c in caught.value.records} == dict.fromkeys(
+        (0, 1), "the disk is full"
+    )
