@@ -6,8 +6,8 @@ equation 1 and Algorithm 1: a client's utility is |B| sqrt(mean of squared losse
 was last asked in. A part of the cohort, which shrinks, is drawn from who was never asked; the rest
 from those within `cutoff` of the best, with chances by utility. Deviations: the mean loss stands
 for the root of the mean square, for clients report no other; utilities are scaled to at most 1
-before the second term, as in the authors' code; T is a quantile of known times and stays, without
-the pacer; who was never asked is drawn uniformly.
+before the second term, and T is a quantile of known times, as in the authors' code; who was never
+asked is drawn uniformly.
 """
 
 import math
@@ -32,7 +32,9 @@ class Oort:
     `exploration` is the part of the cohort that explores in round 1, times `exploration_decay` in
     each, `exploration_least` at the end. `clip`: utilities above this quantile count as it.
     `alpha`, `preferred`: the penalty of clients slower than this quantile of times by the virtual
-    clock (`[devices]`; without one nobody is). `most_times`: who was asked so often is not asked
+    clock (`[devices]`; without one nobody is). The pacer: where the utilities of `pacer_rounds`
+    rounds sum to less than those of as many before, the quantile grows by `pacer_step`, up to 1.
+    `most_times`: who was asked so often is not asked
     again, while there are others; unset: no limit.
     """
 
@@ -43,6 +45,8 @@ class Oort:
     clip: Annotated[float, Gt(0), Le(1)] = 0.95
     alpha: Annotated[float, Ge(0)] = 2.0
     preferred: Annotated[float, Gt(0), Le(1)] = 0.5
+    pacer_step: Annotated[float, Ge(0), Le(1)] = 0.05
+    pacer_rounds: Annotated[int, Ge(1)] = 20
     most_times: Annotated[int, Ge(1)] | None = None
 
     needs: ClassVar = "records"
@@ -78,7 +82,19 @@ class Oort:
             "seconds": remembered(memory, "seconds", learned, learned.seconds),
             "last": remembered(memory, "last", learned, rounds, 0.0),
             "times": remembered(memory, "times", learned, again, 0.0),
+            **self._paced(memory, float(values.sum())),
         }
+
+    def _paced(self, memory: Memo, utility: float) -> Memo:
+        """Return the preferred quantile, and the utilities of the rounds since it could change."""
+        preferred = memory.get("preferred", torch.tensor(self.preferred, dtype=torch.float64))
+        before = memory.get("utilities", torch.zeros(0, dtype=torch.float64))
+        sums = torch.cat([before, torch.tensor([utility], dtype=torch.float64)])
+        if len(sums) == 2 * self.pacer_rounds:
+            earlier, sums = sums.split(self.pacer_rounds)
+            if earlier.sum() > sums.sum():
+                preferred = torch.clamp(preferred + self.pacer_step, max=1.0)
+        return {"preferred": preferred, "utilities": sums.clone()}
 
     def _left(self, pool: Pool, memory: Memo) -> NDArray[np.int64]:
         if self.most_times is None or not memory:
@@ -100,7 +116,7 @@ def utilities(
     seconds = memory["seconds"].numpy()[clients]
     if not np.isfinite(seconds).any():
         return np.asarray(value)
-    wanted = float(np.nanquantile(seconds, oort.preferred))
+    wanted = float(np.nanquantile(seconds, float(memory["preferred"])))
     slow = np.nan_to_num(seconds, nan=wanted) > wanted
     ratio = np.divide(wanted, seconds, out=np.ones_like(seconds), where=slow)
     found: NDArray[np.float64] = value * ratio**oort.alpha

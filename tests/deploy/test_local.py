@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from functools import partial
 
 import psutil
@@ -16,6 +17,7 @@ from fedsim.deploy.control import connected
 from fedsim.deploy.submit import approved, prepared, submit
 from fedsim.errors import ConfigError, FedsimError
 from fedsim.events import RoundDone, RunStarted, Stage
+from fedsim.store import RunStore
 
 SMALL = ["model.name=mlp", "evaluation.federated_every=0"]
 MASKED = ["secure_sum.name=secagg", "secure_sum.threshold=0.51"]
@@ -119,6 +121,21 @@ def test_a_deployed_run_with_a_privacy_unit_has_its_ledger(place, tmp_path):
     spent = result.stored.summary["privacy"]
     assert 0 < spent["epsilon"] <= 50
     assert (spent["unit"], spent["runs"]) == ("user", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_fedbuff_steps_by_whichever_nodes_answer_first(place, tmp_path):
+    buffered = ["strategy.name=fedbuff", "strategy.buffer=2", "rounds.count=5"]
+    overrides = [*SMALL, *buffered, "evaluation.federated_every=5"]
+    result = local.run_local("digits", overrides, 3, runs=str(tmp_path / "runs"))
+    assert result.status == "finished"
+    rows = RunStore(tmp_path / "runs").clients(result.run_id, phase="train")
+    counted = Counter(row["round"] for row in rows if not row["lost"])
+    assert counted == dict.fromkeys(range(1, 6), 2)
+    assert all(entry["metrics"]["train/staleness"] >= 0 for entry in result.history)
+    assert result.metrics["test/accuracy"] > 0.5
+    assert processes_of(place) == []
 
 
 @pytest.mark.slow

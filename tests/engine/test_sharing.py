@@ -9,6 +9,7 @@ from pathlib import Path
 from socket import create_server
 
 import pytest
+import tomli_w
 
 import fedsim
 from fedsim import api, environment
@@ -21,6 +22,7 @@ from fedsim.engine.ray import RayGrid, RayWorkers, WorkerSettings
 from fedsim.errors import ConfigError, RunFailedError
 from fedsim.federation import Places, from_text, to_text
 from fedsim.rounds import run_rounds, start_state
+from fedsim.store import RunStore
 
 HERE = Path(__file__).parent
 
@@ -46,6 +48,23 @@ def test_two_runs_that_ask_for_more_than_there_is_share_a_cluster_and_both_finis
     assert [run["workers"] for run in found["runs"]] == [2, 2]
     assert [run["incidents"] for run in found["runs"]] == [[], []]
     assert 1 <= found["most"] <= found["cores"] == 2  # a run may end before its second is up
+
+
+@pytest.mark.slow
+def test_the_runs_of_a_sweep_share_a_cluster(tiny, cluster, tmp_path):
+    experiment = tmp_path / "tiny.toml"
+    experiment.write_text(tomli_w.dumps(tiny(engine={"workers": 1})))
+    address = cluster.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "fedsim", "sweep", str(experiment), "seed=1,2", "--jobs=2",
+               "--json", f"--ray-address={address}", f"--runs={tmp_path / 'runs'}"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr
+    store = RunStore(tmp_path / "runs")
+    runs = [store.get(cell["run"]) for cell in json.loads(done.stdout)["cells"]]
+    assert [run.facts["grid"] for run in runs] == ["ray", "ray"]
+    for seed, run in enumerate(runs, 1):
+        alone = fedsim.run(tiny(seed=seed), runs=tmp_path / "alone")
+        assert run.rounds[-1]["model_sha256"] == alone.model_sha256
 
 
 def pool_of(tiny, count, **settings):

@@ -176,6 +176,22 @@ def test_oort_s_utility_is_the_papers():
     assert still[2] == pytest.approx(1.0 + stale[2])
 
 
+def test_oort_s_pacer_allows_slower_clients_where_there_is_less_to_learn_from_fast_ones():
+    part = Oort(preferred=0.5, pacer_step=0.3, pacer_rounds=2)
+
+    def after(*losses):
+        memory = {}
+        for number, loss in enumerate(losses, 1):
+            memory = part.learn(memory, told(number, [0, 1], [loss, 0.0], [1, 1], [1.0, 2.0]))
+        return float(memory["preferred"])
+
+    assert after(5.0, 5.0, 4.0) == 0.5  # a window is not over
+    assert after(5.0, 5.0, 4.0, 5.0) == 0.8
+    assert after(4.0, 5.0, 5.0, 5.0) == 0.5
+    assert after(5.0, 5.0, 4.0, 5.0, 4.0, 5.0) == 0.8  # as much as before
+    assert after(5.0, 5.0, 4.0, 5.0, 4.0, 4.0) == 1.0  # not above 1
+
+
 def test_oort_explores_less_and_less_and_exploits_the_best():
     part = Oort(exploration=0.5, exploration_decay=1.0, exploration_least=0.0)
     memory = part.learn({}, told(1, range(6), [1, 1, 1, 1, 100, 90]))

@@ -3,6 +3,12 @@
 import csv
 import json
 import math
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +21,7 @@ from fedsim.store import RunStore
 from fedsim.sweep import compare_sweep, plan_sweep, run_sweep
 from fedsim.sweep._statistics import estimate, paired
 
+PLUGIN = Path(__file__).parents[1] / "engine" / "plugin.py"  # clients that misbehave on purpose
 TINY = {
     "name": "tiny",
     "data": {"name": "synthetic", "clients": 3, "examples": 8, "features": 4, "classes": 3},
@@ -151,3 +158,72 @@ def test_the_commands_write_files_and_end_with_a_failing_cell(tmp_path, monkeypa
     assert 'href="http' not in page
     code, _ = call("compare", "halff")
     assert code == 2
+
+
+def models(outcomes, root):
+    store = RunStore(root)
+    return [store.get(outcome.run).rounds[-1]["model_sha256"] for outcome in outcomes]
+
+
+@pytest.mark.timeout(300)
+def test_side_by_side_is_as_one_after_another(swept, tmp_path):
+    root, sweep, outcomes = swept
+    told = []
+    found = run_sweep(sweep, runs=tmp_path, jobs=2, tell=lambda *event: told.append(event))
+    assert [outcome.values for outcome in found] == [outcome.values for outcome in outcomes]
+    assert models(found, tmp_path) == models(outcomes, root)
+    assert [done for _, done, _ in told] == [1, 2, 3, 4]
+
+
+@pytest.fixture
+def command(tmp_path):
+    """A command line that sweeps the tiny experiment, how it is started, and its runs."""
+    import tomli_w
+
+    runpy.run_path(str(PLUGIN))["install"](tmp_path / "parts")
+    experiment = tmp_path / "tiny.toml"
+    experiment.write_text(tomli_w.dumps(TINY))
+    paths = os.pathsep.join([str(tmp_path / "parts"), os.environ.get("PYTHONPATH", "")])
+    start = [sys.executable, "-m", "fedsim", "sweep", str(experiment), "--json", "--jobs=2"]
+    started = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started["env"] = {**os.environ, "PYTHONPATH": paths, "FEDSIM_RUNS": str(tmp_path / "runs")}
+    return start, started, RunStore(tmp_path / "runs")
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_process_takes_no_other_cell_with_it(command):
+    start, started, _ = command
+    start += ["local.fault=exit,none", "local.clients=[0]", "local.name=faulty"]
+    done = subprocess.run(start, **started, timeout=200, check=False)
+    assert done.returncode == 1, done.stderr
+    cells = json.loads(done.stdout)["cells"]
+    assert [cell["status"] for cell in cells] == ["failed", "finished"]
+    assert [cell["error"] for cell in cells] == ["its process was killed", ""]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ctrl_c_finishes_the_rounds_and_the_same_command_goes_on(command):
+    start, started, store = command
+    start += ["seed=1..4", "rounds.count=1000"]
+    own = {"start_new_session": True, "preexec_fn": _hear_ctrl_c}
+    with subprocess.Popen(start, **started, **own) as process:
+        while len([run for run in store.all() if len(store.get(run.id).rounds) > 2]) < 2:
+            time.sleep(0.2)
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)
+        said = json.loads(process.communicate(timeout=120)[0])
+    assert (process.returncode, said["exit_code"], said["status"]) == (130, 130, "interrupted")
+    states = [cell["status"] for cell in said["cells"]]
+    assert states == ["interrupted", "interrupted", "left", "left"]
+    stopped = {run.id: len(store.get(run.id).rounds) for run in store.all()}
+    assert all(2 < rounds < 1000 for rounds in stopped.values())
+    done = subprocess.run(start, **started, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {run.id: len(store.get(run.id).rounds) for run in store.all()}
+    assert list(found.values()) == [1000] * 4
+    assert set(stopped) <= set(found)
+
+
+def _hear_ctrl_c():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
