@@ -91,7 +91,7 @@ class Oort:
         before = memory.get("utilities", torch.zeros(0, dtype=torch.float64))
         sums = torch.cat([before, torch.tensor([utility], dtype=torch.float64)])
         if len(sums) == 2 * self.pacer_rounds:
-            earlier, sums = sums.split(self.pacer_rounds)
+            earlier, sums = sums[: self.pacer_rounds], sums[self.pacer_rounds :]
             if earlier.sum() > sums.sum():
                 preferred = torch.clamp(preferred + self.pacer_step, max=1.0)
         return {"preferred": preferred, "utilities": sums.clone()}

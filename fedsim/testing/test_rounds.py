@@ -1,5 +1,6 @@
 """What a run needs of every strategy and local algorithm, in whole rounds."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from fedsim import api, registry
 from fedsim import config as configuration
 from fedsim.core import is_asynchronous
-from fedsim.errors import ConfigError, RunFailedError
+from fedsim.errors import ConfigError, Interrupted, RunFailedError
+from fedsim.events import Event, RoundDone
+from fedsim.store import RunStore
 from fedsim.testing._parts import optimum_of, strategy_of
 from fedsim.testing._rounds import Pair, Run, flags_of, pairs, with_settings
 
@@ -94,10 +97,34 @@ def test_clients_trained_at_once_come_to_what_each_does_alone(local: str) -> Non
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture(scope="session")
+def ray() -> Iterator[None]:
+    """One Ray for the runs of all pairs."""
+    import ray
+
+    from fedsim.engine.cluster import start_ray
+
+    is_own = start_ray(2)
+    yield
+    if is_own:
+        ray.shutdown()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray")
 def test_ray_gives_the_bytes_of_this_process(pair: Pair, tmp_path: Path) -> None:
-    """Two workers, and a run that is resumed on them after it was interrupted."""
-    expected = Run(pair.content()).go(2).models[-1]
+    """On two workers, stopped after its first round, and resumed on two others."""
+    expected = Run(pair.content()).go(2).models
     engine = {"grid": "ray", "workers": 2, "tier": "resident", "block_size": 3}
-    content = pair.content(engine=engine)
-    assert api.run(content, runs=tmp_path).model_sha256 == expected
+    content = pair.content(engine=engine, storage={"report": False})
+    with pytest.raises((Interrupted, KeyboardInterrupt)):
+        api.run(content, runs=tmp_path, listener=_stop)
+    (stopped,) = RunStore(tmp_path).all()
+    result = api.resume(stopped.id, runs=tmp_path)
+    assert [entry["model_sha256"] for entry in result.history] == expected
+    assert result.stored.facts["grid"] == "ray"
+
+
+def _stop(event: Event) -> None:
+    if isinstance(event, RoundDone):
+        raise KeyboardInterrupt
