@@ -20,6 +20,7 @@ from fedsim.clients import _ckks, _cut
 from fedsim.clients._quiet import LostClientError, quiet
 from fedsim.clients._secure_sum import Asked, must_not_mask, session_of
 from fedsim.core import ClientContext
+from fedsim.envelope import answering
 from fedsim.errors import DataError
 from fedsim.exact import InvalidUpdateError
 from fedsim.federation import Federation, doing, from_text, test_set
@@ -27,7 +28,7 @@ from fedsim.secagg.parameters import CONTENT_BYTES
 
 __all__ = ["app", "warm"]
 
-app = ClientApp(mods=[_cut.asking_for_it])
+app = ClientApp(mods=[answering, _cut.asking_for_it])
 
 
 def warm(run_config: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim.clients._secure_sum import SECRET
 from fedsim.clients.app import app as client_app
+from fedsim.envelope import answering
 from fedsim.federation import Places, to_text
 from fedsim.node.app import guarded, has_folder
 from fedsim.node.approval import TEXT, RefusedError
@@ -66,7 +67,7 @@ def make_client_app() -> ClientApp:
         reply: Message = call(message, own)
         return reply
 
-    app = ClientApp(mods=[with_experiment])
+    app = ClientApp(mods=[answering, with_experiment])
     for kind in ("train", "evaluate", "query"):
         getattr(app, kind)()(client_app)
     kinds = (*KINDS.values(), *ckks_messages.KINDS, *cut_messages.KINDS)

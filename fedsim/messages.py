@@ -34,6 +34,7 @@ __all__ = [
     "Decode",
     "Row",
     "Train",
+    "as_error",
     "decode_of",
     "error_reply",
     "evaluation_content",
@@ -337,7 +338,7 @@ def of_one(reply: Message) -> Message:
             clients = len(config["ring-config"]["clients"])
     if clients == 1 and "sum" not in arrays:
         return reply
-    return _as_error(reply, InvalidUpdateError("a node answers for itself alone, not for a sum"))
+    return as_error(reply, InvalidUpdateError("a node answers for itself alone, not for a sum"))
 
 
 def read_statistics(content: RecordDict) -> dict[str, Tensor]:
@@ -408,7 +409,7 @@ def _fold_updates(instruction: RecordDict, replies: Sequence[Message]) -> list[M
                 found = norms(reply.content, own)
                 own = [replace(row, norm=found[row.client]) for row in own]
         except InvalidUpdateError as error:
-            lost.append(_as_error(reply, error))
+            lost.append(as_error(reply, error))
         else:
             table += own
     if total is None:
@@ -444,7 +445,8 @@ def _fold_statistics(_: RecordDict, replies: Sequence[Message]) -> list[Message]
     return [replies[-1]]
 
 
-def _as_error(reply: Message, error: InvalidUpdateError) -> Message:
+def as_error(reply: Message, error: InvalidUpdateError) -> Message:
+    """Return what rounds are told in place of a reply that must not count."""
     metadata = reply.metadata
     return Message(error=Error(LOST, f"{type(error).__name__}: {error}"), metadata=metadata)
 

@@ -25,6 +25,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsim import exact, messages
 from fedsim.core import RoundContext, State, Update
+from fedsim.envelope import packed, unpacked
 
 __all__ = ["FedsimStrategy", "FlowerCarrier"]
 
@@ -146,6 +147,8 @@ class FedsimStrategy(FlowerStrategy):  # type: ignore[misc]
 class FlowerCarrier:
     """Flower's own grids as rounds use them: one message for every node, replies as they come.
 
+    Small contents travel packed (`fedsim.envelope`).
+
     `timeout_s`: how long a node has to answer where the experiment does not say it. A node that the
     SuperLink has not heard of for a minute is lost before. `on_progress(done, asked)` is told of
     replies.
@@ -181,22 +184,14 @@ class FlowerCarrier:
         An error that the SuperLink made in place of a node's reply comes from that node.
         """
         limit_s = ttl or self.timeout_s
-        sent = [
-            Message(content, node, kind, ttl=limit_s, group_id=group_id)
-            for node, content in contents
-        ]
-        ids = self.grid.push_messages(sent)
-        del sent
-        waiting = {id: node for id, (node, _) in zip(ids, contents, strict=True) if id}
+        waiting = self._push(contents, kind, limit_s, group_id)
         return self._replies(waiting, len(contents), time.monotonic() + limit_s + _GRACE_S)
 
     def post(
         self, content: RecordDict, nodes: Sequence[int], kind: str, *, ttl: float, group_id: str
     ) -> dict[str, int]:
         """Send the same content to nodes; return the nodes by the identity of their message."""
-        sent = [Message(content, node, kind, ttl=ttl, group_id=group_id) for node in nodes]
-        ids = self.grid.push_messages(sent)
-        return {id: node for id, node in zip(ids, nodes, strict=True) if id}
+        return self._push([(node, content) for node in nodes], kind, ttl, group_id)
 
     def collect(self, waiting: Mapping[str, int]) -> list[tuple[str, Message]]:
         """Return the replies that are there, each with the identity of what it answers."""
@@ -204,9 +199,24 @@ class FlowerCarrier:
         for reply in self.grid.pull_messages(list(waiting)):
             identity = reply.metadata.reply_to_message_id
             if identity in waiting:
-                reply.metadata.__dict__["_src_node_id"] = waiting[identity]
-                found.append((identity, messages.of_one(reply)))
+                found.append((identity, _opened(reply, waiting[identity])))
         return found
+
+    def _push(
+        self,
+        contents: Sequence[tuple[int, RecordDict]],
+        kind: str,
+        ttl: float,
+        group_id: str,
+    ) -> dict[str, int]:
+        """Send contents; return the nodes by the identity of their message."""
+        made = {id(content): packed(content) for _, content in contents}
+        sent = [
+            Message(made[id(content)], node, kind, ttl=ttl, group_id=group_id)
+            for node, content in contents
+        ]
+        identities = self.grid.push_messages(sent)
+        return {i: node for i, (node, _) in zip(identities, contents, strict=True) if i}
 
     def _replies(self, waiting: dict[str, int], asked: int, deadline: float) -> Iterator[Message]:
         while waiting and time.monotonic() < deadline:
@@ -214,12 +224,23 @@ class FlowerCarrier:
                 node = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if node is None:
                     continue
-                # Flower names itself as the source of what it says for a node that is gone.
-                reply.metadata.__dict__["_src_node_id"] = node
-                yield messages.of_one(reply)
+                yield _opened(reply, node)
             self.on_progress(asked - len(waiting), asked)
             if waiting:
                 time.sleep(self.poll_s)
+
+
+def _opened(reply: Message, node: int) -> Message:
+    """Return a node's reply as rounds read it."""
+    # Flower names itself as the source of what it says for a node that is gone.
+    reply.metadata.__dict__["_src_node_id"] = node
+    if reply.has_error():
+        return reply
+    try:
+        reply.content = unpacked(reply.content)
+    except exact.InvalidUpdateError as error:
+        return messages.as_error(reply, error)
+    return messages.of_one(reply)
 
 
 def _flat(model: dict[str, torch.Tensor]) -> torch.Tensor:
