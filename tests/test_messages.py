@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedsim import exact, messages
 from fedsim.core import Update
-from fedsim.engine.flower import FlowerCarrier
+from fedsim.engine.flower import FlowerCarrier, pull
 
 FORM = exact.fixed_point(4, max_abs=8.0, max_weight=50.0, cohort=30)
 ORDER = messages.Train(torch.arange(4.0), 7, 0.5, FORM)
@@ -199,3 +199,19 @@ def test_a_node_answers_for_itself_alone():
     assert found.pop(3) == ""
     assert all("answers for itself alone" in reason for reason in found.values())
     assert len(found) == 3
+
+
+def test_many_replies_are_pulled_in_parts_and_each_once():
+    asked = []
+
+    class Grid:
+        def pull_messages(self, identities):
+            asked.append(list(identities))
+            return [f"reply to {identity}" for identity in identities if identity % 3]
+
+    for count, parts in ((0, 1), (31, 1), (32, 2), (1000, 8)):
+        asked.clear()
+        found = pull(Grid(), list(range(count)))
+        assert len(asked) == parts
+        assert sorted(i for part in asked for i in part) == list(range(count))
+        assert sorted(found) == sorted(f"reply to {i}" for i in range(count) if i % 3)

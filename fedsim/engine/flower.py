@@ -8,6 +8,7 @@ client as a Flower `ClientApp` in `clients/app.py`, our rounds as a `ServerApp` 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +28,10 @@ from fedsim import exact, messages
 from fedsim.core import RoundContext, State, Update
 from fedsim.envelope import packed, unpacked
 
-__all__ = ["FedsimStrategy", "FlowerCarrier"]
+__all__ = ["FedsimStrategy", "FlowerCarrier", "pull"]
 
 _GRACE_S = 5.0  # a reply may be on its way when the time to live ends
+_PULLS, _EACH = 8, 16  # at a time, where there are so many messages for each
 _NUM_EXAMPLES = "num-examples"
 
 
@@ -196,7 +198,7 @@ class FlowerCarrier:
     def collect(self, waiting: Mapping[str, int]) -> list[tuple[str, Message]]:
         """Return the replies that are there, each with the identity of what it answers."""
         found = []
-        for reply in self.grid.pull_messages(list(waiting)):
+        for reply in pull(self.grid, list(waiting)):
             identity = reply.metadata.reply_to_message_id
             if identity in waiting:
                 found.append((identity, _opened(reply, waiting[identity])))
@@ -220,7 +222,7 @@ class FlowerCarrier:
 
     def _replies(self, waiting: dict[str, int], asked: int, deadline: float) -> Iterator[Message]:
         while waiting and time.monotonic() < deadline:
-            for reply in self.grid.pull_messages(list(waiting)):
+            for reply in pull(self.grid, list(waiting)):
                 node = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if node is None:
                     continue
@@ -228,6 +230,21 @@ class FlowerCarrier:
             self.on_progress(asked - len(waiting), asked)
             if waiting:
                 time.sleep(self.poll_s)
+
+
+def pull(grid: Grid, identities: Sequence[str]) -> list[Message]:
+    """Return the replies to messages that are there, in any order.
+
+    Flower asks for what a reply consists of, and confirms it, one reply after the other; a
+    SuperLink that is busy with many nodes takes its time with each request. So several parts of
+    many messages are asked for at a time.
+    """
+    count = min(_PULLS, len(identities) // _EACH)
+    if count <= 1:
+        return list(grid.pull_messages(identities))
+    parts = [identities[first::count] for first in range(count)]
+    with ThreadPoolExecutor(count) as threads:
+        return [reply for found in threads.map(grid.pull_messages, parts) for reply in found]
 
 
 def _opened(reply: Message, node: int) -> Message:

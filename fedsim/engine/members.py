@@ -13,7 +13,7 @@ from flwr.app import Error, Message, RecordDict
 from flwr.app.metadata import Metadata
 from flwr.common.constant import ErrorCode
 
-from fedsim.engine.flower import FlowerCarrier
+from fedsim.engine.flower import FlowerCarrier, pull
 from fedsim.errors import RunFailedError
 
 __all__ = ["Members"]
@@ -170,7 +170,7 @@ class Members:
         now, grid = self.clock(), self.carrier.grid
         self._asked = {id: own for id, own in self._asked.items() if own[1] > now}
         if self._asked:
-            for reply in grid.pull_messages(list(self._asked)):
+            for reply in pull(grid, list(self._asked)):
                 node, _ = self._asked.pop(reply.metadata.reply_to_message_id, (None, 0.0))
                 if node is not None:
                     self._hear(node, reply)
