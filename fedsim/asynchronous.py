@@ -44,7 +44,7 @@ _QUEUE = "async/queue"
 _MODEL = "async/model/"  # then after how many steps it was the newest
 _MOST_FAILURES = 3  # of a client in one step: then it is not asked again before the next one
 _REST_S = 5.0  # of a client that failed, before it is asked again
-_POLL_S = 0.25  # between looks for replies of real machines
+_POLL_S, _ASKED_PER_S = 0.25, 100  # between looks for replies of real machines; at most so many
 _LIMIT_S, _GRACE_S = 300.0, 5.0  # for a reply, where the experiment does not say; on its way
 
 
@@ -323,7 +323,7 @@ class _Real:
                     [lost_record(c, "train", why, bytes_down=0) for c, why in lost.items()],
                 )
             if len(self.arrived) < buffer:
-                sleep(_POLL_S)
+                sleep(max(_POLL_S, len(self.working) / _ASKED_PER_S))
 
     def _idle(self, excepted: Set[int]) -> list[int]:
         """Return who can begin: is not at work, and has not answered to this step."""

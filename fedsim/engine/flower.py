@@ -32,6 +32,7 @@ __all__ = ["FedsimStrategy", "FlowerCarrier", "pull"]
 
 _GRACE_S = 5.0  # a reply may be on its way when the time to live ends
 _PULLS, _EACH = 8, 16  # at a time, where there are so many messages for each
+_ASKED_PER_S = 100  # replies that are asked for, so that a SuperLink has time for its nodes
 _NUM_EXAMPLES = "num-examples"
 
 
@@ -204,6 +205,10 @@ class FlowerCarrier:
                 found.append((identity, _opened(reply, waiting[identity])))
         return found
 
+    def rest(self, waiting: int) -> None:
+        """Sleep until so many replies may be asked for again."""
+        time.sleep(max(self.poll_s, waiting / _ASKED_PER_S))
+
     def _push(
         self,
         contents: Sequence[tuple[int, RecordDict]],
@@ -229,7 +234,7 @@ class FlowerCarrier:
                 yield _opened(reply, node)
             self.on_progress(asked - len(waiting), asked)
             if waiting:
-                time.sleep(self.poll_s)
+                self.rest(len(waiting))
 
 
 def pull(grid: Grid, identities: Sequence[str]) -> list[Message]:

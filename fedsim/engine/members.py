@@ -74,7 +74,7 @@ class Members:
             if waited > min(_TOLD_AFTER_S, wait_s / 2) and not is_told:
                 is_told = True
                 self.tell(f"waiting up to {wait_s:g} s for the nodes of {_named(self.missing)}")
-            time.sleep(self.carrier.poll_s)
+            self.carrier.rest(len(self._asked))
         if len(self.nodes) < least:
             raise RunFailedError(
                 f"no node has answered for {_named(self.missing)} of {self.clients} within "
