@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
-from time import monotonic, perf_counter, sleep
+from time import monotonic, perf_counter
 from typing import Protocol
 
 import torch
@@ -44,7 +44,6 @@ _QUEUE = "async/queue"
 _MODEL = "async/model/"  # then after how many steps it was the newest
 _MOST_FAILURES = 3  # of a client in one step: then it is not asked again before the next one
 _REST_S = 5.0  # of a client that failed, before it is asked again
-_POLL_S, _ASKED_PER_S = 0.25, 100  # between looks for replies of real machines; at most so many
 _LIMIT_S, _GRACE_S = 300.0, 5.0  # for a reply, where the experiment does not say; on its way
 
 
@@ -316,14 +315,15 @@ class _Real:
             lost |= gone
             failures.update(gone.keys())
             rests |= dict.fromkeys(gone, monotonic() + _REST_S)
-            if len(self.arrived) < buffer and not self.working and not self._idle(tired):
+            if len(self.arrived) >= buffer:
+                return
+            if not self.working and not self._idle(tired):
                 raise RunFailedError(
                     f"step {done + 1}: {len(self.arrived)} of {buffer} answers came, and every "
                     f"other client has failed {_MOST_FAILURES} times",
                     [lost_record(c, "train", why, bytes_down=0) for c, why in lost.items()],
                 )
-            if len(self.arrived) < buffer:
-                sleep(max(_POLL_S, len(self.working) / _ASKED_PER_S))
+            self.carrier.rest(len(self.working))
 
     def _idle(self, excepted: Set[int]) -> list[int]:
         """Return who can begin: is not at work, and has not answered to this step."""

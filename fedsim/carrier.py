@@ -49,5 +49,12 @@ class Mailbox(Protocol):
         ...
 
     def collect(self, waiting: Mapping[str, int]) -> list[tuple[str, Message]]:
-        """Return the replies that are there, each with the identity of what it answers."""
+        """Return the replies that are there, each with the identity of what it answers.
+
+        Each comes from the node that `waiting` names.
+        """
+        ...
+
+    def rest(self, waiting: int) -> None:
+        """Sleep until so many replies may be asked for again."""
         ...

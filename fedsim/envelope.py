@@ -13,7 +13,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as Packed
 
 from fedsim.exact import InvalidUpdateError
 
-__all__ = ["answering", "packed", "unpacked"]
+__all__ = ["answering", "is_packed", "packed", "unpacked"]
 
 _NAME, _CONTENT = "packed", "content"
 _MOST_BYTES = 2**16  # of arrays: packed, a model that goes to many nodes is kept for each of them

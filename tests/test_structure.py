@@ -121,7 +121,7 @@ ONLY = {
              "fedsim.deployment", "fedsim.carrier", "fedsim.secure_messages",
              "fedsim.secure_rounds", "fedsim.session", "fedsim.api", "fedsim.deploy",
              "fedsim.node.app", "fedsim.testing"),
-    "ray": ("fedsim.engine", "fedsim.testing"),
+    "ray": ("fedsim.engine",),
     "opacus": ("fedsim.privacy",),
     "tenseal": ("fedsim.secagg.ckks",),
     "cryptography": ("fedsim.crypto", "fedsim.certificates"),

@@ -31,7 +31,7 @@ __all__ = [
     "joined",
     "resources",
     "shared",
-    "start_ray",
+    "started",
     "started_behind",
 ]
 
@@ -86,7 +86,7 @@ def started_behind(engine: Engine, resources: Resources) -> Iterator[None]:
     """Start a Ray of the run's own behind what this process does: it takes some seconds.
 
     Nothing is started where a run needs no Ray, or joins one. In the end Ray is stopped. What goes
-    wrong here is not lost: `start_ray` tries again, and raises.
+    wrong here is not lost: `started` tries again, and raises.
     """
     if engine.grid == "inprocess" or _address(engine) or _imported().is_initialized():
         yield
@@ -96,10 +96,8 @@ def started_behind(engine: Engine, resources: Resources) -> Iterator[None]:
     def keep() -> None:
         # Ray says that it cannot take SIGTERM away from here; it is the run's anyway.
         logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
-        with suppress(Exception):
-            if start_ray(workers, resources.gpus):
-                is_over.wait()  # Ray's processes die with the thread that started them
-                _imported().shutdown()
+        with suppress(Exception), started(workers, resources.gpus):
+            is_over.wait()  # Ray's processes die with the thread that started them
 
     thread = threading.Thread(target=keep, daemon=True)
     thread.start()
@@ -202,12 +200,23 @@ def _own_node(ray: Any) -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def start_ray(workers: int, gpus: int = 0, *, show_output: bool = False) -> bool:
-    """Start Ray on this machine, without telemetry or dashboard; False if it ran already.
+@contextmanager
+def started(workers: int, gpus: int = 0, *, show_output: bool = False) -> Iterator[None]:
+    """Have Ray run on this machine, without telemetry or dashboard; whoever started it stops it.
 
     `show_output`: print here what workers print.
     Ray's own processes listen on this machine's addresses, as Ray always does.
     """
+    is_ours = _start(workers, gpus, show_output=show_output)
+    try:
+        yield
+    finally:
+        if is_ours:
+            _imported().shutdown()
+
+
+def _start(workers: int, gpus: int, *, show_output: bool) -> bool:
+    """Start Ray; False if it ran already."""
     with _START:
         ray = _imported()
         if ray.is_initialized():

@@ -28,7 +28,7 @@ from fedsim import exact, messages
 from fedsim.core import RoundContext, State, Update
 from fedsim.envelope import packed, unpacked
 
-__all__ = ["FedsimStrategy", "FlowerCarrier", "pull"]
+__all__ = ["FedsimStrategy", "FlowerCarrier", "pull", "set_source"]
 
 _GRACE_S = 5.0  # a reply may be on its way when the time to live ends
 _PULLS, _EACH = 8, 16  # at a time, where there are so many messages for each
@@ -252,10 +252,15 @@ def pull(grid: Grid, identities: Sequence[str]) -> list[Message]:
         return [reply for found in threads.map(grid.pull_messages, parts) for reply in found]
 
 
+def set_source(reply: Message, node: int) -> None:
+    """Say who a reply comes from, which Flower lets nobody write."""
+    reply.metadata.__dict__["_src_node_id"] = node
+
+
 def _opened(reply: Message, node: int) -> Message:
     """Return a node's reply as rounds read it."""
     # Flower names itself as the source of what it says for a node that is gone.
-    reply.metadata.__dict__["_src_node_id"] = node
+    set_source(reply, node)
     if reply.has_error():
         return reply
     try:

@@ -12,7 +12,7 @@ from fedsim.config.schema import Engine
 from fedsim.engine import placement
 from fedsim.engine.actor import WorkerSettings, public_versions
 from fedsim.engine.blocks import Population, WorkerCode
-from fedsim.engine.cluster import Resources, is_joined, joined, resources, start_ray
+from fedsim.engine.cluster import Resources, is_joined, joined, resources, started
 from fedsim.engine.grid import BlockGrid
 from fedsim.engine.inprocess import InProcessGrid
 from fedsim.engine.ray import RayGrid, RayWorkers
@@ -117,7 +117,7 @@ def _pool(asked: _Asked, *, show_output: bool) -> Iterator[RayWorkers]:
         workers = worker_count(engine, found, asked.population.clients)
         settings = asked.settings(found, workers)
         room = asked.room if is_joined(engine) and engine.workers is None else None
-        with _ray(workers, found.gpus, show_output=show_output):
+        with started(workers, found.gpus, show_output=show_output):
             pool = RayWorkers(
                 asked.runs, asked.population, workers, settings=settings, room=room, run=asked.run
             )
@@ -125,16 +125,3 @@ def _pool(asked: _Asked, *, show_output: bool) -> Iterator[RayWorkers]:
                 yield pool
             finally:
                 pool.close()
-
-
-@contextmanager
-def _ray(workers: int, gpus: int, *, show_output: bool) -> Iterator[None]:
-    """Have Ray run; whoever started it stops it."""
-    import ray
-
-    is_ours = start_ray(workers, gpus, show_output=show_output)
-    try:
-        yield
-    finally:
-        if is_ours:
-            ray.shutdown()

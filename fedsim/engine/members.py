@@ -13,7 +13,7 @@ from flwr.app import Error, Message, RecordDict
 from flwr.app.metadata import Metadata
 from flwr.common.constant import ErrorCode
 
-from fedsim.engine.flower import FlowerCarrier, pull
+from fedsim.engine.flower import FlowerCarrier, pull, set_source
 from fedsim.errors import RunFailedError
 
 __all__ = ["Members"]
@@ -74,7 +74,7 @@ class Members:
             if waited > min(_TOLD_AFTER_S, wait_s / 2) and not is_told:
                 is_told = True
                 self.tell(f"waiting up to {wait_s:g} s for the nodes of {_named(self.missing)}")
-            self.carrier.rest(len(self._asked))
+            self.rest(len(self._asked))
         if len(self.nodes) < least:
             raise RunFailedError(
                 f"no node has answered for {_named(self.missing)} of {self.clients} within "
@@ -137,17 +137,18 @@ class Members:
 
     def collect(self, waiting: Mapping[str, int]) -> list[tuple[str, Message]]:
         """Return the replies that are there, each with the identity of what it answers."""
-        found = self.carrier.collect(waiting)
-        for identity, reply in found:
-            _set_source(reply, waiting[identity])
-        return found
+        return self.carrier.collect(waiting)
+
+    def rest(self, waiting: int) -> None:
+        """Sleep until so many replies may be asked for again."""
+        self.carrier.rest(waiting)
 
     def _by_client(
         self, replies: Iterable[Message], clients: dict[int, int], absent: Iterable[Message]
     ) -> Iterator[Message]:
         yield from absent
         for reply in replies:
-            _set_source(reply, clients[reply.metadata.src_node_id])
+            set_source(reply, clients[reply.metadata.src_node_id])
             yield reply
 
     def _nobody(self, client: int, kind: str, group_id: str) -> Message:
@@ -204,10 +205,6 @@ class Members:
         self.nodes[client] = node
         if self._has_begun:
             self.incidents.append(f"the node of client {client} is there now")
-
-
-def _set_source(message: Message, client: int) -> None:
-    message.metadata.__dict__["_src_node_id"] = client
 
 
 def _named(clients: Sequence[int]) -> str:

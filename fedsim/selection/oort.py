@@ -34,8 +34,8 @@ class Oort:
     `alpha`, `preferred`: the penalty of clients slower than this quantile of times by the virtual
     clock (`[devices]`; without one nobody is). The pacer: where the utilities of `pacer_rounds`
     rounds sum to less than those of as many before, the quantile grows by `pacer_step`, up to 1.
-    `most_times`: who was asked so often is not asked
-    again, while there are others; unset: no limit.
+    `most_times`: who was asked so often is not asked again, while there are others; unset: no
+    limit.
     """
 
     exploration: Annotated[float, Ge(0), Le(1)] = 0.9

@@ -100,14 +100,10 @@ def test_clients_trained_at_once_come_to_what_each_does_alone(local: str) -> Non
 @pytest.fixture(scope="session")
 def ray() -> Iterator[None]:
     """One Ray for the runs of all pairs."""
-    import ray
+    from fedsim.engine.cluster import started
 
-    from fedsim.engine.cluster import start_ray
-
-    is_own = start_ray(2)
-    yield
-    if is_own:
-        ray.shutdown()
+    with started(2):
+        yield
 
 
 @pytest.mark.slow

@@ -54,12 +54,10 @@ def cluster():
     """One Ray for all tests of this process; runs find it and leave it alone."""
     import ray
 
-    from fedsim.engine.cluster import start_ray
+    from fedsim.engine.cluster import started
 
-    is_own = start_ray(4)
-    yield ray
-    if is_own:
-        ray.shutdown()
+    with started(4):
+        yield ray
 
 
 @pytest.fixture

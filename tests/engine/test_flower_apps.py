@@ -81,14 +81,10 @@ def flowers(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cluster():
     """One Ray for all tests here: that of other modules, where there is one."""
-    import ray
+    from fedsim.engine.cluster import started
 
-    from fedsim.engine.cluster import start_ray
-
-    is_own = start_ray(2)
-    yield
-    if is_own:
-        ray.shutdown()
+    with started(2):
+        yield
 
 
 @pytest.mark.slow  # a minute of starting Ray once for each app, as Flower does

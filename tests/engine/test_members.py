@@ -187,7 +187,6 @@ def counted(record):
 
 
 def test_an_asynchronous_strategy_steps_by_the_nodes_that_are_there(monkeypatch):
-    monkeypatch.setattr(asynchronous, "_POLL_S", 0.001)
     monkeypatch.setattr(asynchronous, "_REST_S", 0.01)
     grid = Nodes(there=[70, 40])
     records = steps_of(members(grid))
@@ -201,7 +200,6 @@ def test_an_asynchronous_strategy_steps_by_the_nodes_that_are_there(monkeypatch)
 
 
 def test_an_asynchronous_step_that_cannot_be_made_says_who_failed(monkeypatch):
-    monkeypatch.setattr(asynchronous, "_POLL_S", 0.001)
     monkeypatch.setattr(asynchronous, "_REST_S", 0.01)
     grid = Nodes()
     records = steps_of(members(grid))

@@ -403,11 +403,7 @@ def test_ray_gives_the_bits_and_bytes_of_one_process(name, cluster, tmp_path):
 
 @pytest.fixture(scope="module")
 def cluster():
-    import ray
+    from fedsim.engine.cluster import started
 
-    from fedsim.engine.cluster import start_ray
-
-    is_own = start_ray(2)
-    yield ray
-    if is_own:
-        ray.shutdown()
+    with started(2):
+        yield
