@@ -18,6 +18,7 @@ from fedsim import data as datasets
 from fedsim.clients._secure_sum import SECRET
 from fedsim.clients.app import app as client_app
 from fedsim.envelope import answering
+from fedsim.environment import one_thread
 from fedsim.federation import Places, to_text
 from fedsim.node.app import guarded, has_folder
 from fedsim.node.approval import TEXT, RefusedError
@@ -43,9 +44,11 @@ def experiment_text(run_config: Mapping[str, Any]) -> str:
 def make_client_app() -> ClientApp:
     """Return the ClientApp: fedsim's own, with the experiment in place of Flower's run config.
 
-    On a node with a folder of its own, its guard decides first (`fedsim.node`).
+    On a node with a folder of its own, its guard decides first (`fedsim.node`). Whoever started the
+    node, torch computes in one thread, as in a simulation.
     """
 
+    @one_thread()
     def with_experiment(message: Message, context: Context, call: Any) -> Message:
         if has_folder(context):
             return guarded(message, context, call)

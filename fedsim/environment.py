@@ -21,6 +21,7 @@ __all__ = [
     "keep_freed_memory",
     "memory_available_bytes",
     "memory_limit_bytes",
+    "one_thread",
     "package_versions",
     "python_files",
     "settled",
@@ -181,6 +182,22 @@ def keep_freed_memory() -> None:
         return
     for option in (trim_threshold, mmap_threshold):
         options(option, _KEPT_BYTES)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have torch compute in one thread inside: with more of them sums can differ in last bits.
+
+    So it is wherever clients are trained or their updates summed, and the bytes are the same there.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -11,8 +11,7 @@ same tier and block size give the same bytes, others differ in rounding.
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter, thread_time
@@ -83,19 +82,8 @@ def choose(federation: Federation, cache_dir: Path | None = None) -> Execution:
     The measurement is remembered in `cache_dir`, so that the same experiment runs alike again.
     Raises `ConfigError` for a tier that the experiment cannot be run in.
     """
-    with _as_in_a_worker():
+    with environment.one_thread():  # as in a worker
         return _chosen(federation, cache_dir)
-
-
-@contextmanager
-def _as_in_a_worker() -> Iterator[None]:
-    """Have torch compute in one thread, as it does where clients are trained."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _chosen(federation: Federation, cache_dir: Path | None) -> Execution:

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
@@ -30,6 +29,7 @@ from fedsim.deploy.settings import SERVER_FOLDER, ServerSettings, read_server
 from fedsim.deploy.told import Teller, failure_line
 from fedsim.engine.flower import FlowerCarrier
 from fedsim.engine.members import Members
+from fedsim.environment import one_thread
 from fedsim.errors import ConfigError, Problem, RunFailedError
 from fedsim.events import Event, RoundDone, Stage
 from fedsim.federation import Federation, Places, build
@@ -179,13 +179,9 @@ def _deployed(
     )
     members.gather(_fewest(federation), wait_s=wait_s)
     nodes = range(federation.population)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as on our own grids: another number could change bits
-    try:
+    with one_thread():
         carrier = _with_cut(session, members, nodes, directory)
         yield Carriage(carrier, nodes, directory, incidents=members.incidents, retries=_RETRIES)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _fewest(federation: Federation) -> int:

@@ -17,6 +17,7 @@ from fedsim.engine.grid import BlockGrid
 from fedsim.engine.inprocess import InProcessGrid
 from fedsim.engine.ray import RayGrid, RayWorkers
 from fedsim.engine.shipping import pack
+from fedsim.environment import one_thread
 from fedsim.errors import ConfigError, Problem
 
 __all__ = ["OURS", "OpenGrid", "open_grid", "worker_count"]
@@ -66,9 +67,7 @@ def open_grid(
             accepted += ", where the server runs. Start the run on a node of the cluster with a GPU"
         raise ConfigError([Problem("engine.device", engine.device, accepted)])
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         if engine.grid == "inprocess":
             handlers = runs.open(population.run_config)
             yield OpenGrid(InProcessGrid(handlers, population, size=engine.block_size), 1)
@@ -76,8 +75,6 @@ def open_grid(
             asked = _Asked(engine, population, code, runs, run)
             with _pool(asked, show_output=show_output) as pool:
                 yield OpenGrid(RayGrid(pool, size=engine.block_size), len(pool))
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from fedsim import config as configuration
 from fedsim import data as datasets
 from fedsim import keys
+from fedsim.clients.app import app as client_app
 from fedsim.data import OwnRows, declared_of
 from fedsim.data._declare import declare
 from fedsim.errors import ConfigError, DataError, MissingDataError, SecAggAborted
@@ -42,6 +44,24 @@ def test_own_files_give_the_model_of_the_pooled_table(hospitals):
     assert [link.entry.decision for link in log] == ["allowed", "answered"] * 3
     assert [link.entry.kind for link in log[::2]] == ["train", "train", "evaluate"]
     assert all(link.entry.sent_bytes > 20 for link in log[1::2])
+
+
+def test_clients_compute_in_one_thread_whoever_started_the_node(hospitals, monkeypatch):
+    seen = []
+
+    def client(message, context):
+        seen.append(torch.get_num_threads())
+        return client_app(message, context)
+
+    monkeypatch.setattr("fedsim.deployment.client_app", client)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        hospitals.run(hospitals.config(rounds={"count": 1}))
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_anonymized_rows_of_own_files_do_too(hospitals):
