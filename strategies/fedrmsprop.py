@@ -21,7 +21,7 @@ __all__ = ["FedRMSprop"]
 class FedRMSprop:
     """Divide the mean update by the root of its mean square; `lr`: server learning rate."""
 
-    lr: Annotated[float, Gt(0)] = 0.1
+    lr: Annotated[float, Gt(0)] = 0.01
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.99
     tau: Annotated[float, Gt(0)] = 1e-3
 
