@@ -38,7 +38,6 @@ from fedsim.vectorized.schedule import first_pass
 
 __all__ = ["answer"]
 
-_FLOAT_BYTES = 4
 _KINDS = (messages.TRAIN, secure_messages.MASKED, ckks_messages.ENCRYPTED)
 
 #: limit(clients) -> what raises when so many clients take longer than they may.
@@ -275,7 +274,7 @@ def _count_group(block: _Block, trained: Trained, sizes: Sequence[int], seconds:
         part = exact.encode_sum(vector, [weights[i] for i in good], form, lanes)
         block.total = exact.add_into(block.total, part)
     for i in good:
-        sent = _FLOAT_BYTES * form.dimension + sum(lane.nbytes for lane in lanes.values())
+        sent = messages.FLOAT_BYTES * form.dimension + sum(lane.nbytes for lane in lanes.values())
         block.add_row(trained.members[i], weights[i], metrics[i], seconds, norms[i], sent)
         block.kept[trained.members[i]] = trained.memos[i]
     _one_by_one(block, [trained.members[i] for i in range(len(weights)) if i not in good])

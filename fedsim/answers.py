@@ -29,7 +29,6 @@ __all__ = [
     "training_metrics",
 ]
 
-_FLOAT_BYTES = 4
 _METRIC_BYTES = 8
 
 
@@ -128,7 +127,7 @@ def read_each(
         for client in ids:
             if client not in answers.records:
                 reason = f"no answer within {config.rounds.timeout_s or 'the time allowed'} s"
-                lose(answers, client, kind, reason, order.numbers * _FLOAT_BYTES)
+                lose(answers, client, kind, reason, order.size_bytes)
     return found
 
 
@@ -142,7 +141,7 @@ def _take(
 ) -> None:
     """Take one reply, or lose the client that sent it."""
     order, form = order_and_form
-    size = order.numbers * _FLOAT_BYTES
+    size = order.size_bytes
     if reply.has_error():
         lose(answers, client, kind, reply.error.reason or "no reason given", size)
         return

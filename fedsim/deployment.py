@@ -48,7 +48,6 @@ def make_client_app() -> ClientApp:
     node, torch computes in one thread, as in a simulation.
     """
 
-    @one_thread()
     def with_experiment(message: Message, context: Context, call: Any) -> Message:
         if has_folder(context):
             return guarded(message, context, call)
@@ -70,7 +69,12 @@ def make_client_app() -> ClientApp:
         reply: Message = call(message, own)
         return reply
 
-    app = ClientApp(mods=[answering, with_experiment])
+    def in_one_thread(message: Message, context: Context, call: Any) -> Message:
+        with one_thread():
+            reply: Message = call(message, context)
+        return reply
+
+    app = ClientApp(mods=[answering, in_one_thread, with_experiment])
     for kind in ("train", "evaluate", "query"):
         getattr(app, kind)()(client_app)
     kinds = (*KINDS.values(), *ckks_messages.KINDS, *cut_messages.KINDS)

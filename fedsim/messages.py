@@ -29,6 +29,7 @@ from fedsim.exact import FixedPoint, InvalidUpdateError, PartialSum
 
 __all__ = [
     "EVALUATE",
+    "FLOAT_BYTES",
     "LOST",
     "TRAIN",
     "Decode",
@@ -61,6 +62,7 @@ __all__ = [
 
 TRAIN = "train"
 EVALUATE = "evaluate"
+FLOAT_BYTES = 4  # models and what is beside them travel as float32
 # Among a table's metrics, no names that one has.
 _NORM = "norm of what is in the sum"
 _SENT = "bytes of what was sent"
@@ -107,9 +109,11 @@ class Train:
     coding: str = ""
 
     @property
-    def numbers(self) -> int:
-        """Return how many float32 numbers go to each client."""
-        return self.model.numel() + sum(extra.numel() for extra in self.extras.values())
+    def size_bytes(self) -> int:
+        """Return the bytes of the float32 numbers that go to each client."""
+        return FLOAT_BYTES * (
+            self.model.numel() + sum(extra.numel() for extra in self.extras.values())
+        )
 
 
 def model_content(order: Train) -> RecordDict:

@@ -250,7 +250,7 @@ def _collect(
     else:
         answers = Answers(means={})
     for client, reason in late.items():
-        size = timing.size_bytes(order) if table and client in table.downloads else 0
+        size = order.size_bytes if table and client in table.downloads else 0
         lose(answers, client, messages.TRAIN, reason, size)
     if config.privacy.unit != "user" or ids:  # nobody drawn: a step of noise alone
         check_results(answers, order.round, len(ids), config.rounds.min_results)

@@ -44,7 +44,6 @@ __all__ = [
     "summed",
 ]
 
-_FLOAT_BYTES = 4
 # Bytes of the protocol's messages, to and from a client, apart from the vector: what encryption,
 # signatures and ids take for itself, for every client of the cohort and for every neighbour.
 _DOWN = {"itself": 410, "client": 213, "neighbour": 143}
@@ -167,7 +166,7 @@ def collect(
     question = Question(
         told=parameters(config, order, layout.length),
         content=messages.model_content(order),
-        size_bytes=order.numbers * _FLOAT_BYTES,
+        size_bytes=order.size_bytes,
         masked=secure_messages.MASKED,
         clear=messages.TRAIN,
         timeout_s=config.rounds.timeout_s,
@@ -278,9 +277,9 @@ def payload_bytes(federation: Federation, form: exact.FixedPoint) -> tuple[int, 
     found = facts(federation, form)
     strategy, model = federation.config.strategy, federation.initial
     extras = broadcast(strategy, strategy.init(model.double()))
-    down = messages.Train(model, 1, extras=extras).numbers * _FLOAT_BYTES
+    down = messages.Train(model, 1, extras=extras).size_bytes
     if ring.is_encrypted(federation.config):
-        size, opened = ckks.size_bytes(found["length"]), _FLOAT_BYTES * found["length"]
+        size, opened = ckks.size_bytes(found["length"]), messages.FLOAT_BYTES * found["length"]
         return down + size // found["cohort"], size + opened // found["cohort"]  # one opens the sum
     up = -(-found["length"] * found["bits"] // 8)
     if not ring.is_masked(federation.config):

@@ -13,7 +13,7 @@ from fedsim import coding, exact, ring
 from fedsim.coding import Code, kind_of
 from fedsim.core import ClientContext, Memo, Sum, Update
 from fedsim.federation import Federation, entering, shapes_of, shared_by_all, width
-from fedsim.messages import Train
+from fedsim.messages import FLOAT_BYTES, Train
 
 __all__ = [
     "Sent",
@@ -26,8 +26,6 @@ __all__ = [
     "unsent",
     "whole",
 ]
-
-_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +117,9 @@ def size_bytes(federation: Federation, round: int = 1) -> int:
     if told(federation):
         found: int = federation.config.transform.size_bytes(shapes_of(federation))
         return found
-    return _FLOAT_BYTES * width(federation, round)
+    return FLOAT_BYTES * width(federation, round)
 
 
 def payload_bytes(federation: Federation, order: Train) -> int:
     """Return the bytes of an update and of the lanes beside it, before anybody has trained."""
-    return size_bytes(federation, order.round) + _FLOAT_BYTES * sum(order.lanes.values())
+    return size_bytes(federation, order.round) + FLOAT_BYTES * sum(order.lanes.values())

@@ -33,13 +33,11 @@ __all__ = [
     "must_be_same",
     "must_simulate",
     "noted",
-    "size_bytes",
     "values",
 ]
 
 SECONDS, JOULES = "clock/seconds", "clock/joules"  # in the server's state
 _TRACE = "devices_sha256"
-_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ class Clock:
         """Return what a client does by an order."""
         config = self.federation.config
         down, up = self.secure_bytes or (
-            size_bytes(order),
+            order.size_bytes,
             sending.payload_bytes(self.federation, order),
         )
         is_whole = config.optimizer.full_batch
@@ -167,11 +165,6 @@ def gone(table: Timetable | None) -> dict[int, Phase]:
     if table is None:
         return {}
     return {c: "masked" if c in table.downloads else "keys" for c in table.lost}
-
-
-def size_bytes(order: messages.Train) -> int:
-    """Return the bytes of what goes to each client."""
-    return order.numbers * _FLOAT_BYTES
 
 
 def noted(records: Mapping[int, ClientRecord], table: Timetable) -> dict[int, ClientRecord]:

@@ -30,15 +30,15 @@ class Estimate:
 
 
 def estimate(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """Return mean and t interval of values; at least one.
+    """Return mean and t interval of values; at least one. Infinite ones have a mean alone.
 
     >>> found = estimate([1.0, 2.0, 3.0])
     >>> found.mean, round(found.half_width, 4)
     (2.0, 2.4841)
     """
     count = len(values)
-    if count < 2:
-        return Estimate(count, values[0], math.nan, math.nan)
+    if count < 2 or not all(map(math.isfinite, values)):
+        return Estimate(count, sum(values) / count, math.nan, math.nan)
     from scipy.stats import t
 
     deviation = stdev(values)

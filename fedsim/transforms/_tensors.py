@@ -7,7 +7,16 @@ from torch import Tensor
 
 from fedsim.coding import Shapes
 
-__all__ = ["parts_of", "sizes_of"]
+__all__ = ["part_of", "parts_of", "sizes_of"]
+
+
+def part_of(fraction: float, dimension: int) -> int:
+    """Return how many coordinates a fraction of them is: at least one.
+
+    >>> part_of(0.05, 50)
+    3
+    """
+    return max(1, math.ceil(fraction * dimension))
 
 
 def sizes_of(shapes: Shapes) -> list[int]:

@@ -6,7 +6,6 @@ sparsification for communication-efficient distributed optimization", NeurIPS 20
 draws its own, and sends the seed of its draw: the mean of many clients misses little.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from fedsim.coding import Code, Shapes, Shared, size_of
 from fedsim.core import ClientContext, Memo
 from fedsim.transforms._bits import SEED_BYTES, Reader, floats, seed_of, stream_of
+from fedsim.transforms._tensors import part_of
 
 __all__ = ["RandomK", "drawn"]
 
@@ -40,13 +40,13 @@ class RandomK:
     ) -> tuple[Code, Memo]:
         """Return a seed and the values at the places that it draws."""
         seed = seed_of(ctx, "randomk")
-        places = drawn(seed, len(vector), self._kept(len(vector)))
+        places = drawn(seed, len(vector), part_of(self.fraction, len(vector)))
         return np.concatenate([seed, floats(vector.numpy()[places])]), {}
 
     def decode(self, code: Code, shared: Shared) -> Tensor:
         """Return the update that is zero elsewhere."""
         size, reader = shared.dimension, Reader(code)
-        kept = self._kept(size)
+        kept = part_of(self.fraction, size)
         places = drawn(reader.take(SEED_BYTES), size, kept)
         values = torch.from_numpy(reader.floats(kept))
         reader.end()
@@ -57,10 +57,7 @@ class RandomK:
 
     def size_bytes(self, shapes: Shapes) -> int:
         """Return the bytes of a code."""
-        return SEED_BYTES + 4 * self._kept(size_of(shapes))
-
-    def _kept(self, dimension: int) -> int:
-        return max(1, math.ceil(self.fraction * dimension))
+        return SEED_BYTES + 4 * part_of(self.fraction, size_of(shapes))
 
 
 def drawn(seed: Code, dimension: int, count: int) -> np.ndarray:

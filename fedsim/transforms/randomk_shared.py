@@ -7,7 +7,6 @@ numbers (Ergun et al., "Sparsified secure aggregation for privacy-preserving fed
 2021).
 """
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -17,6 +16,7 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from fedsim.coding import Shared
+from fedsim.transforms._tensors import part_of
 
 __all__ = ["RandomKShared"]
 
@@ -37,7 +37,7 @@ class RandomKShared:
 
     def width(self, shared: Shared) -> int:
         """Return how many coordinates are sent."""
-        return self._kept(shared.dimension)
+        return part_of(self.fraction, shared.dimension)
 
     def reduce(self, vector: Tensor, shared: Shared) -> Tensor:
         """Return the coordinates of the round."""
@@ -52,8 +52,7 @@ class RandomKShared:
 
     def _places(self, shared: Shared) -> Tensor:
         size = shared.dimension
-        chosen = shared.rng("randomk").choice(size, self._kept(size), replace=False, shuffle=False)
+        chosen = shared.rng("randomk").choice(
+            size, part_of(self.fraction, size), replace=False, shuffle=False
+        )
         return torch.from_numpy(np.sort(chosen))
-
-    def _kept(self, dimension: int) -> int:
-        return max(1, math.ceil(self.fraction * dimension))

@@ -6,7 +6,6 @@ et al., "Sparsified SGD with memory", NeurIPS 2018, equation 5), and is biased: 
 what is small in every client is never sent.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from fedsim.coding import Code, Shapes, Shared, size_of
 from fedsim.core import ClientContext, Memo
 from fedsim.transforms._bits import Reader, floats, pack, packed_bytes
+from fedsim.transforms._tensors import part_of
 
 __all__ = ["TopK"]
 
@@ -41,7 +41,7 @@ class TopK:
         self, vector: Tensor, memo: Memo, shared: Shared, ctx: ClientContext
     ) -> tuple[Code, Memo]:
         """Return the values of the largest coordinates, and their places."""
-        kept, size = self._kept(len(vector)), len(vector)
+        kept, size = part_of(self.fraction, len(vector)), len(vector)
         places = np.sort(vector.abs().topk(kept, sorted=False).indices.numpy())
         if _is_map(kept, size):
             marks = np.zeros(size, dtype=np.uint8)
@@ -54,7 +54,7 @@ class TopK:
     def decode(self, code: Code, shared: Shared) -> Tensor:
         """Return the update that is zero elsewhere."""
         size = shared.dimension
-        kept, reader = self._kept(size), Reader(code)
+        kept, reader = part_of(self.fraction, size), Reader(code)
         values = reader.floats(kept)
         if _is_map(kept, size):
             places = np.flatnonzero(reader.packed(1, size))
@@ -70,13 +70,10 @@ class TopK:
     def size_bytes(self, shapes: Shapes) -> int:
         """Return the bytes of a code."""
         size = size_of(shapes)
-        kept = self._kept(size)
+        kept = part_of(self.fraction, size)
         is_map = _is_map(kept, size)
         where = packed_bytes(1, size) if is_map else packed_bytes(_place_bits(size), kept)
         return 4 * kept + where
-
-    def _kept(self, dimension: int) -> int:
-        return max(1, math.ceil(self.fraction * dimension))
 
 
 def _place_bits(size: int) -> int:

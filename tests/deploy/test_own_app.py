@@ -4,6 +4,7 @@ from flwr.clientapp import ClientApp
 from flwr.supernode.runtime import run_clientapp
 
 from fedsim.deploy.own_app import only_ours
+from fedsim.deployment import make_client_app
 
 
 def test_nothing_of_a_bundle_is_imported(monkeypatch, tmp_path):
@@ -14,6 +15,14 @@ def test_nothing_of_a_bundle_is_imported(monkeypatch, tmp_path):
     app = load("somebody/bundle", "1.0.0", "ab" * 32)  # which is nowhere: Flower's own would raise
     assert isinstance(app, ClientApp)
     assert {"train.sa_masked", "query.sa_keys"} <= set(app._registered_funcs)
+
+
+def test_the_app_can_be_sent_to_workers():
+    """As Flower's simulation does, by Ray's own pickling."""
+    from ray import cloudpickle
+
+    app = cloudpickle.loads(cloudpickle.dumps(make_client_app()))
+    assert "train.default" in app._registered_funcs
 
 
 def test_flower_calls_it_as_we_stand_in_for_it():

@@ -77,6 +77,9 @@ def test_intervals_are_those_of_scipy():
     assert found.mean - found.half_width == pytest.approx(low)
     assert found.mean + found.half_width == pytest.approx(high)
     assert math.isnan(estimate([1.0]).half_width)
+    never = estimate([7.0, math.inf, 8.0])
+    assert never.mean == math.inf
+    assert math.isnan(never.deviation)
 
 
 def test_differences_are_paired_by_seed():
