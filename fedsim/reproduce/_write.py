@@ -37,8 +37,9 @@ def as_markdown(found: Found) -> str:
         "# Reproductions",
         "",
         "Published tables, run again by `fedsim reproduce`, which wrote this page. *Short* tables",
-        "are run for less long than published: the band of a row, if it has one, is then around",
-        "our own earlier value, and what is said of the paper are the orders between rows.",
+        "are run for less long than published: the band of a row is then around our own earlier",
+        "value, as wide as means over other seeds would lie apart (2.8 standard errors, at least",
+        "0.01, or one round), and what is said of the paper are the orders between rows.",
         "`fedsim reproduce --all` runs the published settings; the longest run only then.",
         "",
     ]
