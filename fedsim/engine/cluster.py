@@ -255,7 +255,8 @@ def _join(address: str, show_output: bool) -> bool:
 
 
 def _no_cluster(address: str, error: BaseException) -> SetupError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    reason = f"{lines[0]} {lines[-1].strip()}" if lines[0].endswith(":") else lines[0]
     hint = ""
     if "node_ip_address" in reason or "raylet" in reason.lower():
         hint = " This machine is not one of its nodes: join through ray://HOST:10001."

@@ -24,6 +24,11 @@ QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000}
 QUICK |= {"health_check_failure_threshold": 3}
 
 
+def is_said(shown) -> bool:
+    """Say whether the run has told by now that it has a worker on each node."""
+    return bool(shown.runs) and len(shown.runs[0].workers) == 2 and "" not in shown.runs[0].workers
+
+
 def main(folder: Path, config: dict) -> None:
     """Run `config` on one node; add one in round 2, kill it (kill -9) when a client asks for it."""
     cluster = cluster_of(num_cpus=1, _system_config=QUICK)
@@ -33,7 +38,10 @@ def main(folder: Path, config: dict) -> None:
     def watch() -> None:
         while not (asked := list(folder.glob("*.kill"))):
             time.sleep(0.05)
-        seen.append(asdict(look(cluster.address)))
+        deadline = time.monotonic() + 60
+        while not is_said(shown := look(cluster.address)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        seen.append(asdict(shown))
         os.kill(int(asked[0].stem), signal.SIGKILL)
 
     def listen(event) -> None:

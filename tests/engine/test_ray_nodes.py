@@ -83,7 +83,7 @@ def test_a_node_that_joins_is_used_and_one_that_dies_costs_no_more_than_it_had(
     assert run["run"] == found["run"]
     names = {node["id"]: node["name"].split()[0] for node in found["seen"]["nodes"]}
     assert sorted(names.values()) == ["first", "second"]
-    workers = {names[id]: states for id, states in run["workers"].items() if id}  # "": for room
+    workers = {names[id]: states for id, states in run["workers"].items()}
     assert workers["second"] == {"busy": 1}
     assert sum(workers["first"].values()) == 1
     assert [(n["cpus"], n["cpus_used"]) for n in found["seen"]["nodes"]] == [(1, 1), (1, 1)]
