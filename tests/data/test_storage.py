@@ -221,6 +221,37 @@ def spark_layout(folder: Path) -> pd.DataFrame:
     return frame
 
 
+@pytest.mark.parametrize(
+    ("url", "namenode"),
+    [
+        ("hdfs://ana@namenode:8020/lake/a%20set", ("namenode", 8020, "ana")),
+        ("hdfs://nameservice/lake/a set/", ("nameservice", 0, None)),
+        ("hdfs:///lake/a set", ("default", 0, None)),
+        ("viewfs://cluster/lake/a set", ("viewfs://cluster", 0, None)),
+    ],
+)
+def test_a_data_set_at_a_path_of_hdfs(
+    url: str, namenode: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a folder of this machine in the place of the cluster: nothing of Hadoop's is here."""
+    from pyarrow import fs
+
+    def connected(host: str, port: int, *, user: str | None) -> fs.FileSystem:
+        assert (host, port, user) == namenode
+        return fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+
+    monkeypatch.setattr(fs, "HadoopFileSystem", connected)
+    spark_layout(tmp_path / "lake" / "a set")
+    there, here = (
+        open_clients(
+            Parquet(path=str(path), target="outcome"), Natural(by="ward"), seed=0, holdout=0.1
+        )
+        for path in (url, tmp_path / "lake" / "a set")
+    )
+    assert there.meta.sha256 == here.meta.sha256
+    assert np.array_equal(there.train(1).x, here.train(1).x)
+
+
 def test_a_folder_as_spark_writes_it(tmp_path: Path) -> None:
     frame = spark_layout(tmp_path / "set")
     clients = open_clients(
