@@ -50,13 +50,13 @@ def _row(table: Table, found: Measured, *, is_full: bool) -> Verdict:
     deviation = "" if math.isnan(known.deviation) else f" ± {known.deviation:.3g}"
     ours = f"{known.mean:.4g}{deviation} (n={known.count})"
     version = table.full if is_full or table.short is None else table.short
-    wanted, band = row.published, version.band
+    wanted, band, whose = row.published, version.band, ""
     if row.frozen is not None and version is table.short:
-        wanted, band = row.frozen, row.band
+        wanted, band, whose = row.frozen, row.band, "own "
     if wanted is None or band is None:
         return Verdict(row.name, published, ours, "-", "shown")
     status = "PASS" if abs(known.mean - wanted) <= band else "FAIL"
-    return Verdict(row.name, published, ours, f"{wanted:.4g} ± {band:.3g}", status)
+    return Verdict(row.name, published, ours, f"{whose}{wanted:.4g} ± {band:.3g}", status)
 
 
 def _published(row: Row) -> str:

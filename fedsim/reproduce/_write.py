@@ -37,7 +37,7 @@ def as_markdown(found: Found) -> str:
         "# Reproductions",
         "",
         "Published tables, run again by `fedsim reproduce`, which wrote this page. *Short* tables",
-        "are run for less long than published: the band of a row is then around our own earlier",
+        "are run for less long than published: the band of a row is then around our *own* earlier",
         "value, as wide as means over other seeds would lie apart (2.8 standard errors, at least",
         "0.01, or one round), and what is said of the paper are the orders between rows.",
         "`fedsim reproduce --all` runs the published settings; the longest run only then.",

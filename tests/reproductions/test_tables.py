@@ -77,7 +77,7 @@ def test_a_short_row_is_held_to_its_own_band_alone():
     full, short = Version((1,), 100, band=0.01), Version((1,), 1)
     table = Table("t", "T", "s", {}, "test/accuracy", "last", full, (row,), short)
     (verdict,) = judge(table, [Measured(row, (0.51,))], is_full=False)
-    assert (verdict.published, verdict.band, verdict.status) == ("0.9", "0.5 ± 0.02", "PASS")
+    assert (verdict.published, verdict.band, verdict.status) == ("0.9", "own 0.5 ± 0.02", "PASS")
 
 
 def test_a_table_is_run_and_written_and_what_cannot_run_is_said(tmp_path):
