@@ -10,7 +10,9 @@ from fedsim.data._idx import load_images
 from fedsim.data._source import File
 from fedsim.data._types import Dataset
 
-__all__ = ["Mnist"]
+__all__ = ["DEVIATION", "MEAN", "Mnist"]
+
+MEAN, DEVIATION = 0.1307, 0.3081  # of pixels in [0, 1]: what models see is standardized by them
 
 _URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
@@ -54,8 +56,8 @@ class Mnist:
             "mnist",
             self.files,
             data_dir,
-            mean=0.1307,
-            std=0.3081,
+            mean=MEAN,
+            std=DEVIATION,
             class_names=tuple(str(digit) for digit in range(10)),
             licence="public",
         )

@@ -24,7 +24,6 @@ class Verdict:
 
 def judge(table: Table, measured: Sequence[Measured], *, is_full: bool) -> list[Verdict]:
     """Hold every row to its band and every order to what came out."""
-    is_full = is_full or table.short is None
     rows = [_row(table, found, is_full=is_full) for found in measured]
     means = {m.row.name: sum(m.values) / len(m.values) for m in measured if m.values}
     for order in table.orders:
@@ -49,7 +48,7 @@ def _row(table: Table, found: Measured, *, is_full: bool) -> Verdict:
     known = estimate(found.values)
     deviation = "" if math.isnan(known.deviation) else f" ± {known.deviation:.3g}"
     ours = f"{known.mean:.4g}{deviation} (n={known.count})"
-    version = table.full if is_full or table.short is None else table.short
+    version = table.version(is_full=is_full)
     wanted, band, whose = row.published, version.band, ""
     if row.frozen is not None and version is table.short:
         wanted, band, whose = row.frozen, row.band, "own "

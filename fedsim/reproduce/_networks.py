@@ -3,10 +3,9 @@
 from torch import Tensor, nn
 
 from fedsim.data import Meta
+from fedsim.data.mnist import DEVIATION, MEAN
 
 __all__ = ["fedlab"]
-
-_MEAN, _DEVIATION = 0.1307, 0.3081  # of MNIST: our data set's inputs are standardized by them
 
 
 def fedlab(meta: Meta) -> nn.Module:
@@ -20,4 +19,4 @@ class _Unit(nn.Module):
     """Standardized pixels as numbers in [0, 1] again."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * _DEVIATION + _MEAN
+        return x * DEVIATION + MEAN

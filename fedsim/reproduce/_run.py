@@ -39,7 +39,7 @@ def reproduce(
 
     A row that cannot be run says why, and stops no other. Raises `Interrupted` after Ctrl-C.
     """
-    version = table.full if is_full or table.short is None else table.short
+    version = table.version(is_full=is_full)
     name = f"reproduce-{table.name}-{'full' if version is table.full else 'short'}"
     cells, refused = _cells(table, version, name)
     outcomes = run_sweep(Sweep(name, {}, cells), runs=runs, data_dir=data_dir, jobs=jobs, tell=tell)

@@ -3,8 +3,8 @@
 Each table is one TOML file in `tables/`. `[full]` is the published setting, `[short]` one that a
 continuous check can afford, with settings of its own. In the short version a row has a band of its
 own, frozen from our own runs and as wide as means over other seeds would lie apart (2.8 standard
-errors): it says that nothing has changed, not that the paper is right. What a
-shortened run can say of the paper are `[[order]]`s: that one row is above another.
+errors): it says that nothing has changed, not that the paper is right. What a shortened run can say
+of the paper are `[[order]]`s: that one row is above another.
 """
 
 import tomllib
@@ -79,6 +79,10 @@ class Table:
     orders: Sequence[Order] = field(default_factory=tuple)
     deviations: str = ""
     tried: str = ""
+
+    def version(self, *, is_full: bool) -> Version:
+        """Return what is run: shortened, unless asked for in full or where there is no such."""
+        return self.full if is_full or self.short is None else self.short
 
     @property
     def is_lower_better(self) -> bool:

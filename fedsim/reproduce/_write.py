@@ -78,7 +78,7 @@ def _not_here(names: set[str]) -> list[str]:
 
 def _version(table: Table, *, is_full: bool) -> str:
     """Say what was run, in words."""
-    version = table.full if is_full or table.short is None else table.short
+    version = table.version(is_full=is_full)
     kind = "as published" if version is table.full else "short"
     seeds = f"{len(version.seeds)} seed{'s' if len(version.seeds) > 1 else ''}"
     measured = f"{table.metric}, {table.measure}"
@@ -101,7 +101,7 @@ def _as_json(found: Found) -> str:
                 "name": table.name,
                 "title": table.title,
                 "source": table.source,
-                "version": "full" if is_full or table.short is None else "short",
+                "version": "full" if table.version(is_full=is_full) is table.full else "short",
                 "rows": [dataclasses.asdict(verdict) for verdict in verdicts],
             }
             for table, is_full, verdicts in found
