@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import compress
 from time import perf_counter
 from typing import Any
 
@@ -20,7 +21,17 @@ from flwr.app.metadata import Metadata
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim import ckks_messages, coding, exact, messages, ring, secure_messages, sending
+from fedsim import (
+    ckks_messages,
+    client_table,
+    coding,
+    exact,
+    messages,
+    ring,
+    secure_messages,
+    sending,
+)
+from fedsim.client_table import Table
 from fedsim.clients import _ckks
 from fedsim.clients._quiet import LostClientError, quiet
 from fedsim.clients._secure_sum import Asked, session_of
@@ -61,7 +72,7 @@ class _Block:
     total: PartialSum | None = None
     ring_total: NDArray[np.uint32] | None = None
     in_ring: list[int] = field(default_factory=list)
-    rows: list[messages.Row] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
     replies: list[Message] = field(default_factory=list)
     kept: dict[int, Memo] = field(default_factory=dict)
     sessions: dict[int, bytes] = field(default_factory=dict)
@@ -98,8 +109,10 @@ class _Block:
         else:
             self.total = exact.accumulate(self.total, update, self.order.form)
             norm = math.nan if self.order.form.max_norm is None else exact.norm_of(update)
-            size = messages.sent_bytes(update, code)
-            self.add_row(place, update.weight, update.metrics, seconds, norm, size)
+            size, client = float(messages.sent_bytes(update, code)), self.clients[place]
+            own = client_table.row(client, update.weight, seconds, update.metrics, norm, size)
+            self.tables.append(own)
+            self.last = place
         self.kept[place] = coding.joined(memo, sent.kept)
 
     def count_in_ring(self, place: int, update: Update) -> None:
@@ -123,24 +136,11 @@ class _Block:
         self.in_ring.append(self.clients[place])
         self.last = place
 
-    def add_row(
-        self,
-        place: int,
-        weight: float,
-        metrics: Mapping[str, float],
-        seconds: float,
-        norm: float,
-        sent: int,
-    ) -> None:
-        client = self.clients[place]
-        self.rows.append(messages.Row(client, weight, seconds, metrics, norm, float(sent)))
-        self.last = place
-
     def finished(self) -> list[Message]:
         if self.ring_total is not None:
             content = messages.ring_content(self.ring_total, self.in_ring)
         elif self.total is not None:
-            content = messages.sum_content(self.total, self.rows)
+            content = messages.sum_content(self.total, client_table.joined(self.tables))
         else:
             return self.replies
         return [Message(content, reply_to=self.instruction(self.last)), *self.replies]
@@ -243,11 +243,19 @@ def _at_once(block: _Block, tier: str, places: Sequence[int]) -> None:
             seconds = (perf_counter() - started) / len(trained.members)
             members = [places[i] for i in trained.members]
             counts = [sizes[i] for i in trained.members]
-            _count_group(block, replace(trained, members=members), counts, seconds)
+            own_contexts = [contexts[i] for i in trained.members]
+            trained = replace(trained, members=members)
+            _count_group(block, trained, counts, own_contexts, seconds)
             started = perf_counter()
 
 
-def _count_group(block: _Block, trained: Trained, sizes: Sequence[int], seconds: float) -> None:
+def _count_group(
+    block: _Block,
+    trained: Trained,
+    sizes: Sequence[int],
+    contexts: Sequence[ClientContext],
+    seconds: float,
+) -> None:
     """Take a group's updates into the sum; what is out of bounds is looked at one by one."""
     form = block.order.form
     metrics = trained.metrics([float(size) for size in sizes])
@@ -255,7 +263,6 @@ def _count_group(block: _Block, trained: Trained, sizes: Sequence[int], seconds:
         _take_each(block, trained, sizes, metrics, seconds)
         return
     weights = [block.federation.weight(float(size)) for size in sizes]
-    contexts = [block.context(place) for place in trained.members]
     change = encoded(trained.change, block.federation.transform(form, contexts))
     if form is None or form.bits is not None:
         _count_each(block, trained, change, weights, metrics, seconds)
@@ -266,18 +273,21 @@ def _count_group(block: _Block, trained: Trained, sizes: Sequence[int], seconds:
         found = change.norms().cpu()
         is_good &= found <= form.max_norm
         norms = (found.double() * torch.tensor(weights, dtype=torch.float64)).tolist()
-    good = [i for i, fine in enumerate(is_good.tolist()) if fine]
-    if good:
+    fine = is_good.tolist()
+    if any(fine):
         counted = torch.where(is_good, torch.tensor(weights), 0.0)
         vector = change.weighted_sum(counted.to(trained.losses.device))
         lanes = central.votes(lambda: trained.change.norms().cpu()[is_good], form)
-        part = exact.encode_sum(vector, [weights[i] for i in good], form, lanes)
+        part = exact.encode_sum(vector, list(compress(weights, fine)), form, lanes)
         block.total = exact.add_into(block.total, part)
-    for i in good:
-        sent = messages.FLOAT_BYTES * form.dimension + sum(lane.nbytes for lane in lanes.values())
-        block.add_row(trained.members[i], weights[i], metrics[i], seconds, norms[i], sent)
-        block.kept[trained.members[i]] = trained.memos[i]
-    _one_by_one(block, [trained.members[i] for i in range(len(weights)) if i not in good])
+        size = messages.FLOAT_BYTES * form.dimension + sum(lane.nbytes for lane in lanes.values())
+        ids = [block.clients[place] for place in trained.members]
+        took, sent = ([each] * len(ids) for each in (seconds, float(size)))
+        own = Table(ids, weights, took, metrics, norms, sent)
+        block.tables.append(client_table.chosen(own, fine))
+        block.kept.update(compress(zip(trained.members, trained.memos, strict=True), fine))
+        block.last = trained.members[fine.index(True)]
+    _one_by_one(block, [place for place, own in zip(trained.members, fine, strict=True) if not own])
 
 
 def _take_each(

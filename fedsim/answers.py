@@ -2,16 +2,19 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import repeat
+from operator import add
 from time import perf_counter
 from typing import Any
 
 from flwr.app import Message, RecordDict
 from torch import Tensor
 
-from fedsim import exact, messages
+from fedsim import client_table, exact, messages
 from fedsim.carrier import Carrier
+from fedsim.client_table import Table
 from fedsim.core import ClientRecord, RoundRecord, Update, lost_record
 from fedsim.errors import RunFailedError
 from fedsim.exact import FixedPoint, InvalidUpdateError, PartialSum
@@ -115,14 +118,15 @@ def read_each(
     `asked`: each order, and who got it. Who has not answered is lost.
     """
     found = [Answers() for _ in asked]
+    members = [frozenset(ids) for _, ids in asked]
     place_of = {client: place for place, (_, ids) in enumerate(asked) for client in ids}
     client_of = {nodes[client]: client for client in place_of}
     for reply in replies:
         client = client_of.get(reply.metadata.src_node_id, -1)
         if client < 0 or client in found[place_of[client]].records:
             continue  # not asked, or asked once and answering twice: an answer counts once
-        order, ids = asked[place_of[client]]
-        _take(found[place_of[client]], reply, client, ids, kind, (order, form))
+        place = place_of[client]
+        _take(found[place], reply, client, members[place], kind, (asked[place][0], form))
     for answers, (order, ids) in zip(found, asked, strict=True):
         for client in ids:
             if client not in answers.records:
@@ -135,7 +139,7 @@ def _take(
     answers: Answers,
     reply: Message,
     client: int,
-    ids: Sequence[int],
+    ids: Set[int],
     kind: str,
     order_and_form: tuple[messages.Train, FixedPoint],
 ) -> None:
@@ -146,24 +150,22 @@ def _take(
         lose(answers, client, kind, reply.error.reason or "no reason given", size)
         return
     try:
-        rows = messages.rows(reply.content)
-        _check_rows(rows, client, ids, answers)
-        _read(answers, rows, reply.content, kind, order, form)
+        found = client_table.read(reply.content)
+        _check_clients(found.clients, client, ids, answers)
+        _read(answers, found, reply.content, kind, order, form)
     except InvalidUpdateError as error:
         lose(answers, client, kind, str(error), size)
     else:
-        for row in messages.measured(reply.content, rows):
-            answers.records[row.client] = _record(row, kind, size)
+        own = _records(messages.measured(reply.content, found), kind, size)
+        answers.records.update(zip(found.clients, own, strict=True))
 
 
-def _check_rows(
-    rows: Sequence[messages.Row], client: int, asked: Collection[int], answers: Answers
-) -> None:
+def _check_clients(clients: Sequence[int], client: int, asked: Set[int], answers: Answers) -> None:
     """Refuse a reply that answers for others than who sent it and those folded into it."""
-    named = {row.client for row in rows}
-    if len(named) < len(rows) or client not in named:
-        raise InvalidUpdateError(f"client {client} answers for {[r.client for r in rows][:5]}")
-    if strange := sorted(named - set(asked) | named & answers.records.keys()):
+    named = set(clients)
+    if len(named) < len(clients) or client not in named:
+        raise InvalidUpdateError(f"client {client} answers for {list(clients[:5])}")
+    if strange := sorted(named - asked | named & answers.records.keys()):
         raise InvalidUpdateError(
             f"it answers for {strange[:5]}, not asked or with an answer already"
         )
@@ -171,43 +173,47 @@ def _check_rows(
 
 def _read(
     answers: Answers,
-    rows: Sequence[messages.Row],
+    clients: Table,
     content: RecordDict,
     kind: str,
     order: messages.Train,
     form: FixedPoint,
 ) -> None:
-    """Take the numbers of a reply whose clients are in `rows`."""
+    """Take the numbers of a reply of `clients`."""
     if kind == messages.EVALUATE:
         statistics = messages.read_statistics(content)
-        if any(len(values) != len(rows) for values in statistics.values()):
+        if any(len(values) != len(clients) for values in statistics.values()):
             raise InvalidUpdateError("the statistics have not one row for each client")
-        answers.statistics.append(([row.client for row in rows], statistics))
+        answers.statistics.append((list(clients.clients), statistics))
         return
     decode = messages.decode_of(order)
     if order.form is not None:
-        part = messages.partial_sums(content, form, decode)
+        part = messages.partial_sums(content, clients, form, decode)
         if answers.sums:
             exact.check_lanes(part.lanes, answers.sums[0].lanes)
         answers.sums.append(part)
         if form.max_norm is not None:
-            answers.norms |= messages.norms(content, rows)
+            answers.norms |= messages.norms(content, clients)
     else:
-        update = messages.updates(content, decode)
+        update = messages.updates(content, clients, decode)
         exact.encode(update, form)  # what cannot be summed does not count here either
-        answers.updates[rows[0].client] = update
+        answers.updates[clients.clients[0]] = update
 
 
-def _record(row: messages.Row, kind: str, size: int) -> ClientRecord:
-    sent = 0 if math.isnan(row.sent) else int(row.sent)
-    return ClientRecord(
-        client=row.client,
-        phase="train" if kind == messages.TRAIN else "evaluate",
-        weight=row.weight,
-        metrics=row.metrics,
-        real_seconds=row.seconds,
-        bytes_down=size,
-        bytes_up=_METRIC_BYTES * (3 + len(row.metrics)) + sent,
+def _records(clients: Table, kind: str, size: int) -> Iterator[ClientRecord]:
+    """Return what the clients of a reply did, in their order; `size`: the bytes each was sent."""
+    phase: Any = "train" if kind == messages.TRAIN else "evaluate"
+    sent = (0 if math.isnan(own) else int(own) for own in clients.sent)
+    numbers = (_METRIC_BYTES * (3 + len(own)) for own in clients.metrics)
+    return map(
+        ClientRecord,
+        clients.clients,
+        repeat(phase),
+        clients.weights,
+        clients.metrics,
+        clients.seconds,
+        repeat(size),
+        map(add, numbers, sent),
     )
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
+from fedsim.client_table import understood
 from fedsim.exact import InvalidUpdateError
-from fedsim.messages import understood
 
 __all__ = [
     "ENCRYPTED",

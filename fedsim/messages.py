@@ -10,10 +10,9 @@ who is in it: nothing else that tells clients apart.
 """
 
 import hashlib
-import math
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +21,8 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from torch import Tensor
 
-from fedsim import coding, exact
+from fedsim import client_table, coding, exact
+from fedsim.client_table import Table, understood, whole
 from fedsim.coding import Code
 from fedsim.core import Memo, Update
 from fedsim.exact import FixedPoint, InvalidUpdateError, PartialSum
@@ -33,7 +33,6 @@ __all__ = [
     "LOST",
     "TRAIN",
     "Decode",
-    "Row",
     "Train",
     "as_error",
     "decode_of",
@@ -51,11 +50,9 @@ __all__ = [
     "read_ring",
     "read_statistics",
     "ring_content",
-    "rows",
     "sent_bytes",
     "set_memo",
     "sum_content",
-    "understood",
     "update_content",
     "updates",
 ]
@@ -63,30 +60,11 @@ __all__ = [
 TRAIN = "train"
 EVALUATE = "evaluate"
 FLOAT_BYTES = 4  # models and what is beside them travel as float32
-# Among a table's metrics, no names that one has.
-_NORM = "norm of what is in the sum"
-_SENT = "bytes of what was sent"
 LOST = 2  # Flower's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
 
 #: Code -> update, where updates travel as codes.
 Decode = Callable[[Code], Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One client's numbers in a reply: who it is, what it counts for, how long it took.
-
-    `norm`: where privacy rests on norms, that of what it added to a sum with others; NaN elsewhere.
-    `sent`: the bytes of its update as it was sent, where it is in a sum with others.
-    """
-
-    client: int
-    weight: float
-    seconds: float
-    metrics: Mapping[str, float]
-    norm: float = math.nan
-    sent: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +176,12 @@ def update_content(
     update: Update, *, client: int, seconds: float, code: Code | None = None
 ) -> RecordDict:
     """Build the reply of one client to `train`; its vector as a code, where it has one."""
-    own = Row(client, update.weight, seconds, update.metrics)
+    own = client_table.row(client, update.weight, seconds, update.metrics)
     arrays = {"vector": Array(update.vector.cpu().numpy())} if code is None else {}
     if code is not None:
         arrays["code"] = Array(code)
     arrays |= {f"lane/{k}": Array(lane.cpu().numpy()) for k, lane in update.lanes.items()}
-    return RecordDict({"update": ArrayRecord(arrays), **_table([own])})
+    return RecordDict({"update": ArrayRecord(arrays), **client_table.records(own)})
 
 
 def sent_bytes(update: Update, code: Code | None = None) -> int:
@@ -212,13 +190,15 @@ def sent_bytes(update: Update, code: Code | None = None) -> int:
     return int(whole) + sum(int(lane.nbytes) for lane in update.lanes.values())
 
 
-def sum_content(total: PartialSum, rows: Sequence[Row]) -> RecordDict:
+def sum_content(total: PartialSum, clients: Table) -> RecordDict:
     """Build the reply of several clients to `train`: the exact sum of their updates."""
     arrays = {"vector": Array(total.vector.numpy())}
     arrays |= {f"lane/{k}": Array(lane.numpy()) for k, lane in total.lanes.items()}
     # The weight is a Python integer of any size: text keeps it exact.
     config = ConfigRecord({"weight": str(total.weight), "count": total.count})
-    return RecordDict({"sum": ArrayRecord(arrays), **_table(rows), "sum-config": config})
+    return RecordDict(
+        {"sum": ArrayRecord(arrays), **client_table.records(clients), "sum-config": config}
+    )
 
 
 def ring_content(vector: np.ndarray, clients: Sequence[int]) -> RecordDict:
@@ -234,7 +214,7 @@ def read_ring(content: RecordDict) -> tuple[np.ndarray, list[int]]:
     """
     with understood("the vector"):
         vector = content.array_records["ring"]["vector"].numpy()
-        clients = [_whole(client) for client in content.config_records["ring-config"]["clients"]]
+        clients = [whole(client) for client in content.config_records["ring-config"]["clients"]]
         if vector.dtype != np.uint32 or vector.ndim != 1 or len(set(clients)) != len(clients):
             raise InvalidUpdateError("the reply is no vector of numbers in a ring")
         if not clients:
@@ -246,83 +226,67 @@ def evaluation_content(
     statistics: Mapping[str, Tensor], *, client: int, examples: int, seconds: float
 ) -> RecordDict:
     """Build the reply of one client to `evaluate`: additive statistics, float64, by metric."""
-    own = Row(client, float(examples), seconds, {})
+    own = client_table.row(client, float(examples), seconds, {})
     stats = {name: Array(value.double().numpy()[None]) for name, value in statistics.items()}
-    return RecordDict({"statistics": ArrayRecord(stats), **_table([own])})
+    return RecordDict({"statistics": ArrayRecord(stats), **client_table.records(own)})
 
 
-def rows(content: RecordDict) -> list[Row]:
-    """Return one row per client behind a reply; at least one.
-
-    Raises `fedsim.exact.InvalidUpdateError` for what `update_content` and its like do not write.
-    """
-    with understood("the table of clients"):
-        names = [str(name) for name in content.config_records["metrics"]["names"]]
-        values = content.array_records["clients"]["values"].numpy().astype(np.float64, copy=False)
-        found = [_row(own, dict(zip(names, own[3:], strict=True))) for own in values.tolist()]
-        if not found:
-            raise InvalidUpdateError("a reply of no client")
-        if np.isnan(values).any():  # not every client has every metric
-            return [replace(row, metrics=_present(row.metrics)) for row in found]
-        return found
-
-
-def updates(content: RecordDict, decode: Decode | None = None) -> Update:
+def updates(content: RecordDict, own: Table, decode: Decode | None = None) -> Update:
     """Return the update of a reply that one client sent and nobody folded.
 
-    `decode`: what the order asked for. Raises `fedsim.exact.InvalidUpdateError` for what
-    `update_content` does not write.
+    `own`: the reply's table. `decode`: what the order asked for. Raises
+    `fedsim.exact.InvalidUpdateError` for what `update_content` does not write.
     """
-    table = rows(content)
     with understood("the update"):
-        (row,) = table
+        (weight,), (metrics,) = own.weights, own.metrics
         arrays = content.array_records["update"]
         key = "code" if decode else "vector"
         lanes = {k.removeprefix("lane/"): _tensor(v) for k, v in arrays.items() if k != key}
         vector = decode(arrays[key].numpy()) if decode else _tensor(arrays[key])
-        return Update(vector, row.weight, row.metrics, lanes)
+        return Update(vector, weight, metrics, lanes)
 
 
-def partial_sums(content: RecordDict, form: FixedPoint, decode: Decode | None = None) -> PartialSum:
+def partial_sums(
+    content: RecordDict, clients: Table, form: FixedPoint, decode: Decode | None = None
+) -> PartialSum:
     """Return a reply to `train` as an exact partial sum, of one client or of many.
 
-    Raises `fedsim.exact.InvalidUpdateError` for an update that must not enter the sum, and for a
-    sum that no updates that may can have.
+    `clients`: the reply's table. Raises `fedsim.exact.InvalidUpdateError` for an update that must
+    not enter the sum, and for a sum that no updates that may can have.
     """
     if "update" in content.array_records:
-        update = updates(content, decode)
+        update = updates(content, clients, decode)
         with understood("the update"):
             return exact.encode(update, form)
-    table = rows(content)
     with understood("the sum"):
         arrays = content.array_records["sum"]
         lanes = {k.removeprefix("lane/"): _tensor(v) for k, v in arrays.items() if k != "vector"}
         config = content.config_records["sum-config"]
         weight, count = int(str(config["weight"])), int(config["count"])
         total = PartialSum(_tensor(arrays["vector"]), weight, count, lanes)
-        exact.check_sum(total, [row.weight for row in table], form)
+        exact.check_sum(total, clients.weights, form)
     return total
 
 
-def norms(content: RecordDict, table: Sequence[Row]) -> dict[int, float]:
+def norms(content: RecordDict, clients: Table) -> dict[int, float]:
     """Return, by client, the L2 norm of what a reply that was read adds to the sum.
 
-    `table`: its rows. NaN where whoever added up did not say. Nobody is asked for its own norm.
+    `clients`: its table. NaN where whoever added up did not say. Nobody is asked for its own norm.
     """
     if "update" in content.array_records:
-        return {row.client: exact.norm_of(updates(content)) for row in table}
-    return {row.client: row.norm for row in table}
+        return {clients.clients[0]: exact.norm_of(updates(content, clients))}
+    return dict(zip(clients.clients, clients.norms, strict=True))
 
 
-def measured(content: RecordDict, table: Sequence[Row]) -> list[Row]:
-    """Return the rows of a reply to `train` with the bytes of what each client sent.
+def measured(content: RecordDict, clients: Table) -> Table:
+    """Return the table of a reply to `train` with the bytes of what each client sent.
 
     Of a single update they are counted here, whatever its sender says.
     """
     if "update" not in content.array_records:
-        return list(table)
+        return clients
     size = float(sum(array.numpy().nbytes for array in content.array_records["update"].values()))
-    return [replace(row, sent=size) for row in table]
+    return replace(clients, sent=[size])
 
 
 def of_one(reply: Message) -> Message:
@@ -403,22 +367,22 @@ def _fold_updates(instruction: RecordDict, replies: Sequence[Message]) -> list[M
     form, decode = order.form, decode_of(order)
     assert form is not None
     total: PartialSum | None = None
-    table, lost, last = [], [], replies[-1]
+    tables, lost, last = [], [], replies[-1]
     for reply in replies:
         try:
-            own = rows(reply.content)
-            added = partial_sums(reply.content, form, decode)  # refuses what is no update
+            own = client_table.read(reply.content)
+            added = partial_sums(reply.content, own, form, decode)  # refuses what is no update
             own, total = measured(reply.content, own), exact.add_into(total, added)
             if form.max_norm is not None:
                 found = norms(reply.content, own)
-                own = [replace(row, norm=found[row.client]) for row in own]
+                own = replace(own, norms=[found[client] for client in own.clients])
         except InvalidUpdateError as error:
             lost.append(as_error(reply, error))
         else:
-            table += own
+            tables.append(own)
     if total is None:
         return lost
-    last.content = sum_content(total, table)
+    last.content = sum_content(total, client_table.joined(tables))
     return [last, *lost]
 
 
@@ -443,9 +407,11 @@ def _fold_ring(_: RecordDict, replies: Sequence[Message]) -> list[Message]:
 
 def _fold_statistics(_: RecordDict, replies: Sequence[Message]) -> list[Message]:
     parts = [read_statistics(reply.content) for reply in replies]
-    table = [row for reply in replies for row in rows(reply.content)]
+    clients = client_table.joined(client_table.read(reply.content) for reply in replies)
     merged = {k: Array(torch.cat([part[k] for part in parts]).numpy()) for k in parts[0]}
-    replies[-1].content = RecordDict({"statistics": ArrayRecord(merged), **_table(table)})
+    replies[-1].content = RecordDict(
+        {"statistics": ArrayRecord(merged), **client_table.records(clients)}
+    )
     return [replies[-1]]
 
 
@@ -455,50 +421,5 @@ def as_error(reply: Message, error: InvalidUpdateError) -> Message:
     return Message(error=Error(LOST, f"{type(error).__name__}: {error}"), metadata=metadata)
 
 
-def _table(rows: Sequence[Row]) -> dict[str, ArrayRecord | ConfigRecord]:
-    """Return rows as a float64 array: client, weight, seconds, metrics; NaN for one it lacks."""
-    names = sorted(set().union(*(row.metrics for row in rows)))
-    values = [
-        [row.client, row.weight, row.seconds, *(row.metrics.get(n, math.nan) for n in names)]
-        for row in rows
-    ]
-    for name, column in (_NORM, [row.norm for row in rows]), (_SENT, [row.sent for row in rows]):
-        if not all(math.isnan(value) for value in column):
-            names = [*names, name]
-            values = [[*own, value] for own, value in zip(values, column, strict=True)]
-    array = Array(np.array(values, dtype=np.float64))
-    return {
-        "clients": ArrayRecord({"values": array}),
-        "metrics": ConfigRecord({"names": names}),
-    }
-
-
-@contextmanager
-def understood(what: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a reply is read into an invalid update: a lost client."""
-    try:
-        yield
-    except InvalidUpdateError:
-        raise
-    except Exception as error:
-        reason = f"{what} of the reply cannot be read: {type(error).__name__}: {error}"
-        raise InvalidUpdateError(reason) from error
-
-
-def _row(own: Sequence[float], metrics: dict[str, float]) -> Row:
-    norm, sent = metrics.pop(_NORM, math.nan), metrics.pop(_SENT, math.nan)
-    return Row(_whole(own[0]), own[1], own[2], metrics, norm, sent)
-
-
-def _whole(number: float) -> int:
-    if number != int(number):
-        raise ValueError(f"{number} is no client")
-    return int(number)
-
-
 def _tensor(array: Array) -> Tensor:
     return torch.from_numpy(np.array(array.numpy()))
-
-
-def _present(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if value == value}  # not NaN

@@ -3,14 +3,13 @@
 import time
 from dataclasses import replace
 
-import pytest
 import torch
 from flwr.app import Message, RecordDict
 from flwr.app.metadata import Metadata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim import exact, messages
+from fedsim import client_table, exact, messages
 from fedsim.core import Update
 from fedsim.engine.flower import FlowerCarrier, pull
 
@@ -27,6 +26,10 @@ def reply(client, update, seconds=0.25):
     return Message(content=content, metadata=metadata)
 
 
+def part(reply):
+    return messages.partial_sums(reply.content, client_table.read(reply.content), FORM)
+
+
 def test_an_instruction_survives():
     read = messages.read_instruction(messages.model_content(ORDER))
     assert torch.equal(read.model, ORDER.model)
@@ -37,7 +40,8 @@ def test_an_instruction_survives():
 
 def test_an_update_survives():
     update = Update(torch.tensor([1.0, -2.0, 0.5, 0.0]), 12.0, {"loss": 0.3}, {"c": torch.ones(2)})
-    read = messages.updates(messages.update_content(update, client=3, seconds=1.5))
+    content = messages.update_content(update, client=3, seconds=1.5)
+    read = messages.updates(content, client_table.read(content))
     assert torch.equal(read.vector, update.vector)
     assert (read.weight, dict(read.metrics)) == (12.0, {"loss": 0.3})
     assert torch.equal(read.lanes["c"], torch.ones(2))
@@ -61,18 +65,17 @@ def cohorts(draw):
 @given(cohorts(), st.integers(1, 11))
 def test_folding_any_part_gives_the_same_sum_and_keeps_every_row(cohort, cut):
     content = messages.model_content(ORDER)
-    single = [messages.partial_sums(reply(i, u).content, FORM) for i, u in enumerate(cohort)]
+    single = [part(reply(i, u)) for i, u in enumerate(cohort)]
     replies = [reply(i, u) for i, u in enumerate(cohort)]
     folded = messages.fold(content, replies[:cut]) + replies[cut:]
     twice = messages.fold(content, replies[cut:]) if replies[cut:] else []
-    total = exact.add(messages.partial_sums(r.content, FORM) for r in [*folded[:1], *twice])
+    total = exact.add(map(part, [*folded[:1], *twice]))
     assert torch.equal(total.vector, exact.add(single).vector)
     assert (total.weight, total.count) == (exact.add(single).weight, len(cohort))
-    rows = [row for r in [*folded[:1], *twice] for row in messages.rows(r.content)]
-    assert sorted(row.client for row in rows) == list(range(len(cohort)))
-    assert {row.client: row.metrics["loss"] for row in rows} == {
-        float(i): float(i) for i in range(len(cohort))
-    }
+    whole = client_table.joined(client_table.read(r.content) for r in [*folded[:1], *twice])
+    assert sorted(whole.clients) == list(range(len(cohort)))
+    losses = [own["loss"] for own in whole.metrics]
+    assert dict(zip(whole.clients, losses, strict=True)) == {i: i for i in range(len(cohort))}
 
 
 def test_folding_keeps_errors_and_finds_bad_updates():
@@ -83,7 +86,7 @@ def test_folding_keeps_errors_and_finds_bad_updates():
     folded = messages.fold(messages.model_content(ORDER), replies)
     sums = [r for r in folded if r.has_content()]
     errors = {r.metadata.src_node_id: r.error.reason for r in folded if r.has_error()}
-    assert messages.partial_sums(sums[0].content, FORM).count == 2
+    assert part(sums[0]).count == 2
     assert "NaN" in errors[2]
     assert any("down" in reason for reason in errors.values())
     assert len(folded) == 3
@@ -108,7 +111,7 @@ def test_statistics_survive_and_fold():
         [4, 10],
         [2, 10],
     ]
-    assert [row.client for row in messages.rows(merged.content)] == [4.0, 2.0]
+    assert client_table.read(merged.content).clients == [4, 2]
 
 
 def test_memos_live_in_the_state():
@@ -128,9 +131,7 @@ def test_rows_of_different_metrics_leave_gaps():
         reply(1, Update(torch.ones(4), 1.0, {"b": 2.0})),
     ]
     (merged,) = messages.fold(messages.model_content(ORDER), many)
-    rows = messages.rows(merged.content)
-    assert "b" not in rows[0].metrics
-    assert rows[1].metrics["b"] == pytest.approx(2.0)
+    assert client_table.read(merged.content).metrics == [{"a": 1.0}, {"b": 2.0}]
 
 
 def test_the_hash_of_an_order_is_that_of_what_arrives():
@@ -158,15 +159,15 @@ def test_norms_of_what_is_in_a_sum_are_found_by_whoever_adds_up():
         reply(i, Update(vector, weight, {"norm": 0.0}))
         for i, (vector, weight) in enumerate(zip(vectors, weights, strict=True))
     ]
-    alone = [messages.norms(each.content, messages.rows(each.content)) for each in sent]
+    alone = [messages.norms(each.content, client_table.read(each.content)) for each in sent]
     assert alone == [{0: 5.0}, {1: 0.0}, {2: 1.0}]
     for folded in ([sent], [sent[:2], sent[2:]]):
         parts = [messages.fold(messages.model_content(order), list(part))[0] for part in folded]
         found = {}
         for part in parts:
-            table = messages.rows(part.content)
-            found |= messages.norms(part.content, table)
-            assert all(set(row.metrics) == {"norm"} for row in table)
+            read = client_table.read(part.content)
+            found |= messages.norms(part.content, read)
+            assert all(set(own) == {"norm"} for own in read.metrics)
         assert found == {0: 5.0, 1: 0.0, 2: 1.0}
     plain = messages.fold(messages.model_content(ORDER), [reply(0, Update(vectors[0], 1.0))])
     assert "norm" not in str(plain[0].content.config_records)

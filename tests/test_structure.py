@@ -58,6 +58,7 @@ LEVELS = [
     ("fedsim.anonymize", 2),
     ("fedsim.secagg", 2),
     ("fedsim.vectorized", 3),
+    ("fedsim.client_table", 2),
     ("fedsim.messages", 2),
     ("fedsim.envelope", 2),
     ("fedsim.coding", 2),
@@ -114,7 +115,7 @@ LEVELS = [
 # Who may import what; everything else may not.
 ONLY = {
     "flwr": ("fedsim.engine", "fedsim.messages", "fedsim.answers", "fedsim.clients.app",
-             "fedsim.asynchronous", "fedsim.envelope",
+             "fedsim.asynchronous", "fedsim.envelope", "fedsim.client_table",
              "fedsim.clients._block", "fedsim.clients._secure_sum", "fedsim.strategies.flower",
              "fedsim.clients._ckks", "fedsim.ckks_messages", "fedsim.clients._cut",
              "fedsim.cut_messages", "fedsim.cut_rounds",

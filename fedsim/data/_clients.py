@@ -245,10 +245,13 @@ def gather(
             pairs = zip(shards, orders, strict=True)
             shards = [_take(shard, order[: len(shard.y)]) for shard, order in pairs]
         return _joined(shards)
-    index = [clients.train_part.shard(client) for client in ids]
-    if orders is not None:
-        index = [own[order[: len(own)]] for own, order in zip(index, orders, strict=True)]
-    return _take(clients.data.train, np.concatenate(index))
+    part, own = clients.train_part, np.array(ids)
+    sizes = part.offsets[own + 1] - part.offsets[own]
+    place = np.arange(sizes.max())
+    is_real = place < sizes[:, None]
+    within = np.broadcast_to(place, is_real.shape) if orders is None else orders[:, : len(place)]
+    index = part.indices[(part.offsets[own][:, None] + within)[is_real]]
+    return _take(clients.data.train, index)
 
 
 def _joined(shards: Sequence[Examples]) -> Examples:

@@ -5,11 +5,12 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +137,7 @@ class RunStore:
 
         Raises `UnknownRunError`, and `RunFailedError` when the round is there already.
         """
-        clients = [_client_row(run_id, record.round, client) for client in record.clients]
+        clients = _client_columns(run_id, record.round, record.clients)
         with self._write() as session:
             try:
                 session.add(_round_row(run_id, record))
@@ -347,46 +348,50 @@ def _round_row(run_id: str, record: "RoundRecord") -> RoundRow:
     )
 
 
-def _insert_clients(connection: Connection, rows: list[dict[str, Any]]) -> None:
+def _insert_clients(connection: Connection, columns: Mapping[str, Sequence[Any]]) -> None:
     """Insert rows as the driver takes them: SQLAlchemy would spend more on each than writing."""
     statement = insert(_CLIENTS).compile(dialect=connection.dialect)
-    names = statement.positiontup
-    for start in range(0, len(rows), _BATCH):
-        batch: list[Any] = rows[start : start + _BATCH]
-        if names is not None:  # a driver that counts parameters instead of naming them
-            batch = [tuple(row[name] for name in names) for row in batch]
+    # Where the driver counts parameters, in its order; else by their names.
+    names = statement.positiontup or list(columns)
+    rows: Iterator[Any] = zip(*(columns[name] for name in names), strict=True)
+    if statement.positiontup is None:
+        rows = (dict(zip(names, row, strict=True)) for row in rows)
+    while batch := list(islice(rows, _BATCH)):
         connection.exec_driver_sql(str(statement), batch)
 
 
-def _client_row(run_id: str, round: int, client: "ClientRecord") -> dict[str, Any]:
-    """Return a row as the driver takes it: its JSON is text already."""
+def _client_columns(
+    run_id: str, round: int, clients: Sequence["ClientRecord"]
+) -> dict[str, Sequence[Any]]:
+    """Return clients' rows, in columns as the driver takes them: their JSON is text already."""
     return {
-        "run_id": run_id,
-        "round": int(round),
-        "phase": client.phase,
-        "client": int(client.client),
-        "weight": finite(client.weight),
-        "metrics": _as_json(client.metrics),
-        "real_seconds": finite(client.real_seconds),
-        "bytes_down": int(client.bytes_down),
-        "bytes_up": int(client.bytes_up),
-        "lost": text(client.lost),
+        "run_id": [run_id] * len(clients),
+        "round": [int(round)] * len(clients),
+        "phase": [client.phase for client in clients],
+        "client": [int(client.client) for client in clients],
+        "weight": [finite(client.weight) for client in clients],
+        "metrics": _as_json([client.metrics for client in clients]),
+        "real_seconds": [finite(client.real_seconds) for client in clients],
+        "bytes_down": [int(client.bytes_down) for client in clients],
+        "bytes_up": [int(client.bytes_up) for client in clients],
+        "lost": [text(client.lost) for client in clients],
     }
 
 
-def _as_json(metrics: Mapping[str, float]) -> str:
-    """Return metrics as `plain` would have them: at once where they are as they should be."""
-    if _are_clean(tuple(metrics)):
-        try:
-            return _ENCODER.encode(dict(metrics))
-        except (ValueError, TypeError):  # NaN; numbers that are not Python's
-            pass
-    return json.dumps(plain(metrics))
+def _as_json(many: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return metrics as `plain` would have them: all at once where they are as they should be."""
+    if all(map(_are_clean, {tuple(metrics) for metrics in many})):
+        with suppress(ValueError, TypeError):  # NaN; numbers that are not Python's
+            # Numbers in a dictionary have no braces, and names with some are not clean.
+            parts = _ENCODER.encode([*map(dict, many)])[2:-2].split("}, {")
+            if len(parts) == len(many):
+                return [f"{{{part}}}" for part in parts]
+    return [json.dumps(plain(metrics)) for metrics in many]
 
 
 @lru_cache
 def _are_clean(names: tuple[str, ...]) -> bool:
-    return all(text(name) == name for name in names)
+    return all(text(name) == name and "}" not in name for name in names)
 
 
 def _reason(error: IntegrityError) -> str:

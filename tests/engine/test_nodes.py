@@ -2,8 +2,8 @@
 
 import pytest
 
+from fedsim import client_table, messages
 from fedsim import config as configuration
-from fedsim import messages
 from fedsim.engine.blocks import Population
 from fedsim.engine.inprocess import InProcessGrid
 from fedsim.engine.launch import OURS
@@ -58,7 +58,7 @@ def test_the_model_crosses_to_each_node_once_however_many_blocks(tiny, nodes):
         content = messages.model_content(messages.Train(federation.initial, number))
         asked = list(grid.get_node_ids())
         replies = grid.broadcast(content, asked, messages.EVALUATE, ttl=None, group_id="1")
-        assert sum(len(messages.rows(reply.content)) for reply in replies) == 9
+        assert sum(len(client_table.read(reply.content)) for reply in replies) == 9
     workers.close()
     for grown in (b - a for a, b in zip(before, created_bytes(), strict=True)):
         assert sends * size <= grown < 1.1 * sends * size

@@ -16,6 +16,7 @@ from scipy import stats
 from fedsim import answers as answers_of
 from fedsim import config as configuration
 from fedsim import exact, messages, rounds
+from fedsim.client_table import read
 from fedsim.core import Update
 from fedsim.errors import RunFailedError
 from fedsim.exact import InvalidUpdateError, PartialSum
@@ -199,10 +200,14 @@ def settings(**privacy):
     return configuration.load({**plain, "privacy": plain["privacy"] | privacy}, (), {})
 
 
+def part_of(reply, form=FORM):
+    return messages.partial_sums(reply, read(reply), form)
+
+
 def alone(reply):
     """Return what a reply adds to the sum by itself; None where it may not enter."""
     try:
-        return messages.partial_sums(reply, FORM)
+        return part_of(reply)
     except InvalidUpdateError:
         return None
 
@@ -237,8 +242,8 @@ def test_each_kind_is_refused_where_workers_fold_too(kind):
     for made in kind(1, np.random.default_rng(2)):
         replies = [message(3, content=content(2, good)), message(2, content=made)]
         folded = messages.fold(instruction, replies)
-        total = exact.add(messages.partial_sums(r.content, FORM) for r in folded if r.has_content())
-        own = total.vector - messages.partial_sums(content(2, good), FORM).vector
+        total = exact.add(part_of(r.content) for r in folded if r.has_content())
+        own = total.vector - part_of(content(2, good)).vector
         count = total.count - 1
         assert float(torch.linalg.vector_norm(own.double())) * STEP <= count * LARGEST
         assert [r.metadata.src_node_id for r in folded if r.has_error()] in ([], [2])
@@ -297,21 +302,21 @@ HALF = int(0.5 / 2.0**-VOTES.fraction_bits)
 def test_a_vote_is_one_half_at_most(vote):
     made = content(0, GOOD, more={"lane/within": np.array(vote)})
     with pytest.raises(InvalidUpdateError):
-        messages.partial_sums(made, VOTES)
+        part_of(made, VOTES)
 
 
 def test_votes_are_the_only_lane_and_nobody_leaves_theirs_out():
     for vote in (0.5, -0.5):
-        part = messages.partial_sums(content(0, GOOD, more={"lane/within": [vote]}), VOTES)
+        part = part_of(content(0, GOOD, more={"lane/within": [vote]}), VOTES)
         assert part.lanes["within"].tolist() == [2 * vote * HALF]
     more = {"lane/within": [0.5], "lane/c": GOOD}
     bad = [content(0, GOOD), content(0, GOOD, more=more), summed(0, STEPS)]
     bad += [summed(0, STEPS, more={"lane/within": [vote]}) for vote in (2 * HALF, LOW, 0.5)]
     for made in bad:
         with pytest.raises(InvalidUpdateError):
-            messages.partial_sums(made, VOTES)
+            part_of(made, VOTES)
     fine = summed(0, STEPS * 0, more={"lane/within": [-HALF]})
-    assert messages.partial_sums(fine, VOTES).count == 1
+    assert part_of(fine, VOTES).count == 1
 
 
 # Whole rounds, with the noise of a seed: what is lost changes nothing in it.

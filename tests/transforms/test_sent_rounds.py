@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedsim import coding, messages, registry, sending
+from fedsim import client_table, coding, messages, registry, sending
 from fedsim import config as configuration
 from fedsim.coding import Shared, kind_of
 from fedsim.core import ClientContext, Recipe, Task
@@ -118,10 +118,10 @@ def test_a_reply_that_is_no_code_loses_its_client_alone(name):
         messages.Update(update, 3.0), client=1, seconds=0.0, code=np.zeros(3, dtype=np.uint8)
     )
     with pytest.raises(messages.InvalidUpdateError, match="cannot be read"):
-        messages.updates(good, decode)
+        messages.updates(good, client_table.read(good), decode)
     whole = messages.update_content(messages.Update(update, 3.0), client=1, seconds=0.0)
     with pytest.raises(messages.InvalidUpdateError):
-        messages.updates(whole, decode)
+        messages.updates(whole, client_table.read(whole), decode)
 
 
 @pytest.mark.parametrize("name", ADDING)
