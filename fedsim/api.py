@@ -119,7 +119,8 @@ def _run(
         federation, config = settle(federation, config, tell)
         preflight(store, federation)
         tell(Stage("choosing how clients are trained"))
-        execution = tiers.choose(federation, store.root / "cache")
+        cores = max(resources.cpus, config.engine.workers or 0)
+        execution = tiers.choose(federation, store.root / "cache", cores=cores)
         facts = {**_facts(federation, places, execution, resources), **more}
         run_id = create(store, federation, config, places, facts)
         session = _session(run_id, federation, replace(around, places=places), execution)

@@ -9,7 +9,7 @@ order in which they come, and no two runs are the same.
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic, perf_counter
 from typing import Protocol
@@ -175,7 +175,7 @@ def _staleness(parts: Sequence[tuple[int, Answers]], done: int) -> dict[str, flo
 
 
 def _with(record: ClientRecord, own: Mapping[str, float]) -> ClientRecord:
-    return replace(record, metrics={**record.metrics, **own}) if own else record
+    return record._replace(metrics={**record.metrics, **own}) if own else record
 
 
 @dataclass(frozen=True, slots=True)

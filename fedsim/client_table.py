@@ -101,21 +101,28 @@ def read(content: RecordDict) -> Table:
             raise InvalidUpdateError("the table of clients has not a column for each metric")
         if not len(values):
             raise InvalidUpdateError("a reply of no client")
-        columns = values.T.astype(np.float64).tolist()
+        columns = values.T.astype(np.float64)
+        ids, weights, seconds = columns[:_FIXED]
+        if not np.array_equal(ids, np.trunc(ids)):
+            raise InvalidUpdateError(
+                "the table of clients has numbers of clients that are not whole"
+            )
         own = dict(zip(names, columns[_FIXED:], strict=True))
-        unknown = [math.nan] * len(values)
-        norms, sent = own.pop(_NORM, unknown), own.pop(_SENT, unknown)
-        clients = [whole(number) for number in columns[0]]
-        return Table(clients, columns[1], columns[2], _metrics(own, len(values)), norms, sent)
+        unknown = np.full(len(values), math.nan)
+        norms, sent = own.pop(_NORM, unknown).tolist(), own.pop(_SENT, unknown).tolist()
+        clients = [*map(int, ids.tolist())]
+        return Table(
+            clients, weights.tolist(), seconds.tolist(), _metrics(own, len(ids)), norms, sent
+        )
 
 
-def _metrics(columns: Mapping[str, Sequence[float]], clients: int) -> list[dict[str, float]]:
+def _metrics(columns: Mapping[str, np.ndarray], clients: int) -> list[dict[str, float]]:
     """Return what each client reports; NaN is what it does not."""
     if not columns:
         return [{} for _ in range(clients)]
-    rows = zip(*columns.values(), strict=True)
-    found = [dict(zip(columns, own, strict=True)) for own in rows]
-    if any(map(math.isnan, chain.from_iterable(columns.values()))):
+    values = np.stack([*columns.values()], axis=1)
+    found = [dict(zip(columns, own, strict=True)) for own in values.tolist()]
+    if np.isnan(values).any():
         return [{name: value for name, value in own.items() if value == value} for own in found]
     return found
 

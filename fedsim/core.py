@@ -6,7 +6,8 @@ an `Update`; the updates are added up exactly; the `Strategy` steps the server s
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -270,14 +271,16 @@ class Strategy(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ClientRecord:
-    """One client in one phase of a round. `lost` is empty, or why its answer does not count."""
+class ClientRecord(NamedTuple):
+    """One client in one phase of a round. `lost` is empty, or why its answer does not count.
+
+    A tuple: a round may make thousands of them, and nobody trains while they are made.
+    """
 
     client: int
     phase: Literal["train", "evaluate"] = "train"
     weight: float = 0.0
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = MappingProxyType({})
     real_seconds: float = 0.0
     bytes_down: int = 0
     bytes_up: int = 0

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -100,7 +99,7 @@ def _federated_metrics(answers: Answers) -> dict[str, float]:
             per_client[client][name] = value
         values |= _spread(name, [v for v in each.values() if math.isfinite(v)])
     for client, own in per_client.items():
-        answers.records[client] = replace(answers.records[client], metrics=own)
+        answers.records[client] = answers.records[client]._replace(metrics=own)
     return values
 
 

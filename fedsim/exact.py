@@ -11,6 +11,7 @@ it is stochastic, up or down by chance, so that every sum is right in expectatio
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -233,7 +234,7 @@ def check_sum(total: PartialSum, weights: Sequence[float], form: FixedPoint) -> 
         raise InvalidUpdateError("the sum is not int64")
     if not all(0 < weight <= form.max_weight for weight in weights):
         raise InvalidUpdateError(f"a weight is not above 0 and at most {form.max_weight:.6g}")
-    if (total.count, total.weight) != (len(weights), sum(weight_of(weight) for weight in weights)):
+    if (total.count, total.weight) != (len(weights), _together(weights)):
         raise InvalidUpdateError("count and weight of the sum are not those of its clients")
     step, count = 2.0**-form.fraction_bits, len(weights)
     for values, most in (
@@ -270,7 +271,7 @@ def encode_sum(
     own = zero(form, lanes).lanes
     for name, lane in lanes.items():
         _add_rounded(own[name], lane, 2.0**form.fraction_bits)
-    return PartialSum(whole, sum(weight_of(weight) for weight in weights), len(weights), own)
+    return PartialSum(whole, _together(weights), len(weights), own)
 
 
 def zero(form: FixedPoint, lanes: Mapping[str, Tensor] = MappingProxyType({})) -> PartialSum:
@@ -321,6 +322,11 @@ def weight_of(weight: float) -> int:
     """
     whole: int = round(weight * 2**_WEIGHT_BITS)
     return whole
+
+
+def _together(weights: Sequence[float]) -> int:
+    """Return the sum of `weight_of`; many clients weigh the same."""
+    return sum(count * weight_of(weight) for weight, count in Counter(weights).items())
 
 
 def _add_rounded(total: Tensor, values: Tensor, scale: float) -> None:

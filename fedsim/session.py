@@ -50,7 +50,7 @@ from fedsim.rounds import (
 )
 from fedsim.run_files import RunFiles, RunLog, only_one
 from fedsim.secagg.identities import Directory
-from fedsim.store import RunStore, StoredRun, append_receipt
+from fedsim.store import RunStore, StoredRun, append_receipt, held
 
 __all__ = [
     "Carriage",
@@ -176,6 +176,7 @@ class Session:
         lock = only_one(self.folder, self.run_id)
         with (
             lock,
+            held(self.store),
             closing(self.writer),
             _Interruption(self.tell, at_once=self.at_once) as interruption,
         ):

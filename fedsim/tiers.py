@@ -34,13 +34,15 @@ __all__ = ["LOW_RANK", "MESSAGES", "RESIDENT", "Execution", "choose", "fit_of", 
 
 MESSAGES, RESIDENT, VECTORIZED, LOW_RANK = "messages", "resident", "vectorized", "low-rank"
 
-_FORMAT = 1  # of what is remembered; a change makes it measured anew
+_FORMAT = 2  # of what is remembered; a change makes it measured anew
 _TRIAL_CLIENTS, _TRIAL_STEPS = 3, 2
 _TOLERANCE = 1e-4  # of a trial; what is refused is off by far more than rounding
 _WIDTHS = {"cpu": (8, 32, 128), "cuda": (16, 64, 256, 1024)}
-_LEAST_BLOCKS = {"cpu": 8, "cuda": 1}  # in a round, so that several workers have work
+_PER_CORE = 2  # blocks of a round, on a CPU, so that all cores have work
+_WIDER = 4  # times the last width: a block may be so much larger where a round has room for it
 _TRAVELS = 2  # blocks that travel to each worker in a round
-_GAIN = 1.15  # how much faster a tier or a larger block must be to be taken
+_GAIN = 1.15  # how much faster a tier must be to be taken
+_GAIN_OF_WIDTH = 1.05  # and a larger block of the same tier
 _LONG_S = 1.0  # of a timing: not repeated
 _HOPELESS = 1.5  # so much slower in a first timing: not measured further
 _MEMORY_SHARE = 0.1  # of what is free, for the stacked copies of one block
@@ -76,17 +78,20 @@ def fit_of(tier: str, federation: Federation) -> Fit:
     return dense.fit_products if _is_chain(federation) else stacked.fit_stacked
 
 
-def choose(federation: Federation, cache_dir: Path | None = None) -> Execution:
+def choose(
+    federation: Federation, cache_dir: Path | None = None, *, cores: int | None = None
+) -> Execution:
     """Choose a run's tier and block size: what `engine` asks for, else what is measured here.
 
-    The measurement is remembered in `cache_dir`, so that the same experiment runs alike again.
-    Raises `ConfigError` for a tier that the experiment cannot be run in.
+    `cores`: for how many a round must have blocks, by default this machine's. The measurement is
+    remembered in `cache_dir`, so that the same experiment runs alike again. Raises `ConfigError`
+    for a tier that the experiment cannot be run in.
     """
     with environment.one_thread():  # as in a worker
-        return _chosen(federation, cache_dir)
+        return _chosen(federation, cache_dir, cores or environment.cpu_limit())
 
 
-def _chosen(federation: Federation, cache_dir: Path | None) -> Execution:
+def _chosen(federation: Federation, cache_dir: Path | None, cores: int) -> Execution:
     engine = federation.config.engine
     legal, reason = _legal(federation)
     if engine.tier != "auto":
@@ -98,9 +103,11 @@ def _chosen(federation: Federation, cache_dir: Path | None) -> Execution:
         return Execution(legal[-1], engine.block_size, reason)
     if engine.block_size is not None and engine.tier != "auto":
         return Execution(engine.tier, engine.block_size)
-    found = _remembered(federation, legal, cache_dir) or _measured(federation, legal)
-    _remember(federation, legal, cache_dir, found)
-    return replace(found, block_size=engine.block_size or _limited(federation, found))
+    widths = _widths(federation, cores)
+    file = cache_dir / f"tier-{_key(federation, legal, widths)}.json" if cache_dir else None
+    found = _remembered(file) or _measured(federation, legal, widths)
+    _remember(file, found)
+    return replace(found, block_size=engine.block_size or found.block_size)
 
 
 def _legal(federation: Federation) -> tuple[list[str], str]:
@@ -200,22 +207,33 @@ def _train_one_by_one(
     return torch.stack(found)
 
 
-def _measured(federation: Federation, legal: Sequence[str]) -> Execution:
-    """Time the legal tiers on clients of median size, a few steps each; take the fastest."""
+def _widths(federation: Federation, cores: int) -> list[int]:
+    """List the sizes that a block may have, so that a round has enough blocks.
+
+    They depend on the machine, not on a run's workers: these change no bit.
+    """
     device = federation.device.type
+    blocks = _PER_CORE * cores if device == "cpu" else 1
+    most = -(-_cohort(federation) // blocks)
+    below = [width for width in _WIDTHS[device] if width < most]
+    return [*below, min(most, _WIDER * _WIDTHS[device][-1])]
+
+
+def _measured(federation: Federation, legal: Sequence[str], widths: Sequence[int]) -> Execution:
+    """Time the legal tiers on clients of median size, a few steps each; take the fastest."""
     best, least = Execution(legal[-1], 1), float("inf")
     if RESIDENT in legal:  # else one tier is asked for, and only its block size is open
         best = Execution(RESIDENT, None, "the others were not faster here")
         least = _seconds_resident(federation)
     for tier in [tier for tier in legal if tier not in (MESSAGES, RESIDENT)]:
-        for width in _WIDTHS[device]:
-            if width > max(_cohort(federation), 2) or width > _affordable(federation):
+        for width in widths:
+            if width > _affordable(federation):
                 break
             try:
                 seconds = _seconds_at_once(federation, tier, width, _HOPELESS * least)
             except (MemoryError, RuntimeError):
                 break
-            if seconds * _GAIN >= least:
+            if seconds * (_GAIN_OF_WIDTH if best.tier == tier else _GAIN) >= least:
                 break  # wider blocks would gain less again, and take longer to time
             least, best = seconds, Execution(tier, width)
     return best
@@ -290,14 +308,6 @@ def _affordable(federation: Federation) -> int:
     return max(1, int(_MEMORY_SHARE * free / per_client))
 
 
-def _limited(federation: Federation, found: Execution) -> int | None:
-    """Keep blocks small enough that a round has several of them."""
-    if found.block_size is None:
-        return None
-    least = _LEAST_BLOCKS[federation.device.type]
-    return max(1, min(found.block_size, -(-_cohort(federation) // least)))
-
-
 def _cohort(federation: Federation) -> int:
     asked = federation.config.rounds.cohort or federation.population
     return int(min(asked, federation.population))
@@ -307,7 +317,7 @@ def _head(shard: Examples, count: int) -> Examples:
     return Examples(shard.x[:count], shard.y[:count])
 
 
-def _key(federation: Federation, legal: Sequence[str]) -> str:
+def _key(federation: Federation, legal: Sequence[str], widths: Sequence[int]) -> str:
     """Name what a measurement depends on, the machine included."""
     config = federation.config
     parts = [config.data, config.partition, config.model, config.local, config.optimizer]
@@ -315,6 +325,7 @@ def _key(federation: Federation, legal: Sequence[str]) -> str:
     facts: list[Any] = [
         _FORMAT,
         list(legal),
+        list(widths),
         [[type(part).__name__, asdict(part)] for part in parts],
         _cohort(federation),
         federation.initial.numel(),
@@ -325,29 +336,21 @@ def _key(federation: Federation, legal: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:20]
 
 
-def _remembered(
-    federation: Federation, legal: Sequence[str], cache_dir: Path | None
-) -> Execution | None:
-    if cache_dir is None:
+def _remembered(file: Path | None) -> Execution | None:
+    if file is None:
         return None
     try:
-        kept: Mapping[str, Any] = json.loads(_file(federation, legal, cache_dir).read_text())
+        kept: Mapping[str, Any] = json.loads(file.read_text())
         return Execution(kept["tier"], kept["block_size"], kept["reason"])
     except (OSError, ValueError, KeyError):
         return None
 
 
-def _remember(
-    federation: Federation, legal: Sequence[str], cache_dir: Path | None, found: Execution
-) -> None:
-    if cache_dir is None:
+def _remember(file: Path | None, found: Execution) -> None:
+    if file is None:
         return
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        _file(federation, legal, cache_dir).write_text(json.dumps(asdict(found)))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(asdict(found)))
     except OSError:
         return  # measured anew next time
-
-
-def _file(federation: Federation, legal: Sequence[str], cache_dir: Path) -> Path:
-    return cache_dir / f"tier-{_key(federation, legal)}.json"

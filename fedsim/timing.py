@@ -7,7 +7,7 @@ the checkpoint. The server itself takes no time, and neither do tests of the mod
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -170,7 +170,7 @@ def gone(table: Timetable | None) -> dict[int, Phase]:
 def noted(records: Mapping[int, ClientRecord], table: Timetable) -> dict[int, ClientRecord]:
     """Return clients' records with what the clock says of each: how long it was at work."""
     return {
-        client: replace(record, metrics={**record.metrics, **_own(table, client)})
+        client: record._replace(metrics={**record.metrics, **_own(table, client)})
         if client in table.seconds
         else record
         for client, record in records.items()

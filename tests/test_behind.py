@@ -20,6 +20,8 @@ def test_the_caller_goes_on_meanwhile():
     begun, go_on, told = threading.Event(), threading.Event(), []
     with Behind(told.append) as behind:
         behind.submit(lambda: (begun.set(), go_on.wait(10))[1])
+        assert not begun.wait(0.05)  # until the caller has time
+        behind.collect(wait=False)
         assert begun.wait(10)
         behind.collect(wait=False)
         assert told == []

@@ -136,13 +136,13 @@ class BlockGrid(Grid):  # type: ignore[misc]
         *,
         ttl: float | None,
         group_id: str,
-    ) -> list[Message]:
-        """Send the same content to many nodes: `send_and_receive` without a message for each.
+    ) -> Iterator[Message]:
+        """Send the same content to many nodes, without a message for each; replies as they come.
 
         A thousand Message objects take longer to make than a thousand small clients to train.
         """
         block = self._block_of(self._common(kind, ttl, group_id), [(node, {}) for node in nodes])
-        return list(self._carry([(content, block)], None))
+        return self._carry([(content, block)], None)
 
     def scatter(
         self,

@@ -94,6 +94,8 @@ class MemoStore(MutableMapping[int, RecordDict]):
 
     def view(self, nodes: Sequence[int]) -> "View":
         """Return the states of some clients, which are read when they are asked for."""
+        if not self:
+            return View(self, ())
         return View(self, tuple(node for node in nodes if node in self))
 
     def index(self) -> dict[str, Tensor]:

@@ -128,10 +128,15 @@ class RayWorkers:
     def run(
         self, jobs: Sequence[tuple[RecordDict, Block]], deadline: float | None
     ) -> Iterator[tuple[list[Message], dict[int, RecordDict], int]]:
-        """Run blocks; yields results as they come. Past `deadline` the rest is abandoned."""
+        """Run blocks; yields results as they come. Past `deadline` the rest is abandoned.
+
+        First, once workers have something to do, comes a result of nobody: the caller has time.
+        """
         self._deaths = 0
         self._queue = deque(_Job(content, block) for content, block in jobs)
         try:
+            self._feed()
+            yield [], {}, 0
             while self._feed():
                 if deadline is not None and time() > deadline:
                     return

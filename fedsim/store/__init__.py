@@ -3,7 +3,7 @@
 from fedsim.store._compare import compare
 from fedsim.store._export import export
 from fedsim.store._ledger import append_receipt, receipts
-from fedsim.store._runs import RunStore, StoredRun
+from fedsim.store._runs import RunStore, StoredRun, held
 from fedsim.store._spending import spending, spending_of_run
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "append_receipt",
     "compare",
     "export",
+    "held",
     "receipts",
     "spending",
     "spending_of_run",

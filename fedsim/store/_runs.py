@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import secrets
 import shutil
@@ -27,7 +28,7 @@ from fedsim.store._tables import Base, ClientRow, LedgerRow, RoundRow, RunRow
 if TYPE_CHECKING:  # core imports torch, and listing runs should not take seconds
     from fedsim.core import ClientRecord, RoundRecord
 
-__all__ = ["RunStore", "StoredRun"]
+__all__ = ["RunStore", "StoredRun", "held"]
 
 _ENCODER = json.JSONEncoder(allow_nan=False)
 _BATCH = 5000  # client rows per statement
@@ -320,6 +321,18 @@ class RunStore:
         return StoredRun(**_columns(row), folder=self.folder(row.id), rounds=rounds)
 
 
+@contextmanager
+def held(store: RunStore) -> Iterator[None]:
+    """Keep a store's file open: SQLite cleans up whenever the last connection to it is closed."""
+    with explained(store.url):
+        connection = store._engine.connect() if store._engine.dialect.name == "sqlite" else None
+    try:
+        yield
+    finally:
+        if connection is not None:
+            connection.close()
+
+
 def _refuse_if_running(folder: Path, run_id: str) -> None:
     """Raise when the process that runs it holds the lock in its folder."""
     with suppress(FileNotFoundError), (folder / "lock").open("r") as file:
@@ -369,13 +382,19 @@ def _client_columns(
         "round": [int(round)] * len(clients),
         "phase": [client.phase for client in clients],
         "client": [int(client.client) for client in clients],
-        "weight": [finite(client.weight) for client in clients],
+        "weight": _finite([client.weight for client in clients]),
         "metrics": _as_json([client.metrics for client in clients]),
-        "real_seconds": [finite(client.real_seconds) for client in clients],
+        "real_seconds": _finite([client.real_seconds for client in clients]),
         "bytes_down": [int(client.bytes_down) for client in clients],
         "bytes_up": [int(client.bytes_up) for client in clients],
         "lost": [text(client.lost) for client in clients],
     }
+
+
+def _finite(values: Sequence[float]) -> Sequence[float | None]:
+    """Return numbers as `finite` does: at once where they all are Python's, and finite."""
+    is_plain = set(map(type, values)) <= {float} and all(map(math.isfinite, values))
+    return values if is_plain else [finite(value) for value in values]
 
 
 def _as_json(many: Sequence[Mapping[str, float]]) -> list[str]:

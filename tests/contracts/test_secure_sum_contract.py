@@ -183,7 +183,7 @@ def test_no_client_answers_in_the_clear_or_opens_a_sum_twice(name):
     order = messages.Train(federation.initial, 1, form=number_format(federation))
     content = messages.model_content(order)
     for kind in (messages.TRAIN, messages.EVALUATE):
-        replies = grid.broadcast(content, grid.population.nodes, kind, ttl=None, group_id="1")
+        replies = [*grid.broadcast(content, grid.population.nodes, kind, ttl=None, group_id="1")]
         assert len(replies) == CLIENTS
         assert all(reply.has_error() for reply in replies)
     # The last messages once more: their sessions are closed, and their secrets gone.

@@ -275,10 +275,10 @@ grid.states = store = MemoStore(Path(sys.argv[1]) / "memos")
 before = peak()
 nodes = list(grid.population.nodes)
 for part in range(0, 100_000, 1000):
-    grid.broadcast(RecordDict(), nodes[part : part + 1000], "train", ttl=None, group_id="1")
+    list(grid.broadcast(RecordDict(), nodes[part : part + 1000], "train", ttl=None, group_id="1"))
 store.index()
 store.sweep()
-grid.broadcast(RecordDict(), nodes[::1000], "train", ttl=None, group_id="2")
+list(grid.broadcast(RecordDict(), nodes[::1000], "train", ttl=None, group_id="2"))
 for node in nodes[::5000]:
     times = 2 if (node - 1) % 1000 == 0 else 1
     assert float(memo_of(store[node])["own"][0]) == times * node

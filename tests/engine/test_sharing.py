@@ -93,7 +93,7 @@ def test_workers_that_cannot_start_end_the_run_with_the_reason(cluster):
     grid = RayGrid(pool)
     reason = r"no node can run clients: node .*: ModuleNotFoundError: No module named 'no_such_mod"
     with pytest.raises(RunFailedError, match=reason):
-        grid.broadcast(RecordDict(), [1, 2], "train", ttl=None, group_id="1")
+        list(grid.broadcast(RecordDict(), [1, 2], "train", ttl=None, group_id="1"))
     pool.close()
 
 

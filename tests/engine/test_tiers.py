@@ -258,5 +258,13 @@ def test_clients_out_of_bounds_are_lost_and_no_others(tmp_path):
 def test_a_tier_that_is_asked_for_is_taken_even_if_it_is_slower(monkeypatch):
     monkeypatch.setattr(tiers, "_seconds_resident", lambda federation: 0.0)
     monkeypatch.setattr(tiers, "_seconds_at_once", lambda f, tier, width, limit: 1.0 + width)
-    chosen = tiers.choose(federation(*MLP, "engine.tier=vectorized"))
+    chosen = tiers.choose(federation(*MLP, "engine.tier=vectorized"), cores=3)
     assert (chosen.tier, chosen.block_size) == ("vectorized", 2)
+
+
+def test_a_round_has_two_blocks_for_every_core():
+    large = federation(*MLP, "partition.clients=1000", "rounds.cohort=1000")
+    assert tiers._widths(large, 2) == [8, 32, 128, 250]
+    assert tiers._widths(large, 1) == [8, 32, 128, 500]
+    assert tiers._widths(large, 16) == [8, 32]
+    assert tiers._widths(federation(*MLP), 16) == [1]

@@ -87,7 +87,7 @@ class Listening(InProcessGrid):
     """A grid that keeps the replies of a round."""
 
     def broadcast(self, *args, **options):
-        self.replies = super().broadcast(*args, **options)
+        self.replies = list(super().broadcast(*args, **options))
         return self.replies
 
 
