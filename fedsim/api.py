@@ -303,7 +303,8 @@ def _travelling(
     config, population = federation.config, federation.population
     workers = worker_count(config.engine, resources, population)
     cohort = min(config.rounds.cohort or population, population)
-    return tiers.travelling(at_once, cohort, workers)
+    is_even = len(resources.nodes) == 1 and tiers.are_even(federation)
+    return tiers.travelling(at_once, cohort, workers, is_even=is_even)
 
 
 def _configuration(experiment: Experiment, overrides: Sequence[str]) -> RunConfig:

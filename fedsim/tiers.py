@@ -30,7 +30,16 @@ from fedsim.transforms.unchanged import Unchanged
 from fedsim.vectorized import clipped, dense, stacked
 from fedsim.vectorized.block import Fit, train_block
 
-__all__ = ["LOW_RANK", "MESSAGES", "RESIDENT", "Execution", "choose", "fit_of", "travelling"]
+__all__ = [
+    "LOW_RANK",
+    "MESSAGES",
+    "RESIDENT",
+    "Execution",
+    "are_even",
+    "choose",
+    "fit_of",
+    "travelling",
+]
 
 MESSAGES, RESIDENT, VECTORIZED, LOW_RANK = "messages", "resident", "vectorized", "low-rank"
 
@@ -38,11 +47,9 @@ _FORMAT = 2  # of what is remembered; a change makes it measured anew
 _TRIAL_CLIENTS, _TRIAL_STEPS = 3, 2
 _TOLERANCE = 1e-4  # of a trial; what is refused is off by far more than rounding
 _WIDTHS = {"cpu": (8, 32, 128), "cuda": (16, 64, 256, 1024)}
-_PER_CORE = 2  # blocks of a round, on a CPU, so that all cores have work
 _WIDER = 4  # times the last width: a block may be so much larger where a round has room for it
-_TRAVELS = 2  # blocks that travel to each worker in a round
 _GAIN = 1.15  # how much faster a tier must be to be taken
-_GAIN_OF_WIDTH = 1.05  # and a larger block of the same tier
+_GAIN_OF_WIDTH = 0.95  # a larger block may be slower: each costs a message and a sum besides
 _LONG_S = 1.0  # of a timing: not repeated
 _HOPELESS = 1.5  # so much slower in a first timing: not measured further
 _MEMORY_SHARE = 0.1  # of what is free, for the stacked copies of one block
@@ -58,15 +65,25 @@ class Execution:
     reason: str = ""
 
 
-def travelling(at_once: int, cohort: int, workers: int) -> int:
+def travelling(at_once: int, cohort: int, workers: int, *, is_even: bool = False) -> int:
     """Return how many clients go to a worker together: whole groups, so that no bit depends on it.
 
     About two such blocks per worker in a round: what travels costs, and the last one is waited for.
+    One where all take equally long (`is_even`): workers then end together.
 
     >>> travelling(125, 1000, 2), travelling(8, 20, 4), travelling(5, 12, 1)
     (250, 8, 5)
+    >>> travelling(125, 1000, 2, is_even=True)
+    500
     """
-    return at_once * max(1, cohort // (_TRAVELS * workers * at_once))
+    blocks = workers if is_even else 2 * workers
+    return at_once * max(1, cohort // (blocks * at_once))
+
+
+def are_even(federation: Federation) -> bool:
+    """Say whether all clients have equally many examples, so that blocks of them take as long."""
+    sizes = federation.clients.sizes()
+    return bool(sizes.min() == sizes.max())
 
 
 def fit_of(tier: str, federation: Federation) -> Fit:
@@ -210,10 +227,12 @@ def _train_one_by_one(
 def _widths(federation: Federation, cores: int) -> list[int]:
     """List the sizes that a block may have, so that a round has enough blocks.
 
-    They depend on the machine, not on a run's workers: these change no bit.
+    On a CPU one for every core, or two where some take longer than others. They depend on the
+    machine, not on a run's workers: these change no bit.
     """
     device = federation.device.type
-    blocks = _PER_CORE * cores if device == "cpu" else 1
+    per_core = 1 if are_even(federation) else 2
+    blocks = per_core * cores if device == "cpu" else 1
     most = -(-_cohort(federation) // blocks)
     below = [width for width in _WIDTHS[device] if width < most]
     return [*below, min(most, _WIDER * _WIDTHS[device][-1])]

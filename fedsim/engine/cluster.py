@@ -38,6 +38,7 @@ __all__ = [
 _ANSWER_S = 5.0
 _CLIENT = "ray://"
 _STORE_SHARE = 0.3  # of the memory that is free: Ray's own share
+_INLINE_BYTES = 1 << 20  # of a result, in place of Ray's 100 KiB
 _STORE_BYTES = 100 * 2**20, 10**10  # Ray refuses less; where more, it looks how large /dev/shm is
 _START = threading.Lock()  # one start at a time: who comes second finds Ray running
 
@@ -297,6 +298,8 @@ def _imported() -> Any:
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # Sums of small models come back in the answer itself: a tenth of a short round.
+    os.environ.setdefault("RAY_max_direct_call_object_size", str(_INLINE_BYTES))
     import ray
 
     return ray

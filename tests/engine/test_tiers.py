@@ -262,9 +262,12 @@ def test_a_tier_that_is_asked_for_is_taken_even_if_it_is_slower(monkeypatch):
     assert (chosen.tier, chosen.block_size) == ("vectorized", 2)
 
 
-def test_a_round_has_two_blocks_for_every_core():
-    large = federation(*MLP, "partition.clients=1000", "rounds.cohort=1000")
-    assert tiers._widths(large, 2) == [8, 32, 128, 250]
-    assert tiers._widths(large, 1) == [8, 32, 128, 500]
-    assert tiers._widths(large, 16) == [8, 32]
+def test_a_round_has_blocks_for_every_core():
+    uneven = federation(*MLP, "partition.clients=1000", "rounds.cohort=1000")
+    assert tiers._widths(uneven, 2) == [8, 32, 128, 250]
+    assert tiers._widths(uneven, 1) == [8, 32, 128, 500]
+    assert tiers._widths(uneven, 16) == [8, 32]
     assert tiers._widths(federation(*MLP), 16) == [1]
+    even = federation(*MLP, "data={name='synthetic', clients=1000}", "rounds.cohort=1000")
+    assert tiers.are_even(even)
+    assert tiers._widths(even, 2) == [8, 32, 128, 500]
