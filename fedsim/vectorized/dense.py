@@ -27,7 +27,7 @@ from fedsim.vectorized.stacked import client_losses, memos_of, start_state
 
 __all__ = ["DenseChange", "fit_factored", "fit_products", "layers_of", "pays_off", "suits"]
 
-_PIECE = 2**18  # numbers computed with at a time: 1 MB, near to what a core has close by
+_PIECE = 2**19  # numbers computed with at a time: 2 MB, near to what a core has close by
 _ELEMENTWISE = (
     nn.ReLU,
     nn.LeakyReLU,
@@ -279,8 +279,8 @@ def _first(
     """Begin a first layer: read the examples once, and note all that its steps need of them."""
     clients, most, _ = inputs.shape
     weight, bias = linear.weight.detach(), _detached(linear.bias)
-    base, coefficients = (weight.new_zeros(clients, most, len(weight)) for _ in range(2))
-    gram = weight.new_zeros(clients, most, most)
+    base = weight.new_empty(clients, most, len(weight))
+    coefficients, gram = torch.zeros_like(base), weight.new_zeros(clients, most, most)
     largest = weight.new_full((clients,), _largest_pixel(pixels) if pixels else 0.0)
     starts = [step.start for step in steps]
     is_once = None not in starts
