@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim import counter, dropout
+from fedsim import counter, dropout, outer
 from fedsim.core import ClientContext, Memo, OptimizerState, Recipe, Task
 
 __all__ = [
@@ -78,19 +78,23 @@ def fit(task: Task, recipe: Recipe, state: OptimizerState, ctx: ClientContext) -
     """Train the task's module in place; return the mean loss per example that it saw."""
     if not task.module.training:
         task.module.train()
-    parameters = trainable(task.module)
+    parameters, layers = trainable(task.module), outer.layers_of(task, recipe, state)
     anchors = [p.detach().clone() for p in parameters] if recipe.adjust else []
     total, seen = torch.zeros((), dtype=torch.float64, device=task.x.device), 0
     order = batches(len(task.y), recipe, ctx, full_batch=task.optimizer.full_batch)
     (key,) = torch.from_numpy(client_keys([ctx])).to(task.x.device)
-    for number, index in enumerate(order):
-        index = index.to(task.x.device)
-        with dropout.keyed(key, number):
-            loss = task.loss(task.module(task.x[index]), task.y[index])
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        take_step(task, recipe, parameters, gradients, anchors, state, ctx.lr_factor)
-        total += loss.detach().double() * len(index)
-        seen += len(index)
+    with outer.taped(layers) as tape:
+        for number, index in enumerate(order):
+            index = index.to(task.x.device)
+            with dropout.keyed(key, number):
+                loss = task.loss(task.module(task.x[index]), task.y[index])
+            *gradients, _ = torch.autograd.grad(
+                loss, [*parameters, tape.token], allow_unused=True, materialize_grads=not layers
+            )
+            take_step(task, recipe, parameters, gradients, anchors, state, ctx.lr_factor)
+            tape.apply(task.optimizer, ctx.lr_factor)
+            total += loss.detach().double() * len(index)
+            seen += len(index)
     return float(total) / seen
 
 

@@ -53,6 +53,7 @@ LEVELS = [
     ("fedsim.root", 5),
     ("fedsim.losses", 0),
     ("fedsim.metrics", 2),
+    ("fedsim.outer", 2),
     ("fedsim.training", 2),
     ("fedsim.privacy", 2),
     ("fedsim.anonymize", 2),
