@@ -84,7 +84,7 @@ class _Factored:
         """
         clients, slots, wide = self.inputs.shape
         is_cached = self.inputs.device.type == "cpu"
-        each = min(clients, max(1, _PIECE // (slots * wide) if is_cached else clients))
+        each = max(1, min(clients, _PIECE // (slots * wide)) if is_cached else clients)
         memory = None if self.pixels is None else self.coefficients.new_empty(each, slots, wide)
         for first in range(0, clients, each):
             own = slice(first, min(first + each, clients))

@@ -61,7 +61,7 @@ def _stored(record: RoundRecord) -> dict[str, object]:
 def _rows(record: RoundRecord) -> list[dict[str, object]]:
     rows = []
     for client in record.clients:
-        row = asdict(client)
+        row = client._asdict()
         del row["traceback"]
         rows.append({"round": record.round, **row})
     return rows
