@@ -286,7 +286,7 @@ def _count_group(
         own = Table(ids, weights, took, metrics, norms, sent)
         block.tables.append(client_table.chosen(own, fine))
         block.kept.update(compress(zip(trained.members, trained.memos, strict=True), fine))
-        block.last = trained.members[fine.index(True)]
+        *_, block.last = compress(trained.members, fine)
     _one_by_one(block, [place for place, own in zip(trained.members, fine, strict=True) if not own])
 
 
