@@ -54,6 +54,8 @@ _WORD_BITS = 63  # an int64 without its sign
 _LEAST_FRACTION_BITS = 16
 _WEIGHT_BITS = 20  # weights are multiples of 2^-20
 _PIECE = 2**15  # numbers rounded at a time
+_SHIFT = 1.5 * 2.0**52
+_SHIFTED = np.float64(_SHIFT).view(np.int64)  # the bits of it, as a number
 _LEAST_STEPS = 4  # of the largest weighted coordinate, in a ring
 _RINGS = range(8, 33, 4)  # bits
 
@@ -330,15 +332,34 @@ def _together(weights: Sequence[float]) -> int:
 
 
 def _add_rounded(total: Tensor, values: Tensor, scale: float) -> None:
-    """Add values x scale, rounded, to int64 numbers in place.
+    """Add values x scale, rounded (half to even), to int64 numbers in place.
 
-    In pieces that stay in the processor's cache: five passes over memory would cost more than
-    their arithmetic.
+    In pieces that stay in the processor's cache: passes over memory would cost more than their
+    arithmetic. Rounding a number of at most 2^51 is adding 1.5 x 2^52, where the last bit of a
+    double stands for 1: what it comes to, less that constant, is the integer, bit for bit. Twice as
+    fast as a conversion, which most processors do one number at a time.
     """
     flat, target = values.reshape(-1), total.view(-1)
+    most = float(torch.stack(flat.aminmax()).abs().max()) * scale if len(flat) else 0.0
+    if most <= 2.0**51 and flat.dtype in (torch.float32, torch.float64):  # not so for NaN
+        _add_shifted(target.numpy(), flat.numpy(), scale)
+        return
     for start in range(0, len(flat), _PIECE):
         piece = flat[start : start + _PIECE].to(torch.float64, copy=True).mul_(scale).round_()
         target[start : start + _PIECE] += piece.to(torch.int64)
+
+
+def _add_shifted(target: np.ndarray, values: np.ndarray, scale: float) -> None:
+    """Do what `_add_rounded` does, for |values| x scale of at most 2^51."""
+    scratch = np.empty(min(len(values), _PIECE))
+    for start in range(0, len(values), _PIECE):
+        own = values[start : start + _PIECE]
+        piece = scratch[: len(own)]
+        np.multiply(own, scale, out=piece, dtype=np.float64)
+        piece += _SHIFT
+        whole = piece.view(np.int64)
+        whole -= _SHIFTED
+        target[start : start + _PIECE] += whole
 
 
 def _add_stochastic(

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from fedsim import counter
 from fedsim.counter import bits, client_keys, permutations
 
 
@@ -23,6 +24,16 @@ def test_bits_are_two_keyed_rounds_of_murmurs_finalizer(first, second, salt):
     for i, value in enumerate(drawn):
         inner = murmur(i * 0x9E3779B9 ^ murmur(first + salt * 2135587861)) + second
         assert value % 2**32 == murmur(inner)
+
+
+def test_numbers_on_a_cpu_are_those_of_other_devices_whatever_the_pieces(monkeypatch):
+    keys = torch.randint(-(2**31), 2**31 - 1, (3, 2, 2), dtype=torch.int32)
+    index, words = torch.arange(700, dtype=torch.int32), keys.unsqueeze(-2)
+    elsewhere = counter._hash(words[..., 0], words[..., 1], index, -5)
+    for piece in (2**15, 1500, 700, 64):
+        monkeypatch.setattr(counter, "_PIECE", piece)
+        assert torch.equal(bits(keys, 700, -5), elsewhere)
+    assert bits(keys, 0, 1).shape == (3, 2, 0)
 
 
 def test_the_first_numbers_stay_what_they_are():

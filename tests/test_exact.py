@@ -50,6 +50,23 @@ def test_order_and_grouping_change_no_bit(many, random):
     assert exact.add(halves).weight == straight.weight
 
 
+@given(
+    st.lists(st.floats(-(2.0**60), 2.0**60), min_size=1, max_size=9),
+    st.sampled_from([1.0, 0.5, 3.0, 2.0**-9]),
+)
+def test_rounding_is_half_to_even_of_the_double_product(values, scale):
+    total = torch.arange(len(values))
+    exact._add_rounded(total, torch.tensor(values, dtype=torch.float64), scale)
+    assert total.tolist() == [i + round(value * scale) for i, value in enumerate(values)]
+
+
+@given(st.lists(st.integers(-(2**52), 2**52), min_size=1, max_size=9))
+def test_halves_are_rounded_to_even(twice):
+    total = torch.zeros(len(twice), dtype=torch.int64)
+    exact._add_rounded(total, torch.tensor(twice, dtype=torch.float64), 0.5)
+    assert total.tolist() == [round(Fraction(value, 2)) for value in twice]
+
+
 def test_a_float_sum_does_depend_on_the_order():
     """What exact sums are for: the same numbers, two orders, two float results."""
     values = torch.tensor([1e8, 1.0, -1e8], dtype=torch.float32)

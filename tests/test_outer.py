@@ -43,7 +43,20 @@ class Tied(nn.Module):
         return self.head(self.two(torch.relu(self.one(x))))
 
 
+class Wide(nn.Module):
+    """A layer of so many inputs that it is stepped in pieces, on inputs of three dimensions."""
+
+    def __init__(self):
+        super().__init__()
+        self.spread, self.wide = nn.Linear(256, 3 * 9000), nn.Linear(9000, 40)
+        self.head = nn.Linear(120, 4)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.wide(self.spread(x).view(-1, 3, 9000))).flatten(1))
+
+
 MODELS = {
+    "wide": Wide,
     "chain": lambda: nn.Sequential(nn.Linear(256, 300), nn.Tanh(), nn.Linear(300, 4)),
     "without a bias": lambda: nn.Sequential(nn.Linear(256, 300, bias=False), nn.Linear(300, 4)),
     "twice": Twice,

@@ -32,7 +32,7 @@ SMALL = '{"W1": {"clients": 10, "cohort": 4}, "W2": {"clients": 100, "cohort": 4
 def engines() -> list[Engine]:
     """List all rows."""
     found = []
-    for name, rounds in (("W1", 3), ("W2", 30)):
+    for name, rounds in (("W1", 6), ("W2", 30)):
         found.append(Engine(name, "floor", ("floor.py", "sgd"), rounds))
         for tier in ("auto", "low-rank", "vectorized", "resident", "messages"):
             if (name, tier) != ("W1", "low-rank"):

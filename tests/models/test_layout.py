@@ -1,5 +1,6 @@
 import torch
 from torch import nn
+from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from fedsim import models
@@ -47,6 +48,31 @@ def test_the_change_of_such_a_network_is_that_of_its_numbers():
             parameter.add_(torch.randn_like(parameter))
     expected = models.get_vector(module) - start
     assert torch.equal(models.get_change(module, start), expected)
+
+
+def test_gradients_come_to_pooling_channels_last():
+    module, seen = flattening(), []
+    models.arrange(module, torch.zeros(2, 2, 8, 8))
+    module[2].register_forward_hook(lambda _, x, y: y.register_hook(seen.append) and None)
+    module(torch.randn(3, 2, 8, 8)).sum().backward()
+    (into,) = seen
+    assert into.is_contiguous(memory_format=torch.channels_last)
+    assert not into.is_contiguous()
+
+
+def test_an_arranged_network_can_be_stacked_still():
+    module, x = flattening(), torch.randn(5, 3, 2, 8, 8)
+    models.arrange(module, torch.zeros(2, 2, 8, 8))
+    own = {name: p.detach() for name, p in module.named_parameters()}
+
+    def loss(weights, x):
+        return functional_call(module, weights, (x,)).square().sum()
+
+    at_once = vmap(grad(loss), in_dims=(None, 0))(own, x)
+    for i, part in enumerate(x):
+        alone = torch.autograd.grad(module(part).square().sum(), [*module.parameters()])
+        for one, other in zip(at_once.values(), alone, strict=True):
+            torch.testing.assert_close(one[i], other, rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_that_views_its_feature_maps_stays_as_it_was():
