@@ -99,7 +99,7 @@ class WorkerCode:
 
 
 _BLOCKS_PER_ROUND = 64
-_LEAST_WIDTH, _MOST_WIDTH = 8, 64
+_LEAST_WIDTH, _MOST_WIDTH = 16, 64
 
 
 class ClientTimeoutError(TimeoutError):
@@ -178,17 +178,17 @@ def tapered(clients: int, workers: int) -> list[int]:
     """Choose how many clients travel together: fewer and fewer, so that workers end together.
 
     Each block costs a message and, where updates are added up, a sum that crosses to the driver: a
-    round has about 64 of them, or blocks of eight clients where it is small. Towards the end a
-    block is what is left for half of a worker's turn (guided self-scheduling, Polychronopoulos and
+    round has about 64 of them, or blocks of sixteen clients where it is small. Towards the end a
+    block is two thirds of a worker's share of what is left (guided self-scheduling, Polychronopoulos and
     Kuck 1987).
 
     >>> tapered(20, 2), tapered(3, 1)
-    ([5, 4, 3, 2, 2, 1, 1, 1, 1], [2, 1])
+    ([7, 5, 3, 2, 1, 1, 1], [2, 1])
     """
     most = min(_MOST_WIDTH, max(_LEAST_WIDTH, -(-clients // _BLOCKS_PER_ROUND)))
     widths = []
     while clients:
-        widths.append(min(most, -(-clients // (2 * workers))))
+        widths.append(min(most, -(-2 * clients // (3 * workers))))
         clients -= widths[-1]
     return widths
 
