@@ -20,8 +20,8 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from fedsim import dropout, rng, training
-from fedsim.core import ClientContext, Clipping, Memo, Recipe, Task, Update
+from fedsim import dropout, outer, rng, training
+from fedsim.core import ClientContext, Clipping, Memo, OptimizerState, Recipe, Task, Update
 from fedsim.models import get_change
 from fedsim.privacy import example
 from fedsim.privacy.clipping import Clipped, Clipper, mixes_examples
@@ -35,7 +35,7 @@ Means = Callable[[list[Tensor]], list[Tensor]]
 #: (inputs, targets, clipping norm) -> clipped sums of a batch
 Clip = Callable[[Tensor, Tensor, float], Clipped]
 
-_PIECE = 2**15  # numbers stepped at a time: a multiple of sixteen
+_PIECE = 2**16  # numbers that noise is added to at a time: a multiple of sixteen
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +88,37 @@ def train_clipped(
     state = task.optimizer.start(training.trainable(task.module))
     if recipe.keep_optimizer:
         training.restore_optimizer(state, memo)
+    factored = _factored(task, recipe, state)
     with (
         rng.torch_stream(ctx.seed, "dropout", round=ctx.round, client=ctx.client),
-        _clipping_of(task, recipe) as clip,
+        outer.taped(factored),
+        _clipping_of(task, recipe, factored) as clip,
     ):
-        loss = _descend(task, recipe, state, ctx, clip)
+        loss = _descend(task, recipe, state, ctx, clip, factored)
     metrics = {"examples": float(len(task.y))} | ({} if loss is None else {"loss": loss})
     vector = get_change(task.module, task.model).cpu()
     update = Update(vector, weight=float(len(task.y)), metrics=metrics)
     return update, training.save_optimizer(state) if recipe.keep_optimizer else {}
 
 
+def _factored(task: Task, recipe: Recipe, state: OptimizerState) -> list[nn.Linear]:
+    """List the layers whose clipped sums need not be formed: they are stepped by products."""
+    clipping = recipe.clipping
+    assert clipping is not None
+    is_ours = clipping.engine == "fedsim" and clipping.source == "torch" and not clipping.at_once
+    if not is_ours or _clipper(task.module, cast(Any, task.loss)).forms_gradients:
+        return []
+    return outer.layers_of(task, recipe, state)
+
+
 @contextmanager
-def _clipping_of(task: Task, recipe: Recipe) -> Iterator[Clip]:
+def _clipping_of(task: Task, recipe: Recipe, factored: Sequence[nn.Linear]) -> Iterator[Clip]:
     """Provide what clips a batch; where that is Opacus, its hooks are on the module meanwhile."""
     assert recipe.clipping is not None
     task.module.train()
     engine, loss = recipe.clipping.engine, cast(Any, task.loss)
     if engine == "fedsim":
-        yield _clipper(task.module, loss)
+        yield partial(_clipper(task.module, loss), factored=factored)
         return
     from fedsim.privacy.opacus_clipping import attached  # some seconds to import
 
@@ -115,7 +127,12 @@ def _clipping_of(task: Task, recipe: Recipe) -> Iterator[Clip]:
 
 
 def _descend(
-    task: Task, recipe: Recipe, state: dict[str, list[Tensor]], ctx: ClientContext, clip: Clip
+    task: Task,
+    recipe: Recipe,
+    state: OptimizerState,
+    ctx: ClientContext,
+    clip: Clip,
+    factored: Sequence[nn.Linear],
 ) -> float | None:
     """Take all steps; return the mean loss of the examples seen, None if none was."""
     clipping, size = recipe.clipping, len(task.y)
@@ -124,23 +141,63 @@ def _descend(
     parameters = training.trainable(task.module)
     anchors = [p.detach().clone() for p in parameters] if recipe.adjust else []
     keys = torch.from_numpy(training.client_keys([ctx])).to(task.x.device)
-    draw, means = (
-        _drawer(clipping, ctx, keys, size, expected),
-        mean_maker(clipping, ctx, expected, size),
-    )
+    draw = _drawer(clipping, ctx, keys, size, expected)
+    is_plain = clipping.source == "torch" and outer.is_plain(task, recipe, state)
+    means = None if is_plain else mean_maker(clipping, ctx, expected, size)
+    noise = noise_stream(ctx)
     total, seen = 0.0, 0
     for number in range(steps):
         chosen = draw(number).to(task.x.device)
         with dropout.keyed(keys[0], number):
             clipped = _clipped(clip, task, chosen, clipping)
-        groups = [(parameters, clipped.sums)]
-        if not state and not recipe.adjust and clipping.source == "torch":
-            groups = list(_pieces(parameters, clipped.sums))
-        for own, sums in groups:
-            training.take_step(task, recipe, own, means(sums), anchors, state, ctx.lr_factor)
+        if means is None:
+            move = outer.move_of(task.optimizer, ctx.lr_factor) / expected
+            _step_in_place(parameters, factored, clipped, move, clipping, noise)
+        else:
+            gradients = means(clipped.sums)
+            training.take_step(task, recipe, parameters, gradients, anchors, state, ctx.lr_factor)
         total += float(clipped.losses.double().sum())
         seen += len(chosen)
     return total / seen if seen else None
+
+
+@torch.no_grad()
+def _step_in_place(
+    parameters: Sequence[Tensor],
+    factored: Sequence[nn.Linear],
+    clipped: Clipped,
+    move: float,
+    clipping: Clipping,
+    noise: torch.Generator,
+) -> None:
+    """Take a step of plain SGD: add `move` x (clipped sum + noise), forming neither as a whole."""
+    sums, weights = iter(clipped.sums), {id(layer.weight) for layer in factored}
+    for parameter in parameters:
+        if id(parameter) not in weights:
+            parameter.add_(next(sums), alpha=move)
+        for product in clipped.products:
+            if product.layer.weight is parameter:
+                outer.add_product(product.layer, product.left, product.right, move)
+        _add_noise(parameter, move * clipping.noise_multiplier * clipping.clipping_norm, noise)
+
+
+def _add_noise(parameter: Tensor, scale: float, noise: torch.Generator) -> None:
+    """Add scale x the numbers that `draw_noise` draws, in pieces that stay in the cache.
+
+    That saves noise the way to memory and back. The draws are those of a whole tensor: torch draws
+    sixteen numbers at a time, and only the end of a tensor is special.
+    """
+    count = parameter.numel() // _PIECE
+    if not scale:
+        return
+    if count < 2 or parameter.is_cuda or not parameter.is_contiguous():
+        (drawn,) = draw_noise([parameter.shape], 1.0, noise)
+        parameter.add_(drawn.to(parameter), alpha=scale)
+        return
+    flat, memory = parameter.view(-1), torch.empty(2 * _PIECE)
+    for i in range(count):
+        own = flat[i * _PIECE : (i + 1) * _PIECE if i + 1 < count else None]
+        own.add_(memory[: len(own)].normal_(generator=noise), alpha=scale)
 
 
 def _clipped(clip: Clip, task: Task, chosen: Tensor, clipping: Clipping) -> Clipped:
@@ -204,29 +261,6 @@ def _noised(
     drawn = [own.to(s) for own, s in zip(drawn, sums, strict=True)]
     torch._foreach_add_(drawn, sums, alpha=1 / expected)
     return drawn
-
-
-def _pieces(
-    parameters: Sequence[Tensor], sums: Sequence[Tensor]
-) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Cut parameters and sums into views that stay in a processor's cache while they are stepped.
-
-    That saves noise and gradients the way to memory and back. The draws are those of whole tensors:
-    torch draws sixteen numbers at a time, and only the end of a tensor is special.
-    """
-    for parameter, total in zip(parameters, sums, strict=True):
-        count = parameter.numel() // _PIECE
-        if (
-            count < 2
-            or parameter.is_cuda
-            or not (parameter.is_contiguous() and total.is_contiguous())
-        ):
-            yield [parameter], [total]
-            continue
-        flat, flat_total = parameter.detach().view(-1), total.view(-1)
-        for i in range(count):
-            own = slice(i * _PIECE, (i + 1) * _PIECE if i + 1 < count else None)
-            yield [flat[own]], [flat_total[own]]
 
 
 def noise_stream(ctx: ClientContext) -> torch.Generator:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fedsim.core import Optimizer, OptimizerState, Recipe, Task
 
-__all__ = ["Tape", "layers_of", "taped"]
+__all__ = ["Tape", "add_product", "is_plain", "layers_of", "move_of", "taped"]
 
 _LEAST = 2**16  # weights of a layer; smaller ones stay in the cache
 _FEW_ROWS, _WIDE, _PIECE = 16, 2**13, 2**17  # of a batch; inputs of a layer; weights in a piece
@@ -34,20 +34,35 @@ class Tape:
         """Step the weights of every layer, once for each time it was used."""
         if not self.seen:
             return
-        moved = torch.zeros(1)  # steps are linear: so far for a gradient of 1
-        optimizer.step([moved], [torch.ones(1)], {}, lr_factor)
-        scale = float(moved)
+        scale = move_of(optimizer, lr_factor)
         for layer, x, gradient in self.seen:
             left, right = gradient.reshape(-1, layer.out_features), x.reshape(-1, layer.in_features)
-            for own in _pieces(layer, len(left)):
-                layer.weight[own].addmm_(left[:, own].t(), right, alpha=scale)
+            add_product(layer, left, right, scale)
         self.seen.clear()
+
+
+def move_of(optimizer: Optimizer, lr_factor: float) -> float:
+    """Return how far a linear optimizer without memory steps for a gradient of 1."""
+    moved = torch.zeros(1)
+    optimizer.step([moved], [torch.ones(1)], {}, lr_factor)
+    return float(moved)
+
+
+def add_product(layer: nn.Linear, left: Tensor, right: Tensor, scale: float) -> None:
+    """Add scale x left' right, [rows, outputs] and [rows, inputs], to a layer's weights."""
+    for own in _pieces(layer, len(left)):
+        layer.weight[own].addmm_(left[:, own].t(), right, alpha=scale)
+
+
+def is_plain(task: Task, recipe: Recipe, state: OptimizerState) -> bool:
+    """Say whether steps only add a multiple of the gradient to the weights."""
+    is_sgd = task.optimizer.is_linear and not state
+    return is_sgd and not (recipe.adjust or task.l1 or task.l2)
 
 
 def layers_of(task: Task, recipe: Recipe, state: OptimizerState) -> list[nn.Linear]:
     """List the layers that can be stepped so; none where steps are more than SGD without memory."""
-    is_plain = task.optimizer.is_linear and not state
-    if not is_plain or recipe.adjust or task.l1 or task.l2:
+    if not is_plain(task, recipe, state):
         return []
     users: dict[int, int] = {}
     for module in task.module.modules():

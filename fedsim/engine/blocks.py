@@ -179,8 +179,8 @@ def tapered(clients: int, workers: int) -> list[int]:
 
     Each block costs a message and, where updates are added up, a sum that crosses to the driver: a
     round has about 64 of them, or blocks of sixteen clients where it is small. Towards the end a
-    block is two thirds of a worker's share of what is left (guided self-scheduling, Polychronopoulos and
-    Kuck 1987).
+    block is two thirds of a worker's share of the rest (guided self-scheduling, Polychronopoulos
+    and Kuck 1987).
 
     >>> tapered(20, 2), tapered(3, 1)
     ([7, 5, 3, 2, 1, 1, 1], [2, 1])

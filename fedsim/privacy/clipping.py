@@ -10,8 +10,8 @@ torch cannot do that, one after another.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -27,6 +27,7 @@ __all__ = [
     "Clipped",
     "Clipper",
     "Part",
+    "Product",
     "example_losses",
     "factors",
     "has_rule",
@@ -50,12 +51,26 @@ class Clipped:
     """Of a batch: `sums`, one per parameter that is not frozen, of min(1, C / norm) x gradient.
 
     `norms` [examples] are those of the whole gradients before clipping; `losses` [examples]. An
-    example whose gradient is not finite counts as zero in the sums; its norm says so.
+    example whose gradient is not finite counts as zero in the sums; its norm says so. `products`
+    stand for the sums of the weights of layers that were asked for so: these are not in `sums`.
     """
 
     sums: list[Tensor]
     norms: Tensor
     losses: Tensor
+    products: Sequence["Product"] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A sum of gradients of a dense layer's weights: left' right, [rows, outputs], [rows, inputs].
+
+    A row is an example at a position.
+    """
+
+    layer: nn.Linear
+    left: Tensor
+    right: Tensor
 
 
 @dataclass(slots=True)
@@ -69,14 +84,18 @@ class _Calls:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One layer's share: squared norms [examples], and sums by parameter for given factors.
+    """One layer's share: squared norms [examples], and what makes each parameter's sum.
 
     Factors [examples] give one sum of each parameter's gradients, factors [clients, width], where
     the examples are `width` of each client, one sum per client on a leading axis.
     """
 
     squares: Tensor
-    sums: Callable[[Tensor], dict[nn.Parameter, Tensor]]
+    makes: Mapping[nn.Parameter, Callable[[Tensor], Tensor]]
+
+    def sums(self, weights: Tensor, without: Collection[Tensor] = ()) -> dict[nn.Parameter, Tensor]:
+        """Return the sums by parameter for given factors."""
+        return {p: make(weights) for p, make in self.makes.items() if p not in without}
 
 
 def mixes_examples(module: nn.Module) -> str:
@@ -108,17 +127,33 @@ class Clipper:
         """Whether every example's whole gradient is formed, for want of a rule for some layer."""
         return self._layers is None
 
-    def __call__(self, x: Tensor, y: Tensor, clipping_norm: float) -> Clipped:
-        """Return the clipped sums for inputs `x` [examples, ...] and targets `y`; none is fine."""
+    def __call__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        clipping_norm: float,
+        factored: Collection[nn.Linear] = (),
+    ) -> Clipped:
+        """Return the clipped sums for inputs `x` [examples, ...] and targets `y`; none is fine.
+
+        `factored`: layers whose weights' sums are to be left as products; none where
+        `forms_gradients`.
+        """
         if not len(x):
-            sums = [torch.zeros_like(p) for p in self._parameters]
+            weights = {layer.weight for layer in factored}
+            sums = [torch.zeros_like(p) for p in self._parameters if p not in weights]
             return Clipped(sums, x.new_zeros(0), x.new_zeros(0))
         if self._layers is None:
             return self._by_example(x, y, clipping_norm)
-        return self._by_layer(self._layers, x, y, clipping_norm)
+        return self._by_layer(self._layers, x, y, clipping_norm, factored)
 
     def _by_layer(
-        self, layers: Sequence[nn.Module], x: Tensor, y: Tensor, clipping_norm: float
+        self,
+        layers: Sequence[nn.Module],
+        x: Tensor,
+        y: Tensor,
+        clipping_norm: float,
+        factored: Collection[nn.Linear],
     ) -> Clipped:
         """One pass forward and one back."""
         calls: dict[nn.Module, _Calls] = {}
@@ -133,31 +168,32 @@ class Clipper:
         versions = [version for call in calls.values() for version in call.versions]
         if [output._version for output in outputs] != versions:
             self._copies = True  # the module works in place: it gets copies from now on
-            return self._by_layer(layers, x, y, clipping_norm)
+            return self._by_layer(layers, x, y, clipping_norm, factored)
         gradients = iter(torch.autograd.grad(each.sum(), outputs, materialize_grads=True))
         with torch.no_grad():
-            parts = [
-                part_of(layer, call.inputs, [next(gradients) for _ in call.outputs])
-                for layer, call in calls.items()
-            ]
+            pairs = {
+                layer: [(a, next(gradients)) for a in call.inputs] for layer, call in calls.items()
+            }
+            parts = [part_of(layer, own) for layer, own in pairs.items()]
             norms = torch.stack([part.squares for part in parts]).sum(dim=0).sqrt()
             weights = factors(norms, clipping_norm)
+            if not norms.isfinite().all():  # zero times NaN is NaN: such examples are left out
+                good = norms.isfinite()
+                with torch.enable_grad():
+                    rest = self(x[good], y[good], clipping_norm, factored)
+                return replace(rest, norms=norms, losses=each.detach())
+            left_out: set[Tensor] = {layer.weight for layer in factored}
             sums: dict[nn.Parameter, Tensor] = {}
-            if is_finite := bool(norms.isfinite().all()):
-                for part in parts:
-                    sums |= part.sums(weights)
-        if not is_finite:
-            return self._finite(x, y, clipping_norm, norms, each.detach())
-        ordered = [sums[p] if p in sums else torch.zeros_like(p) for p in self._parameters]
-        return Clipped(ordered, norms, each.detach())
-
-    def _finite(
-        self, x: Tensor, y: Tensor, clipping_norm: float, norms: Tensor, each: Tensor
-    ) -> Clipped:
-        """Leave out the examples whose gradients are not finite: zero times NaN is NaN."""
-        good = norms.isfinite()
-        rest = self(x[good], y[good], clipping_norm)
-        return Clipped(rest.sums, norms, each)
+            for part in parts:
+                sums |= part.sums(weights, left_out)
+            products = [
+                _product(layer, *pair, weights)
+                for layer in factored
+                for pair in pairs.get(layer, ())
+            ]
+        wanted = [p for p in self._parameters if p not in left_out]
+        ordered = [sums[p] if p in sums else torch.zeros_like(p) for p in wanted]
+        return Clipped(ordered, norms, each.detach(), products)
 
     def _by_example(self, x: Tensor, y: Tensor, clipping_norm: float) -> Clipped:
         gradients, each = self._formed(x, y)
@@ -253,9 +289,14 @@ def _recorder(calls: dict[nn.Module, _Calls], *, copies: bool) -> Callable[..., 
     return record
 
 
-def part_of(layer: nn.Module, inputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> Part:
+def _product(layer: nn.Linear, a: Tensor, g: Tensor, weights: Tensor) -> Product:
+    scaled = g * weights.view(-1, *[1] * (g.dim() - 1))
+    left, right = scaled.reshape(-1, layer.out_features), a.reshape(-1, layer.in_features)
+    return Product(layer, left, right)
+
+
+def part_of(layer: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> Part:
     """Return a layer's part from what it took in, call by call, and its outputs' gradients."""
-    pairs = list(zip(inputs, gradients, strict=True))
     if isinstance(layer, nn.Embedding):
         return _embedding(layer, pairs)
     return _norm(layer, pairs) if isinstance(layer, _NORMS) else _dense(layer, pairs)
@@ -272,7 +313,7 @@ def _dense(layer: Any, pairs: Sequence[tuple[Tensor, Tensor]]) -> Part:
         own = _added([_to_outputs(layer, g) for _, g in pairs])
         squares = squares + own.square().sum(dim=1)
         makes[bias] = lambda weights: _weighted(weights, own, bias)
-    return Part(squares, lambda weights: {p: make(weights) for p, make in makes.items()})
+    return Part(squares, makes)
 
 
 def _weight(
@@ -388,15 +429,14 @@ def _embedding(layer: nn.Embedding, pairs: Sequence[tuple[Tensor, Tensor]]) -> P
     same = tokens.unsqueeze(1) == tokens.unsqueeze(2)
     squares = (torch.bmm(g, g.transpose(1, 2)) * same).sum(dim=(1, 2)).clamp(min=0)
 
-    def sums(weights: Tensor) -> dict[nn.Parameter, Tensor]:
+    def make(weights: Tensor) -> Tensor:
         scaled, lead = (g * weights.view(-1, 1, 1)).flatten(0, 1), weights.shape[:-1]
         client = torch.arange(lead.numel(), device=g.device).repeat_interleave(weights.shape[-1])
         rows = (tokens + client.unsqueeze(1) * layer.num_embeddings).flatten()
         total = g.new_zeros(lead.numel() * layer.num_embeddings, g.shape[2])
-        weight = cast(nn.Parameter, layer.weight)
-        return {weight: total.index_add_(0, rows, scaled).view(*lead, *weight.shape)}
+        return total.index_add_(0, rows, scaled).view(*lead, *layer.weight.shape)
 
-    return Part(squares, sums)
+    return Part(squares, {cast(nn.Parameter, layer.weight): make})
 
 
 def _norm(layer: Any, pairs: Sequence[tuple[Tensor, Tensor]]) -> Part:
@@ -411,10 +451,10 @@ def _norm(layer: Any, pairs: Sequence[tuple[Tensor, Tensor]]) -> Part:
                 gradients[parameter] = part if before is None else before + part
     squares = torch.stack([o.flatten(1).square().sum(dim=1) for o in gradients.values()]).sum(dim=0)
 
-    def sums(weights: Tensor) -> dict[nn.Parameter, Tensor]:
-        return {p: _weighted(weights, own.flatten(1), p) for p, own in gradients.items()}
+    def maker(p: nn.Parameter, own: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda weights: _weighted(weights, own.flatten(1), p)
 
-    return Part(squares, sums)
+    return Part(squares, {p: maker(p, own) for p, own in gradients.items()})
 
 
 def _normalized(layer: Any, a: Tensor) -> Tensor:

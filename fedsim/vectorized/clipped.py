@@ -143,7 +143,7 @@ class StackedClipper:
             return self._by_layer(stacked, batches, clipping_norm)
         found = iter(torch.autograd.grad(each.sum(), outputs, materialize_grads=True))
         flat = {
-            layer: ([a.flatten(0, 1) for a in calls], [next(found).flatten(0, 1) for _ in calls])
+            layer: [(a.flatten(0, 1), next(found).flatten(0, 1)) for a in calls]
             for layer, calls in taken.items()
         }
         with torch.no_grad():
@@ -181,16 +181,16 @@ class StackedClipper:
         return found
 
     def _sums(
-        self, flat: dict[nn.Module, tuple[list[Tensor], list[Tensor]]], mask: Tensor, norm: float
+        self, flat: dict[nn.Module, list[tuple[Tensor, Tensor]]], mask: Tensor, norm: float
     ) -> tuple[list[Tensor], Tensor]:
         """Return clipped sums and norms from layers' inputs and their outputs' gradients."""
-        parts = [part_of(layer, *own) for layer, own in flat.items()]
+        parts = [part_of(layer, pairs) for layer, pairs in flat.items()]
         norms = torch.stack([part.squares for part in parts]).sum(dim=0).sqrt()
         good = norms.isfinite()
         if not good.all():  # zero times NaN is NaN
             parts = [
-                part_of(layer, [_only(good, a) for a in taken], [_only(good, g) for g in gradients])
-                for layer, (taken, gradients) in flat.items()
+                part_of(layer, [(_only(good, a), _only(good, g)) for a, g in pairs])
+                for layer, pairs in flat.items()
             ]
         weights = factors(norms, norm).view(mask.shape) * mask
         sums: dict[nn.Parameter, Tensor] = {}

@@ -10,9 +10,16 @@ from scipy import stats
 from torch import nn
 
 import fedsim
-from fedsim import counter, losses, training
+from fedsim import counter, losses, outer, training
 from fedsim.clients._local import train_locally
-from fedsim.clients.dp_sgd import _PIECE, DpSgd, _noised, _pieces, noise_stream, train_clipped
+from fedsim.clients.dp_sgd import (
+    _PIECE,
+    DpSgd,
+    _add_noise,
+    draw_noise,
+    noise_stream,
+    train_clipped,
+)
 from fedsim.core import ClientContext, Clipping, Recipe, Task
 from fedsim.errors import ConfigError
 from fedsim.models import get_vector, set_vector
@@ -209,13 +216,42 @@ def test_a_model_with_batch_norm_is_refused_before_anything_runs(tmp_path, monke
 
 
 @pytest.mark.parametrize("size", [1, 17, 2 * _PIECE - 3, 2 * _PIECE, 3 * _PIECE + 5])
-def test_stepping_in_pieces_draws_the_numbers_of_whole_tensors(size):
-    ctx = ClientContext(3, 1, 7)
-    parameters, sums = torch.randn(size), torch.randn(size)
-    (whole,) = _noised([sums], 10, 0.3, noise_stream(ctx))
-    stream = noise_stream(ctx)
-    pieces = [_noised(own, 10, 0.3, stream)[0] for _, own in _pieces([parameters], [sums])]
-    assert torch.equal(torch.cat(pieces), whole)
-    for piece, _ in _pieces([parameters], [sums]):
-        piece[0].zero_()
-    assert not parameters.any()  # views: whoever steps a piece steps the parameter
+def test_noise_in_pieces_is_that_of_whole_tensors(size):
+    ctx, parameter = ClientContext(3, 1, 7), torch.zeros(size)
+    (whole,) = draw_noise([parameter.shape], 1.0, noise_stream(ctx))
+    _add_noise(parameter, 0.5, noise_stream(ctx))
+    assert torch.equal(parameter, 0.5 * whole)
+
+
+class Wide(nn.Module):
+    """Large dense layers, one of them on three positions, and one that is not used."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(32, 3 * 400), nn.Linear(400, 200, bias=False)
+        self.head, self.idle = nn.Linear(600, 4), nn.Linear(300, 300)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.two(self.one(x).view(-1, 3, 400))).flatten(1))
+
+
+@pytest.mark.parametrize("spoilt", [False, True], ids=["finite", "one example is not"])
+@pytest.mark.parametrize("local", [{}, {"epochs": 2}, {"batch_size": 0}], ids=str)
+def test_large_dense_layers_stepped_by_products_come_to_the_same(local, spoilt, monkeypatch):
+    torch.manual_seed(0)
+    module, x, y = Wide(), torch.randn(20, 32), torch.randint(4, (20,))
+    if spoilt:
+        x[3, 0] = float("nan")
+    start, ctx = get_vector(module), ClientContext(3, 1, 7, lr_factor=0.5)
+    task = Task(module, start, x, y, losses.LOSSES["cross_entropy"], Sgd(lr=0.2))
+    algorithm = DpSgd(0.1, 0.4, **{"batch_size": 6, **local})
+    found = []
+    for least in (2**16, 10**9):
+        monkeypatch.setattr(outer, "_LEAST", least)
+        set_vector(module, start)
+        update, _ = algorithm.train(task, {}, ctx)
+        found.append(update)
+    assert found[0].vector.isfinite().all()
+    assert found[0].vector.abs().max() > 1e-4
+    torch.testing.assert_close(found[0].vector, found[1].vector, rtol=0, atol=1e-6)
+    assert found[0].metrics == pytest.approx(found[1].metrics, rel=1e-5, nan_ok=True)
