@@ -40,6 +40,10 @@ _CLIENT = "ray://"
 _STORE_SHARE = 0.3  # of the memory that is free: Ray's own share
 _INLINE_BYTES = 1 << 20  # of a result, in place of Ray's 100 KiB
 _STORE_BYTES = 100 * 2**20, 10**10  # Ray refuses less; where more, it looks how large /dev/shm is
+_NEEDLESS = "start_monitor", "start_api_server"  # methods of Ray's node
+_PRELOAD = "RAY_preload_python_modules"
+#: What workers of a simulation run (`launch.OURS`); most of what they import is torch.
+_SIMULATION = "fedsim.engine.actor", "fedsim.clients.app", "fedsim.clients._block"
 _START = threading.Lock()  # one start at a time: who comes second finds Ray running
 
 
@@ -97,7 +101,7 @@ def started_behind(engine: Engine, resources: Resources) -> Iterator[None]:
     def keep() -> None:
         # Ray says that it cannot take SIGTERM away from here; it is the run's anyway.
         logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
-        with suppress(Exception), started(workers, resources.gpus):
+        with suppress(Exception), started(workers, resources.gpus, preload=_SIMULATION):
             is_over.wait()  # Ray's processes die with the thread that started them
 
     thread = threading.Thread(target=keep, daemon=True)
@@ -202,13 +206,16 @@ def _own_node(ray: Any) -> str:
 
 
 @contextmanager
-def started(workers: int, gpus: int = 0, *, show_output: bool = False) -> Iterator[None]:
+def started(
+    workers: int, gpus: int = 0, *, show_output: bool = False, preload: Sequence[str] = ()
+) -> Iterator[None]:
     """Have Ray run on this machine, without telemetry or dashboard; whoever started it stops it.
 
-    `show_output`: print here what workers print.
+    `show_output`: print here what workers print. `preload`: modules that its workers import while
+    they start, before they have anything to do.
     Ray's own processes listen on this machine's addresses, as Ray always does.
     """
-    is_ours = _start(workers, gpus, show_output=show_output)
+    is_ours = _start(workers, gpus, show_output=show_output, preload=preload)
     try:
         yield
     finally:
@@ -216,21 +223,50 @@ def started(workers: int, gpus: int = 0, *, show_output: bool = False) -> Iterat
             _imported().shutdown()
 
 
-def _start(workers: int, gpus: int, *, show_output: bool) -> bool:
+def _start(workers: int, gpus: int, *, show_output: bool, preload: Sequence[str]) -> bool:
     """Start Ray; False if it ran already."""
     with _START:
         ray = _imported()
         if ray.is_initialized():
             return False
-        ray.init(
-            address="local",
-            num_cpus=workers,
-            num_gpus=gpus,
-            object_store_memory=_store_bytes(),
-            include_dashboard=False,
-            **_quiet(show_output),
-        )
+        needless = _NEEDLESS if show_output else (*_NEEDLESS, "start_log_monitor")
+        with _without(ray._private.node.Node, needless), _preloading(preload):
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                num_gpus=gpus,
+                object_store_memory=_store_bytes(),
+                include_dashboard=False,
+                **_quiet(show_output),
+            )
         return True
+
+
+@contextmanager
+def _without(node: Any, methods: Sequence[str]) -> Iterator[None]:
+    """Have Ray's node not start what nobody uses here: no option of Ray's leaves it out.
+
+    Python processes that scale clusters, serve a dashboard and hand on what workers print: half of
+    the time that Ray takes to start.
+    """
+    kept = {name: getattr(node, name) for name in methods if hasattr(node, name)}
+    for name in kept:
+        setattr(node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(node, name, method)
+
+
+@contextmanager
+def _preloading(modules: Sequence[str]) -> Iterator[None]:
+    """Tell Ray, when it starts, what its workers are to import."""
+    os.environ[_PRELOAD] = ",".join(modules)
+    try:
+        yield
+    finally:
+        del os.environ[_PRELOAD]
 
 
 def _address(engine: Engine) -> str:
