@@ -105,6 +105,7 @@ LEVELS = [
     ("fedsim.privacy_check", 10),
     ("fedsim.session", 10),
     ("fedsim.deploy", 10),
+    ("fedsim.ahead", 9),
     ("fedsim.api", 10),
     ("fedsim.cli", 11),
     ("fedsim.sweep", 10),

@@ -74,13 +74,13 @@ def load(files: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def make_data(engines: Sequence[Engine], folder: Path) -> None:
-    """Write the data of the workloads, and make `ours.Noise` a data set, as a package would."""
+    """Write the data of the workloads, and make `noise.Noise` a data set, as a package would."""
     import workloads
 
     info = folder / "fedsim_bench-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fedsim-bench\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[fedsim.data]\nnoise = ours:Noise\n")
+    (info / "entry_points.txt").write_text("[fedsim.data]\nnoise = noise:Noise\n")
     for workload in {engine.workload for engine in engines}:
         workloads.make_data(folder, workload)
 

@@ -7,7 +7,6 @@ changes sizes for all engines alike: JSON such as {"W1": {"cohort": 1000}}.
 """
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,17 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from sizes import BATCH, LR, SIZES
 from torch import nn
 
 __all__ = ["BATCH", "LR", "SIZES", "examples", "figures", "make_data", "model"]
-
-BATCH, LR = 10, 0.1
-SIZES: dict[str, dict[str, Any]] = {
-    "W1": {"clients": 1000, "each": 50, "shape": (3, 32, 32), "cohort": 50},
-    "W2": {"clients": 10_000, "each": 20, "shape": (784,), "cohort": 1000},
-}
-for _name, _sizes in json.loads(os.environ.get("FEDSIM_BENCH_SIZES", "{}")).items():
-    SIZES[_name] |= _sizes
 
 
 def make_data(folder: Path, name: str) -> None:

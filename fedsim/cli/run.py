@@ -59,7 +59,7 @@ def run(
     if clients is not None:
         accepted = "for Flower apps; an experiment says it in partition.clients or its data"
         raise ConfigError([Problem("--clients", clients, accepted)])
-    from fedsim import api
+    import fedsim
     from fedsim.cli._progress import progress
     from fedsim.cli._result import print_result
 
@@ -70,15 +70,17 @@ def run(
     if ray_address is not None:
         overrides.append(f"engine.ray_address={ray_address}")
     with progress() as listener:
-        result = api.run(experiment, overrides, runs=runs, data_dir=data_dir, listener=listener)
+        result = fedsim.run(experiment, overrides, runs=runs, data_dir=data_dir, listener=listener)
     print_result(result, as_json=as_json)
 
 
 def _is_folder(name: str) -> bool:
     """Say if a name is a folder's; a built-in experiment goes before a folder of its name."""
+    if not Path(name).is_dir():
+        return False  # without importing torch: `fedsim.ahead` has Ray start first
     from fedsim.config import experiments
 
-    return name not in experiments() and Path(name).is_dir()
+    return name not in experiments()
 
 
 def split(arguments: list[str]) -> tuple[str, list[str]]:

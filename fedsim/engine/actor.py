@@ -102,7 +102,6 @@ def _open(code: WorkerCode, population: Population, settings: WorkerSettings) ->
     _enter(settings)
     keep_freed_memory()
     handlers = code.open(population.run_config)
-    gc.collect()
     gc.freeze()  # see `fedsim.environment.settled`; this process ends with the run
     return handlers
 

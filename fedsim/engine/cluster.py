@@ -4,23 +4,21 @@ Runs that join the same cluster share it by Ray's accounting: a worker starts wh
 and waits where none is. Nothing that Ray counts about its users leaves the machine.
 """
 
-import logging
 import os
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-import psutil
 import torch
 
 from fedsim import environment
 from fedsim.config import ADDRESSES, is_address
 from fedsim.config.schema import Engine
 from fedsim.engine.nodes import name_of
+from fedsim.engine.own_ray import behind, imported, is_own, quiet
 from fedsim.engine.placement import Node, of_one_kind
 from fedsim.engine.status import ClusterStatus, read
 from fedsim.errors import ConfigError, Problem, SetupError
@@ -31,20 +29,11 @@ __all__ = [
     "joined",
     "resources",
     "shared",
-    "started",
     "started_behind",
 ]
 
 _ANSWER_S = 5.0
 _CLIENT = "ray://"
-_STORE_SHARE = 0.3  # of the memory that is free: Ray's own share
-_INLINE_BYTES = 1 << 20  # of a result, in place of Ray's 100 KiB
-_STORE_BYTES = 100 * 2**20, 10**10  # Ray refuses less; where more, it looks how large /dev/shm is
-_NEEDLESS = "start_monitor", "start_api_server"  # methods of Ray's node
-_PRELOAD = "RAY_preload_python_modules"
-#: What workers of a simulation run (`launch.OURS`); most of what they import is torch.
-_SIMULATION = "fedsim.engine.actor", "fedsim.clients.app", "fedsim.clients._block"
-_START = threading.Lock()  # one start at a time: who comes second finds Ray running
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,34 +72,17 @@ def joined(engine: Engine, *, show_output: bool = False) -> Iterator[Resources]:
         yield resources(engine)
     finally:
         if is_ours:
-            _imported().shutdown()
+            imported().shutdown()
 
 
-@contextmanager
-def started_behind(engine: Engine, resources: Resources) -> Iterator[None]:
-    """Start a Ray of the run's own behind what this process does: it takes some seconds.
+def started_behind(engine: Engine, resources: Resources) -> AbstractContextManager[None]:
+    """Start a Ray of the run's own behind what this process does; in the end stop it.
 
-    Nothing is started where a run needs no Ray, or joins one. In the end Ray is stopped. What goes
-    wrong here is not lost: `started` tries again, and raises.
+    Nothing is started where a run needs no Ray, joins one, or has one already.
     """
-    if engine.grid == "inprocess" or _address(engine) or _imported().is_initialized():
-        yield
-        return
-    workers, is_over = engine.workers or resources.cpus, threading.Event()
-
-    def keep() -> None:
-        # Ray says that it cannot take SIGTERM away from here; it is the run's anyway.
-        logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
-        with suppress(Exception), started(workers, resources.gpus, preload=_SIMULATION):
-            is_over.wait()  # Ray's processes die with the thread that started them
-
-    thread = threading.Thread(target=keep, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
+    if engine.grid == "inprocess" or _address(engine) or imported().is_initialized() or is_own():
+        return nullcontext()
+    return behind(engine.workers or resources.cpus, resources.gpus)
 
 
 def is_joined(engine: Engine) -> bool:
@@ -122,7 +94,8 @@ def resources(engine: Engine) -> Resources:
     """Return what the workers of a run may share now."""
     gpus = 0 if engine.device == "cpu" else torch.cuda.device_count()
     ray = sys.modules.get("ray")  # who is connected has imported it, which takes most of a second
-    if engine.grid == "inprocess" or ray is None or not ray.is_initialized():
+    is_alone = engine.grid == "inprocess" or is_own()
+    if is_alone or ray is None or not ray.is_initialized():
         return Resources((Node("this machine", environment.cpu_limit(), gpus),))
     # The server's device decides: workers have GPUs where it has one.
     return shared([node for node in ray.nodes() if node["Alive"]], _own_node(ray), on_gpu=gpus > 0)
@@ -153,7 +126,7 @@ def look(address: str | None = None) -> ClusterStatus:
         raise ConfigError([Problem("--ray-address", address, ADDRESSES)])
     engine = Engine(ray_address=address)
     place = _address(engine) or "auto"
-    ray = _imported()
+    ray = imported()
     if place.startswith(_CLIENT):
         with joined(engine):
             return _look_behind(ray, place)
@@ -205,70 +178,6 @@ def _own_node(ray: Any) -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-@contextmanager
-def started(
-    workers: int, gpus: int = 0, *, show_output: bool = False, preload: Sequence[str] = ()
-) -> Iterator[None]:
-    """Have Ray run on this machine, without telemetry or dashboard; whoever started it stops it.
-
-    `show_output`: print here what workers print. `preload`: modules that its workers import while
-    they start, before they have anything to do.
-    Ray's own processes listen on this machine's addresses, as Ray always does.
-    """
-    is_ours = _start(workers, gpus, show_output=show_output, preload=preload)
-    try:
-        yield
-    finally:
-        if is_ours:
-            _imported().shutdown()
-
-
-def _start(workers: int, gpus: int, *, show_output: bool, preload: Sequence[str]) -> bool:
-    """Start Ray; False if it ran already."""
-    with _START:
-        ray = _imported()
-        if ray.is_initialized():
-            return False
-        needless = _NEEDLESS if show_output else (*_NEEDLESS, "start_log_monitor")
-        with _without(ray._private.node.Node, needless), _preloading(preload):
-            ray.init(
-                address="local",
-                num_cpus=workers,
-                num_gpus=gpus,
-                object_store_memory=_store_bytes(),
-                include_dashboard=False,
-                **_quiet(show_output),
-            )
-        return True
-
-
-@contextmanager
-def _without(node: Any, methods: Sequence[str]) -> Iterator[None]:
-    """Have Ray's node not start what nobody uses here: no option of Ray's leaves it out.
-
-    Python processes that scale clusters, serve a dashboard and hand on what workers print: half of
-    the time that Ray takes to start.
-    """
-    kept = {name: getattr(node, name) for name in methods if hasattr(node, name)}
-    for name in kept:
-        setattr(node, name, lambda *_, **__: None)
-    try:
-        yield
-    finally:
-        for name, method in kept.items():
-            setattr(node, name, method)
-
-
-@contextmanager
-def _preloading(modules: Sequence[str]) -> Iterator[None]:
-    """Tell Ray, when it starts, what its workers are to import."""
-    os.environ[_PRELOAD] = ",".join(modules)
-    try:
-        yield
-    finally:
-        del os.environ[_PRELOAD]
-
-
 def _address(engine: Engine) -> str:
     """Return where the cluster is that a run joins; empty for a Ray of its own, or none."""
     address = engine.ray_address or ""
@@ -279,13 +188,13 @@ def _address(engine: Engine) -> str:
 
 def _join(address: str, show_output: bool) -> bool:
     """Connect to a cluster; False if this process is connected already."""
-    ray = _imported()
+    ray = imported()
     if ray.is_initialized():
         return False
     try:
         place = _found() if address == "auto" else address
         _ask(place)
-        ray.init(address=place, **_quiet(show_output))
+        ray.init(address=place, **quiet(show_output))
     except Exception as error:  # Ray and gRPC raise what they like, even bare ones
         raise _no_cluster(address, error) from error
     return True
@@ -326,37 +235,3 @@ def _ask(place: str) -> None:
             code, details = error.code().name, error.details()  # type: ignore[attr-defined]
             if not (place.startswith(_CLIENT) and code == "UNIMPLEMENTED"):
                 raise ConnectionError(f"{code}: {details}") from None
-
-
-def _imported() -> Any:
-    """Import Ray, which reads its settings when it is imported."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    # Sums of small models come back in the answer itself: a tenth of a short round.
-    os.environ.setdefault("RAY_max_direct_call_object_size", str(_INLINE_BYTES))
-    import ray
-
-    return ray
-
-
-def _quiet(show_output: bool) -> dict[str, Any]:
-    """Return arguments of `ray.init` that keep stdout for results.
-
-    Deaths of workers are dealt with and reported by `RayWorkers`; Ray would print them.
-    """
-    if not show_output:
-        _imported()._private.worker.print_to_stdstream = lambda *_, **__: None
-    return {"log_to_driver": show_output, "logging_level": "error", "configure_logging": False}
-
-
-def _store_bytes() -> int | None:
-    """Return the size of Ray's object store where a cgroup limits memory; else Ray chooses.
-
-    Ray knows the limit of a container, but not of a cgroup below the root, such as a Slurm job's.
-    """
-    if environment.memory_limit_bytes() >= psutil.virtual_memory().total:
-        return None
-    least, most = _STORE_BYTES
-    return max(least, min(int(_STORE_SHARE * environment.memory_available_bytes()), most))

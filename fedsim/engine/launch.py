@@ -12,9 +12,10 @@ from fedsim.config.schema import Engine
 from fedsim.engine import placement
 from fedsim.engine.actor import WorkerSettings, public_versions
 from fedsim.engine.blocks import Population, WorkerCode
-from fedsim.engine.cluster import Resources, is_joined, joined, resources, started
+from fedsim.engine.cluster import Resources, is_joined, joined, resources
 from fedsim.engine.grid import BlockGrid
 from fedsim.engine.inprocess import InProcessGrid
+from fedsim.engine.own_ray import started
 from fedsim.engine.ray import RayGrid, RayWorkers
 from fedsim.engine.shipping import pack
 from fedsim.environment import one_thread

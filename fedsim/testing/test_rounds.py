@@ -100,7 +100,7 @@ def test_clients_trained_at_once_come_to_what_each_does_alone(local: str) -> Non
 @pytest.fixture(scope="session")
 def ray() -> Iterator[None]:
     """One Ray for the runs of all pairs."""
-    from fedsim.engine.cluster import started
+    from fedsim.engine.own_ray import started
 
     with started(2):
         yield

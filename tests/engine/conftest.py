@@ -54,7 +54,7 @@ def cluster():
     """One Ray for all tests of this process; runs find it and leave it alone."""
     import ray
 
-    from fedsim.engine.cluster import started
+    from fedsim.engine.own_ray import started
 
     with started(4):
         yield ray

@@ -81,7 +81,7 @@ def flowers(tmp_path_factory):
 @pytest.fixture(scope="module")
 def cluster():
     """One Ray for all tests here: that of other modules, where there is one."""
-    from fedsim.engine.cluster import started
+    from fedsim.engine.own_ray import started
 
     with started(2):
         yield

@@ -16,6 +16,7 @@ from fedsim import api, environment
 from fedsim import config as configuration
 from fedsim.config.schema import Engine
 from fedsim.engine import cluster as clusters
+from fedsim.engine import own_ray
 from fedsim.engine.blocks import Population, WorkerCode
 from fedsim.engine.launch import OURS
 from fedsim.engine.ray import RayGrid, RayWorkers, WorkerSettings
@@ -177,8 +178,8 @@ def test_workers_see_the_gpus_they_were_given_out_of_those_listed():
 
 def test_the_object_store_respects_the_memory_of_the_cgroup(monkeypatch):
     monkeypatch.setattr(environment, "memory_limit_bytes", lambda: sys.maxsize)
-    assert clusters._store_bytes() is None  # then Ray looks at the machine
+    assert own_ray._store_bytes() is None  # then Ray looks at the machine
     monkeypatch.setattr(environment, "memory_limit_bytes", lambda: 2**30)
     for rest, size in ((2**30, 0.3 * 2**30), (0, 100 * 2**20), (2**40, 10**10)):
         monkeypatch.setattr(environment, "memory_available_bytes", lambda rest=rest: rest)
-        assert clusters._store_bytes() == int(size)
+        assert own_ray._store_bytes() == int(size)

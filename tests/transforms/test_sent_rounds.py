@@ -403,7 +403,7 @@ def test_ray_gives_the_bits_and_bytes_of_one_process(name, cluster, tmp_path):
 
 @pytest.fixture(scope="module")
 def cluster():
-    from fedsim.engine.cluster import started
+    from fedsim.engine.own_ray import started
 
     with started(2):
         yield
