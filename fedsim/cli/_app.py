@@ -101,4 +101,9 @@ def main() -> None:
         code = 1
     else:
         code = 0
+    ray = sys.modules.get("fedsim.engine.own_ray")
+    if ray is not None and ray.is_abandoned():  # its processes end with this one
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     raise SystemExit(code)

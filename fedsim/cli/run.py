@@ -59,18 +59,24 @@ def run(
     if clients is not None:
         accepted = "for Flower apps; an experiment says it in partition.clients or its data"
         raise ConfigError([Problem("--clients", clients, accepted)])
-    import fedsim
-    from fedsim.cli._progress import progress
-    from fedsim.cli._result import print_result
-
     if workers is not None:
         overrides.append(f"engine.workers={workers}")
     if grid is not None:
         overrides.append(f"engine.grid={grid}")
     if ray_address is not None:
         overrides.append(f"engine.ray_address={ray_address}")
-    with progress() as listener:
-        result = fedsim.run(experiment, overrides, runs=runs, data_dir=data_dir, listener=listener)
+    from fedsim.ahead import ray_ahead
+
+    with ray_ahead(experiment, overrides):  # before anything else is imported
+        import fedsim
+        from fedsim.cli._progress import progress
+
+        with progress() as listener:
+            result = fedsim.run(
+                experiment, overrides, runs=runs, data_dir=data_dir, listener=listener
+            )
+    from fedsim.cli._result import print_result
+
     print_result(result, as_json=as_json)
 
 

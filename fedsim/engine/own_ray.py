@@ -15,7 +15,7 @@ import psutil
 
 from fedsim import environment
 
-__all__ = ["behind", "imported", "is_own", "quiet", "started"]
+__all__ = ["behind", "imported", "is_abandoned", "is_own", "quiet", "started"]
 
 _STORE_SHARE = 0.3  # of the memory that is free: Ray's own share
 _INLINE_BYTES = 1 << 20  # of a result, in place of Ray's 100 KiB
@@ -26,12 +26,18 @@ _SIMULATION = ("fedsim.engine.preload",)
 
 _START = threading.Lock()  # one start at a time: who comes second finds Ray running
 _OWN = threading.Event()  # a Ray on this machine that we have started, or are starting
+_ABANDONED: list[threading.Thread] = []  # behind which a Ray starts that nobody wants any more
 _GUESSED = threading.Event()  # its size is a guess, which nobody has checked yet
 
 
 def is_own() -> bool:
     """Say whether Ray, if it runs, is one that was started here."""
     return _OWN.is_set()
+
+
+def is_abandoned() -> bool:
+    """Say whether a Ray still starts that nobody wants any more."""
+    return any(thread.is_alive() for thread in _ABANDONED)
 
 
 @contextmanager
@@ -60,6 +66,7 @@ def behind(workers: int, gpus: int | None, *, is_guess: bool = False) -> Iterato
     except BaseException:
         is_over.set()
         if is_guess and not is_up.is_set():
+            _ABANDONED.append(thread)
             atexit.register(thread.join)
         else:
             thread.join()

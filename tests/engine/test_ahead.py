@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -101,6 +102,19 @@ def test_an_error_does_not_wait_for_ray_and_ray_does_not_outlive_the_process(tmp
     assert not set(processes()) - before
 
 
+@pytest.mark.slow
+def test_the_command_says_what_is_wrong_and_leaves_no_ray(tmp_path):
+    before = set(processes())
+    command = [sys.executable, "-m", "fedsim", "run", "digits", "rounds.count=none"]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert made.returncode == 2
+    assert "rounds.count" in made.stderr
+    deadline = time.monotonic() + 20
+    while set(processes()) - before and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not set(processes()) - before
+
+
 def processes():
     """List what of Ray runs here."""
     import psutil
@@ -128,16 +142,16 @@ def test_the_collector_is_as_it_was():
     assert gc.isenabled()
 
 
-def test_the_command_has_not_imported_torch_when_it_calls_a_run(tmp_path):
+def test_the_command_starts_ray_before_it_imports_torch(tmp_path):
     code = """
 import sys
-import fedsim
-fedsim.run = lambda *_, **__: sys.exit("torch" in sys.modules)
+from fedsim.engine import own_ray
+own_ray.behind = lambda *_, **__: sys.exit(3 if "torch" in sys.modules else 4)
 sys.argv = ["fedsim", "run", "digits", "rounds.count=1"]
-from fedsim.__main__ import main
+from fedsim.cli import main
 main()
 """
     made = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, timeout=60, cwd=tmp_path
     )
-    assert made.returncode == 0, made.stderr
+    assert made.returncode == 4, made.stderr
