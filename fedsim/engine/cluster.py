@@ -96,7 +96,9 @@ def resources(engine: Engine) -> Resources:
     ray = sys.modules.get("ray")  # who is connected has imported it, which takes most of a second
     is_alone = engine.grid == "inprocess" or is_own()
     if is_alone or ray is None or not ray.is_initialized():
-        return Resources((Node("this machine", environment.cpu_limit(), gpus),))
+        # A Ray of the run's own has a core for every worker, whatever the machine has.
+        cores = max(environment.cpu_limit(), engine.workers or 0)
+        return Resources((Node("this machine", cores, gpus),))
     # The server's device decides: workers have GPUs where it has one.
     return shared([node for node in ray.nodes() if node["Alive"]], _own_node(ray), on_gpu=gpus > 0)
 

@@ -25,13 +25,13 @@ _PRELOAD = "RAY_preload_python_modules"
 _SIMULATION = ("fedsim.engine.preload",)
 
 _START = threading.Lock()  # one start at a time: who comes second finds Ray running
-_OWN = threading.Event()  # a Ray on this machine that we have started, or are starting
+_OWN = threading.Event()  # there is a Ray that runs, or starts, `behind` something
 _ABANDONED: list[threading.Thread] = []  # behind which a Ray starts that nobody wants any more
 _GUESSED = threading.Event()  # its size is a guess, which nobody has checked yet
 
 
 def is_own() -> bool:
-    """Say whether Ray, if it runs, is one that was started here."""
+    """Say whether Ray, if it runs, was started `behind` a run: it is as large as the run wants."""
     return _OWN.is_set()
 
 
@@ -57,6 +57,7 @@ def behind(workers: int, gpus: int | None, *, is_guess: bool = False) -> Iterato
             is_up.set()
             is_over.wait()  # Ray's processes die with the thread that started them
 
+    _OWN.set()
     if is_guess:
         _GUESSED.set()
     thread = threading.Thread(target=keep, daemon=True)
@@ -71,8 +72,12 @@ def behind(workers: int, gpus: int | None, *, is_guess: bool = False) -> Iterato
         else:
             thread.join()
         raise
-    is_over.set()
-    thread.join()
+    else:
+        is_over.set()
+        thread.join()
+    finally:
+        _OWN.clear()
+        _GUESSED.clear()
 
 
 @contextmanager
@@ -90,7 +95,8 @@ def started(
         yield
     finally:
         if is_ours:
-            _stop()
+            with _START:
+                imported().shutdown()
 
 
 def imported() -> Any:
@@ -125,37 +131,26 @@ def _start(workers: int, gpus: int | None, *, show_output: bool, preload: Sequen
             return False
         if is_another:
             ray.shutdown()
-        _OWN.set()
         needless = _NEEDLESS if show_output else (*_NEEDLESS, "start_log_monitor")
         with _without(ray._private.node.Node, needless), _preloading(preload):
-            try:
-                ray.init(
-                    address="local",
-                    num_cpus=workers,
-                    num_gpus=gpus,
-                    object_store_memory=_store_bytes(),
-                    include_dashboard=False,
-                    **quiet(show_output),
-                )
-            except BaseException:
-                _OWN.clear()
-                raise
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                num_gpus=gpus,
+                object_store_memory=_store_bytes(),
+                include_dashboard=False,
+                **quiet(show_output),
+            )
         return not is_another
 
 
 def _is_unfit(ray: Any, workers: int, gpus: int | None) -> bool:
     """Say whether a Ray was started with a wrong guess of what is wanted: it must not be used."""
-    if not _GUESSED.is_set():
+    if not (_GUESSED.is_set() and is_own()):
         return False
     _GUESSED.clear()
     has = ray.cluster_resources()
     return bool(has.get("CPU", 0) < workers or has.get("GPU", 0) != (gpus or 0))
-
-
-def _stop() -> None:
-    with _START:
-        imported().shutdown()
-        _OWN.clear()
 
 
 @contextmanager
