@@ -54,7 +54,6 @@ _LONG_S = 1.0  # of a timing: not repeated
 _HOPELESS = 1.5  # so much slower in a first timing: not measured further
 _MEMORY_SHARE = 0.1  # of what is free, for the stacked copies of one block
 _PROBE_STEPS, _PROBE_EXAMPLES = 4, 4096
-_LONG_STEP_S = 0.02  # then one of them says enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,24 +240,20 @@ def _widths(federation: Federation, cores: int) -> list[int]:
 
 def _measured(federation: Federation, legal: Sequence[str], widths: Sequence[int]) -> Execution:
     """Time the legal tiers on clients of median size, a few steps each; take the fastest."""
-    best, alone, steps = Execution(legal[-1], 1), float("inf"), _PROBE_STEPS
+    best, alone = Execution(legal[-1], 1), float("inf")
     if RESIDENT in legal:  # else one tier is asked for, and only its block size is open
         best = Execution(RESIDENT, None, "the others were not faster here")
-        alone = _seconds_resident(federation, 1)
-        if alone < _LONG_STEP_S:
-            alone = _seconds_resident(federation, steps)
-        else:
-            steps = 1
+        alone = _seconds_resident(federation)
     least = alone
     for tier in [tier for tier in legal if tier not in (MESSAGES, RESIDENT)]:
-        width, seconds = _best_width(federation, tier, widths, steps, alone)
+        width, seconds = _best_width(federation, tier, widths, alone)
         if seconds * _GAIN < least:
             best, least = Execution(tier, width), seconds
     return best
 
 
 def _best_width(
-    federation: Federation, tier: str, widths: Sequence[int], steps: int, alone: float
+    federation: Federation, tier: str, widths: Sequence[int], alone: float
 ) -> tuple[int, float]:
     """Return a tier's best width and its seconds per client; inf where one by one is faster.
 
@@ -269,7 +264,7 @@ def _best_width(
         if width > _affordable(federation):
             break
         try:
-            seconds = _seconds_at_once(federation, tier, width, steps, _HOPELESS * alone)
+            seconds = _seconds_at_once(federation, tier, width, _HOPELESS * alone)
         except (MemoryError, RuntimeError):
             break
         # Wider blocks would gain less again, and take longer to time.
@@ -279,8 +274,8 @@ def _best_width(
     return best, least
 
 
-def _seconds_resident(federation: Federation, steps: int) -> float:
-    clients, recipe = _probe_clients(federation, 2), _short(federation, steps)
+def _seconds_resident(federation: Federation) -> float:
+    clients, recipe = _probe_clients(federation, 2), _short(federation)
     _train_one_by_one(federation, clients[:1], recipe)
     started = _now(federation)
     _train_one_by_one(federation, clients, recipe)
@@ -292,15 +287,13 @@ def _now(federation: Federation) -> float:
     return thread_time() if federation.device.type == "cpu" else perf_counter()
 
 
-def _seconds_at_once(
-    federation: Federation, tier: str, width: int, steps: int, limit: float
-) -> float:
+def _seconds_at_once(federation: Federation, tier: str, width: int, limit: float) -> float:
     """Time a client in a block of `width`: the best of three, or of fewer that take long.
 
     The first above `limit` is enough, and one that took a second has little noise in it.
     """
-    clients, recipe = _probe_clients(federation, width), _short(federation, steps)
-    _time_at_once(federation, tier, clients[:2], recipe)
+    clients, recipe = _probe_clients(federation, width), _short(federation)
+    _time_at_once(federation, tier, clients[:2], replace(recipe, steps=1))
     least = float("inf")
     for _ in range(3):
         seconds = _time_at_once(federation, tier, clients, recipe)
@@ -333,10 +326,10 @@ def _probe_clients(federation: Federation, count: int) -> list[Examples]:
     return [_head(federation.clients.train(client), _PROBE_EXAMPLES) for client in chosen]
 
 
-def _short(federation: Federation, steps: int) -> Recipe:
+def _short(federation: Federation) -> Recipe:
     recipe: Recipe = federation.config.local.recipe
     whole = recipe.steps or recipe.epochs * 1000
-    return replace(recipe, steps=min(steps, whole), keep_optimizer=False)
+    return replace(recipe, steps=min(_PROBE_STEPS, whole), keep_optimizer=False)
 
 
 def _affordable(federation: Federation) -> int:

@@ -256,16 +256,16 @@ def test_clients_out_of_bounds_are_lost_and_no_others(tmp_path):
 
 
 def test_a_tier_that_is_asked_for_is_taken_even_if_it_is_slower(monkeypatch):
-    monkeypatch.setattr(tiers, "_seconds_resident", lambda federation, steps: 0.0)
-    monkeypatch.setattr(tiers, "_seconds_at_once", lambda f, tier, width, steps, limit: 1.0 + width)
+    monkeypatch.setattr(tiers, "_seconds_resident", lambda federation: 0.0)
+    monkeypatch.setattr(tiers, "_seconds_at_once", lambda f, tier, width, limit: 1.0 + width)
     chosen = tiers.choose(federation(*MLP, "engine.tier=vectorized"), cores=3)
     assert (chosen.tier, chosen.block_size) == ("vectorized", 2)
 
 
 def test_a_tier_that_wants_wide_blocks_is_given_them_before_it_is_compared(monkeypatch):
     seconds = {"vectorized": {8: 0.5, 32: 0.4, 128: 0.4}, "low-rank": {8: 0.6, 32: 0.3, 128: 0.1}}
-    monkeypatch.setattr(tiers, "_seconds_resident", lambda federation, steps: 1.0)
-    monkeypatch.setattr(tiers, "_seconds_at_once", lambda f, tier, w, s, limit: seconds[tier][w])
+    monkeypatch.setattr(tiers, "_seconds_resident", lambda federation: 1.0)
+    monkeypatch.setattr(tiers, "_seconds_at_once", lambda f, tier, w, limit: seconds[tier][w])
     legal = ["messages", "resident", "vectorized", "low-rank"]
     found = tiers._measured(federation(*MLP), legal, [8, 32, 128])
     assert (found.tier, found.block_size) == ("low-rank", 128)
