@@ -91,7 +91,6 @@ def train_clipped(
     factored = _factored(task, recipe, state)
     with (
         rng.torch_stream(ctx.seed, "dropout", round=ctx.round, client=ctx.client),
-        outer.taped(factored),
         _clipping_of(task, recipe, factored) as clip,
     ):
         loss = _descend(task, recipe, state, ctx, clip, factored)
@@ -145,13 +144,13 @@ def _descend(
     is_plain = clipping.source == "torch" and outer.is_plain(task, recipe, state)
     means = None if is_plain else mean_maker(clipping, ctx, expected, size)
     noise = noise_stream(ctx)
+    move = outer.move_of(task.optimizer, ctx.lr_factor) / expected if is_plain else 0.0
     total, seen = 0.0, 0
     for number in range(steps):
         chosen = draw(number).to(task.x.device)
-        with dropout.keyed(keys[0], number):
+        with dropout.keyed(keys[0], number), outer.taped(factored):  # a tape that nobody reads
             clipped = _clipped(clip, task, chosen, clipping)
         if means is None:
-            move = outer.move_of(task.optimizer, ctx.lr_factor) / expected
             _step_in_place(parameters, factored, clipped, move, clipping, noise)
         else:
             gradients = means(clipped.sums)
@@ -177,7 +176,7 @@ def _step_in_place(
             parameter.add_(next(sums), alpha=move)
         for product in clipped.products:
             if product.layer.weight is parameter:
-                outer.add_product(product.layer, product.left, product.right, move)
+                outer.add_product(product.layer, product.gradient, product.x, move)
         _add_noise(parameter, move * clipping.noise_multiplier * clipping.clipping_norm, noise)
 
 

@@ -36,8 +36,7 @@ class Tape:
             return
         scale = move_of(optimizer, lr_factor)
         for layer, x, gradient in self.seen:
-            left, right = gradient.reshape(-1, layer.out_features), x.reshape(-1, layer.in_features)
-            add_product(layer, left, right, scale)
+            add_product(layer, gradient, x, scale)
         self.seen.clear()
 
 
@@ -48,8 +47,9 @@ def move_of(optimizer: Optimizer, lr_factor: float) -> float:
     return float(moved)
 
 
-def add_product(layer: nn.Linear, left: Tensor, right: Tensor, scale: float) -> None:
-    """Add scale x left' right, [rows, outputs] and [rows, inputs], to a layer's weights."""
+def add_product(layer: nn.Linear, gradient: Tensor, x: Tensor, scale: float) -> None:
+    """Add scale x gradient' x, [..., outputs] and [..., inputs], to a layer's weights."""
+    left, right = gradient.reshape(-1, layer.out_features), x.reshape(-1, layer.in_features)
     for own in _pieces(layer, len(left)):
         layer.weight[own].addmm_(left[:, own].t(), right, alpha=scale)
 

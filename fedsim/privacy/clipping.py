@@ -63,14 +63,14 @@ class Clipped:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A sum of gradients of a dense layer's weights: left' right, [rows, outputs], [rows, inputs].
+    """A sum of gradients of a dense layer's weights: of products over examples and positions.
 
-    A row is an example at a position.
+    `gradient` [examples, ..., outputs], clipped, and `x` [examples, ..., inputs].
     """
 
     layer: nn.Linear
-    left: Tensor
-    right: Tensor
+    gradient: Tensor
+    x: Tensor
 
 
 @dataclass(slots=True)
@@ -176,20 +176,20 @@ class Clipper:
             }
             parts = [part_of(layer, own) for layer, own in pairs.items()]
             norms = torch.stack([part.squares for part in parts]).sum(dim=0).sqrt()
+        good = norms.isfinite()
+        if not good.all():  # zero times NaN is NaN: such examples are left out
+            rest = self(x[good], y[good], clipping_norm, factored)
+            return replace(rest, norms=norms, losses=each.detach())
+        with torch.no_grad():
             weights = factors(norms, clipping_norm)
-            if not norms.isfinite().all():  # zero times NaN is NaN: such examples are left out
-                good = norms.isfinite()
-                with torch.enable_grad():
-                    rest = self(x[good], y[good], clipping_norm, factored)
-                return replace(rest, norms=norms, losses=each.detach())
             left_out: set[Tensor] = {layer.weight for layer in factored}
             sums: dict[nn.Parameter, Tensor] = {}
             for part in parts:
                 sums |= part.sums(weights, left_out)
             products = [
-                _product(layer, *pair, weights)
+                Product(layer, g * weights.view(-1, *[1] * (g.dim() - 1)), a)
                 for layer in factored
-                for pair in pairs.get(layer, ())
+                for a, g in pairs.get(layer, ())
             ]
         wanted = [p for p in self._parameters if p not in left_out]
         ordered = [sums[p] if p in sums else torch.zeros_like(p) for p in wanted]
@@ -287,12 +287,6 @@ def _recorder(calls: dict[nn.Module, _Calls], *, copies: bool) -> Callable[..., 
         return output.clone() if copies else None
 
     return record
-
-
-def _product(layer: nn.Linear, a: Tensor, g: Tensor, weights: Tensor) -> Product:
-    scaled = g * weights.view(-1, *[1] * (g.dim() - 1))
-    left, right = scaled.reshape(-1, layer.out_features), a.reshape(-1, layer.in_features)
-    return Product(layer, left, right)
 
 
 def part_of(layer: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> Part:

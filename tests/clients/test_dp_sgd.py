@@ -255,3 +255,18 @@ def test_large_dense_layers_stepped_by_products_come_to_the_same(local, spoilt, 
     assert found[0].vector.abs().max() > 1e-4
     torch.testing.assert_close(found[0].vector, found[1].vector, rtol=0, atol=1e-6)
     assert found[0].metrics == pytest.approx(found[1].metrics, rel=1e-5, nan_ok=True)
+
+
+def test_what_layers_saw_is_kept_for_one_step(monkeypatch):
+    module, x, y = Wide(), torch.randn(20, 32), torch.randint(4, (20,))
+    task = Task(module, get_vector(module), x, y, losses.LOSSES["cross_entropy"], Sgd(lr=0.2))
+    tapes = []
+
+    class Kept(outer.Tape):
+        def __init__(self):
+            super().__init__()
+            tapes.append(self)
+
+    monkeypatch.setattr(outer, "Tape", Kept)
+    DpSgd(0.1, 0.4, batch_size=6, steps=5).train(task, {}, ClientContext(3, 1, 7))
+    assert 0 < max(len(tape.seen) for tape in tapes) <= 2  # its large layers, each used once
