@@ -30,7 +30,8 @@ def run(
     >>> import fedsim  # doctest: +SKIP
     >>> fedsim.run("digits", ["rounds.count=3"])  # doctest: +SKIP
     """
-    from fedsim.ahead import ray_ahead, without_collector
+    from fedsim.ahead import ray_ahead
+    from fedsim.environment import without_collector
 
     with ray_ahead(experiment, overrides):
         with without_collector():

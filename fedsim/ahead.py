@@ -2,10 +2,9 @@
 
 What an experiment says of its engine is read here as it stands, without torch and without the
 configuration, which checks it all later. Where it cannot be read, or wants no Ray of its own,
-nothing is started ahead; a Ray that turns out to be too small is replaced.
+nothing is started ahead; a Ray that turns out to be of another size is replaced.
 """
 
-import gc
 import os
 import sys
 import tomllib
@@ -18,7 +17,7 @@ from typing import Any
 from fedsim.engine import own_ray
 from fedsim.environment import cpu_limit
 
-__all__ = ["ray_ahead", "without_collector"]
+__all__ = ["ray_ahead"]
 
 _SECTION, _VARIABLE = "engine.", "FEDSIM__ENGINE__"
 
@@ -40,24 +39,9 @@ def ray_ahead(experiment: object, overrides: Sequence[str]) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def without_collector() -> Iterator[None]:
-    """Keep Python from looking for garbage during imports: a tenth of their time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
 def _wanted(engine: Mapping[str, Any]) -> tuple[int, int | None]:
     """Return the workers and GPUs of a Ray of the run's own; no workers where it wants none."""
-    address = str(engine.get("ray_address") or "")
-    if address in ("", "auto"):
-        address = os.environ.get("RAY_ADDRESS") or address
-    if engine.get("grid", "ray") != "ray" or address not in ("", "local"):
+    if engine.get("grid", "ray") != "ray" or own_ray.address_of(engine.get("ray_address")):
         return 0, 0
     return int(engine.get("workers") or cpu_limit()), 0 if engine.get("device") == "cpu" else None
 

@@ -82,13 +82,13 @@ def permutations(keys: np.ndarray, sizes: np.ndarray, salt: int) -> np.ndarray:
     Beyond a client's size comes whatever is left. Orders are those of random 32-bit numbers; the
     rare ties among them keep the order of the places.
     """
-    index = np.arange(int(sizes.max()), dtype=np.int32)
-    drawn = _hash(keys[:, :1], keys[:, 1:], index, salt).clip(max=_LAST - 1)
-    drawn[index >= sizes[:, None]] = _LAST
+    count = int(sizes.max())
+    drawn = _bits(keys, count, salt).clip(max=_LAST - 1)
+    drawn[np.arange(count) >= sizes[:, None]] = _LAST
     return np.asarray(drawn.argsort(axis=1, kind="stable"))
 
 
-def _hash(first: _Words, second: _Words, index: _Words, salt: int) -> _Words:
+def _hash(first: Tensor, second: Tensor, index: Tensor, salt: int) -> Tensor:
     return _mix(_mix((index * _GOLDEN) ^ _mix(first + _wrapped(salt * _PRIME))) + second)
 
 

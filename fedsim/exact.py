@@ -340,8 +340,8 @@ def _add_rounded(total: Tensor, values: Tensor, scale: float) -> None:
     fast as a conversion, which most processors do one number at a time.
     """
     flat, target = values.reshape(-1), total.view(-1)
-    most = float(torch.stack(flat.aminmax()).abs().max()) * scale if len(flat) else 0.0
-    if most <= 2.0**51 and flat.dtype in (torch.float32, torch.float64):  # not so for NaN
+    is_float = flat.dtype in (torch.float32, torch.float64)
+    if is_float and _largest_size(flat) * scale <= 2.0**51:  # not so for NaN
         _add_shifted(target.numpy(), flat.numpy(), scale)
         return
     for start in range(0, len(flat), _PIECE):
@@ -410,11 +410,15 @@ def _check_private(update: Update, form: FixedPoint, most: float) -> None:
         raise InvalidUpdateError(f"update has L2 norm {norm:.9g}, clipped ones at most {most:.9g}")
 
 
+def _largest_size(values: Tensor) -> float:
+    """Return the maximum of |x|, in one pass: NaN or inf where any x is."""
+    return float(torch.stack(values.aminmax()).abs().max()) if values.numel() else 0.0
+
+
 def _check_range(what: str, values: Tensor, form: FixedPoint) -> None:
     if not values.is_floating_point():
         raise InvalidUpdateError(f"{what} is of type {values.dtype}, not of real numbers")
-    # One pass: the maximum of |x| is NaN or inf where any x is.
-    largest = float(torch.stack(values.aminmax()).abs().max()) if values.numel() else 0.0
+    largest = _largest_size(values)
     if not math.isfinite(largest):
         raise InvalidUpdateError(f"{what} holds NaN or infinity")
     if largest > form.max_abs:

@@ -66,17 +66,16 @@ def run(
     if ray_address is not None:
         overrides.append(f"engine.ray_address={ray_address}")
     from fedsim.ahead import ray_ahead
+    from fedsim.environment import without_collector
 
-    with ray_ahead(experiment, overrides):  # before anything else is imported
-        import fedsim
-        from fedsim.cli._progress import progress
+    with ray_ahead(experiment, overrides):
+        with without_collector():
+            from fedsim import api
+            from fedsim.cli._progress import progress
+            from fedsim.cli._result import print_result
 
         with progress() as listener:
-            result = fedsim.run(
-                experiment, overrides, runs=runs, data_dir=data_dir, listener=listener
-            )
-    from fedsim.cli._result import print_result
-
+            result = api.run(experiment, overrides, runs=runs, data_dir=data_dir, listener=listener)
     print_result(result, as_json=as_json)
 
 

@@ -4,7 +4,6 @@ Runs that join the same cluster share it by Ray's accounting: a worker starts wh
 and waits where none is. Nothing that Ray counts about its users leaves the machine.
 """
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,7 +17,7 @@ from fedsim import environment
 from fedsim.config import ADDRESSES, is_address
 from fedsim.config.schema import Engine
 from fedsim.engine.nodes import name_of
-from fedsim.engine.own_ray import behind, imported, is_own, quiet
+from fedsim.engine.own_ray import address_of, behind, imported, is_own, quiet
 from fedsim.engine.placement import Node, of_one_kind
 from fedsim.engine.status import ClusterStatus, read
 from fedsim.errors import ConfigError, Problem, SetupError
@@ -80,7 +79,7 @@ def started_behind(engine: Engine, resources: Resources) -> AbstractContextManag
 
     Nothing is started where a run needs no Ray, joins one, or has one already.
     """
-    if engine.grid == "inprocess" or _address(engine) or imported().is_initialized() or is_own():
+    if engine.grid == "inprocess" or _address(engine) or is_own() or imported().is_initialized():
         return nullcontext()
     return behind(engine.workers or resources.cpus, resources.gpus)
 
@@ -182,10 +181,7 @@ def _own_node(ray: Any) -> str:
 
 def _address(engine: Engine) -> str:
     """Return where the cluster is that a run joins; empty for a Ray of its own, or none."""
-    address = engine.ray_address or ""
-    if address in ("", "auto"):
-        address = os.environ.get("RAY_ADDRESS") or address
-    return "" if engine.grid == "inprocess" or address == "local" else address
+    return "" if engine.grid == "inprocess" else address_of(engine.ray_address)
 
 
 def _join(address: str, show_output: bool) -> bool:

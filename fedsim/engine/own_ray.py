@@ -15,7 +15,7 @@ import psutil
 
 from fedsim import environment
 
-__all__ = ["behind", "imported", "is_abandoned", "is_own", "quiet", "started"]
+__all__ = ["address_of", "behind", "imported", "is_abandoned", "is_own", "quiet", "started"]
 
 _STORE_SHARE = 0.3  # of the memory that is free: Ray's own share
 _INLINE_BYTES = 1 << 20  # of a result, in place of Ray's 100 KiB
@@ -28,6 +28,14 @@ _START = threading.Lock()  # one start at a time: who comes second finds Ray run
 _OWN = threading.Event()  # there is a Ray that runs, or starts, `behind` something
 _ABANDONED: list[threading.Thread] = []  # behind which a Ray starts that nobody wants any more
 _GUESSED = threading.Event()  # its size is a guess, which nobody has checked yet
+
+
+def address_of(asked: str | None) -> str:
+    """Return where the cluster is that is to be joined; empty for a Ray of the run's own."""
+    address = asked or ""
+    if address in ("", "auto"):
+        address = os.environ.get("RAY_ADDRESS") or address
+    return "" if address == "local" else address
 
 
 def is_own() -> bool:
@@ -146,7 +154,7 @@ def _start(workers: int, gpus: int | None, *, show_output: bool, preload: Sequen
 
 def _is_unfit(ray: Any, workers: int, gpus: int | None) -> bool:
     """Say whether a Ray was started with a wrong guess of what is wanted: it must not be used."""
-    if not (_GUESSED.is_set() and is_own()):
+    if not _GUESSED.is_set():
         return False
     _GUESSED.clear()
     has = ray.cluster_resources()

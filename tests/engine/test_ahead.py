@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from fedsim import ahead, config
+from fedsim import ahead, config, environment
 
 TOML = "[engine]\nworkers = 3\ndevice = 'cpu'\n"
 
@@ -137,7 +137,7 @@ def test_nothing_starts_ahead_where_torch_is_there_already(monkeypatch):
 def test_the_collector_is_as_it_was():
     import gc
 
-    with ahead.without_collector():
+    with environment.without_collector():
         assert not gc.isenabled()
     assert gc.isenabled()
 
