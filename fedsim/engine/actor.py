@@ -14,8 +14,9 @@ from typing import Any
 from flwr.app import Message, RecordDict
 
 from fedsim.engine import shipping
+from fedsim.engine.arrays import keep_numbers
 from fedsim.engine.blocks import Block, Handlers, Population, WorkerCode, run_block
-from fedsim.environment import keep_freed_memory, package_versions
+from fedsim.environment import keep_freed_memory, package_versions, seed_what_is_there
 from fedsim.errors import FedsimError, SetupError
 
 __all__ = ["Actor", "Started", "WorkerSettings", "public_versions"]
@@ -101,6 +102,8 @@ def _open(code: WorkerCode, population: Population, settings: WorkerSettings) ->
     torch.set_num_threads(settings.threads)
     _enter(settings)
     keep_freed_memory()
+    keep_numbers()
+    seed_what_is_there()
     handlers = code.open(population.run_config)
     gc.freeze()  # see `fedsim.environment.settled`; this process ends with the run
     return handlers

@@ -17,10 +17,11 @@ from operator import attrgetter
 from time import time
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.app.constants import DEFAULT_TTL
 from flwr.app.metadata import Metadata
 
+from fedsim.engine.arrays import twin
 from fedsim.engine.memos import part_of
 from fedsim.messages import error_reply
 
@@ -217,9 +218,7 @@ def own_copy(content: RecordDict, known: dict[int, Any] | None = None) -> Record
 
 def _copy(record: Any) -> Any:
     if isinstance(record, ArrayRecord):
-        return ArrayRecord(
-            {name: Array(a.dtype, a.shape, a.stype, a.data) for name, a in record.items()}
-        )
+        return ArrayRecord({name: twin(array) for name, array in record.items()})
     return type(record)({k: list(v) if isinstance(v, list) else v for k, v in record.items()})
 
 

@@ -11,6 +11,7 @@ import torch
 from fedsim.config.schema import Engine
 from fedsim.engine import placement
 from fedsim.engine.actor import WorkerSettings, public_versions
+from fedsim.engine.arrays import keep_numbers
 from fedsim.engine.blocks import Population, WorkerCode
 from fedsim.engine.cluster import Resources, is_joined, joined, resources
 from fedsim.engine.grid import BlockGrid
@@ -68,6 +69,7 @@ def open_grid(
             accepted += ", where the server runs. Start the run on a node of the cluster with a GPU"
         raise ConfigError([Problem("engine.device", engine.device, accepted)])
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    keep_numbers()
     with one_thread():
         if engine.grid == "inprocess":
             handlers = runs.open(population.run_config)
