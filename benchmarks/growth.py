@@ -10,6 +10,7 @@ what the process holds after its last round (RSS), and the most it ever held, re
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -154,6 +155,8 @@ def main() -> None:
         name, *numbers = arguments.one
         print(json.dumps(measure(Path(name), *map(int, numbers))))
         return
+    # As where fedsim is installed: what Python compiles of it is kept.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lines = by_population(folder, arguments.cycles) + by_cohort(folder, arguments.cycles)

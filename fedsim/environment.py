@@ -234,13 +234,18 @@ def settled() -> Iterator[None]:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Keep Python from looking for garbage during imports: a tenth of their time."""
+    """Keep Python from looking for garbage during imports: a tenth of their time.
+
+    What is there afterwards is left out of garbage collection (until a run ends: see `settled`), or
+    the collector would go through all of it as soon as it may, which takes as long.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_on:
+            gc.freeze()
             gc.enable()
 
 

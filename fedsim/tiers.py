@@ -52,6 +52,7 @@ _GAIN = 1.15  # how much faster a tier must be to be taken
 _GAIN_OF_WIDTH = 0.95  # a larger block may be slower: each costs a message and a sum besides
 _LONG_S = 1.0  # of a timing: not repeated
 _HOPELESS = 1.5  # so much slower in a first timing: not measured further
+_BUSY_S = 1e-3  # of a layer in a step on a CPU: what calling it costs is a tenth of that
 _MEMORY_SHARE = 0.1  # of what is free, for the stacked copies of one block
 _PROBE_STEPS, _PROBE_EXAMPLES = 4, 4096
 
@@ -244,12 +245,26 @@ def _measured(federation: Federation, legal: Sequence[str], widths: Sequence[int
     if RESIDENT in legal:  # else one tier is asked for, and only its block size is open
         best = Execution(RESIDENT, None, "the others were not faster here")
         alone = _seconds_resident(federation)
+        if legal[-1] == VECTORIZED and _is_busy(federation, alone):
+            return replace(best, reason="a step is long enough: many at once would not be faster")
     least = alone
     for tier in [tier for tier in legal if tier not in (MESSAGES, RESIDENT)]:
         width, seconds = _best_width(federation, tier, widths, alone)
         if seconds * _GAIN < least:
             best, least = Execution(tier, width), seconds
     return best
+
+
+def _is_busy(federation: Federation, alone: float) -> bool:
+    """Say whether computing takes nearly all of a client's time, so that stacking saves nothing.
+
+    What a stack of clients saves on a CPU is calling every layer for each of them. `alone`: seconds
+    of a client one by one.
+    """
+    if federation.device.type != "cpu":
+        return False
+    layers = sum(next(m.children(), None) is None for m in trained_module(federation).modules())
+    return alone > (_short(federation).steps or 1) * layers * _BUSY_S
 
 
 def _best_width(

@@ -120,6 +120,8 @@ def _measure(engine: Engine, folder: Path, pfl: str | None) -> dict[str, Any]:
             "FEDSIM_BENCH": str(folder),
             "FEDSIM_WORKLOAD": engine.workload,
             "FLWR_TELEMETRY_ENABLED": "0",
+            # As where fedsim is installed: what Python compiles of it is kept.
+            "PYTHONDONTWRITEBYTECODE": "",
             "RAY_USAGE_STATS_ENABLED": "0",
             **engine.environment,
         },

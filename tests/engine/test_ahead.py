@@ -137,9 +137,14 @@ def test_nothing_starts_ahead_where_torch_is_there_already(monkeypatch):
 def test_the_collector_is_as_it_was():
     import gc
 
+    before = gc.get_freeze_count()
     with environment.without_collector():
         assert not gc.isenabled()
     assert gc.isenabled()
+    assert gc.get_freeze_count() > before  # or it would go through all of that at once
+    with environment.settled():
+        pass
+    assert gc.get_freeze_count() == 0
 
 
 def test_the_command_starts_ray_before_it_imports_torch(tmp_path):

@@ -274,6 +274,21 @@ def test_a_tier_that_wants_wide_blocks_is_given_them_before_it_is_compared(monke
     assert (found.tier, found.block_size) == ("vectorized", 128)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "last", "is_timed"),
+    [(0.1, "vectorized", False), (0.001, "vectorized", True), (0.1, "low-rank", True)],
+)
+def test_what_computes_all_the_time_is_not_timed_at_once(seconds, last, is_timed, monkeypatch):
+    timed = []
+    monkeypatch.setattr(tiers, "_seconds_resident", lambda federation: seconds)
+    monkeypatch.setattr(tiers, "_seconds_at_once", lambda f, tier, w, limit: timed.append(w) or 9.0)
+    legal = ["messages", "resident", "vectorized", "low-rank"]
+    found = tiers._measured(federation(*MLP), legal[: legal.index(last) + 1], [8])
+    assert (found.tier, found.block_size) == ("resident", None)
+    assert bool(timed) == is_timed
+    assert ("a step is long enough" in found.reason) != is_timed
+
+
 def test_a_round_has_blocks_for_every_core():
     uneven = federation(*MLP, "partition.clients=1000", "rounds.cohort=1000")
     assert tiers._widths(uneven, 2) == [8, 32, 128, 250]
