@@ -62,9 +62,8 @@ def _engine(experiment: object, overrides: Sequence[str]) -> dict[str, Any]:
 def _content(experiment: object) -> Mapping[str, Any]:
     if isinstance(experiment, Mapping):
         return experiment
-    if not isinstance(experiment, (str, Path)):  # a RunConfig
-        engine: Any = getattr(experiment, "engine", None)
-        return {"engine": {name: getattr(engine, name) for name in engine.__slots__}}
+    if not isinstance(experiment, (str, Path)):
+        raise TypeError(type(experiment).__name__)  # a `RunConfig`, which comes with torch
     if Path(experiment).is_file():
         return tomllib.loads(Path(experiment).read_text(encoding="utf-8-sig"))
     built_in = resources.files("fedsim") / "experiments" / f"{experiment}.toml"

@@ -123,8 +123,10 @@ def _chosen(federation: Federation, cache_dir: Path | None, cores: int) -> Execu
         return Execution(engine.tier, engine.block_size)
     widths = _widths(federation, cores)
     file = cache_dir / f"tier-{_key(federation, legal, widths)}.json" if cache_dir else None
-    found = _remembered(file) or _measured(federation, legal, widths)
-    _remember(file, found)
+    found = _remembered(file)
+    if found is None:
+        found = _measured(federation, legal, widths)
+        _remember(file, found)
     return replace(found, block_size=engine.block_size or found.block_size)
 
 
