@@ -7,14 +7,13 @@ numbers keeps a copy of them, `numpy()` gives a copy of that, and `data` is writ
 asked for. Numbers and bytes are the same as before.
 """
 
-from io import BytesIO
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import Array, ArrayRecord
 from flwr.app.message.array import SType
 
-__all__ = ["keep_numbers", "owned", "twin"]
+__all__ = ["keep_numbers"]
 
 _PLAIN = "?bhilBHILefdFD"  # types that a NumPy file gives back as they were, in any byte order
 _HELD = "_held"  # where in an Array's __dict__ its numbers are: nobody changes them
@@ -33,28 +32,10 @@ def keep_numbers() -> None:
     ArrayRecord.from_array_dict = classmethod(_gathered)
 
 
-def owned(content: RecordDict) -> None:
-    """Copy numbers that lie in memory that other processes share into memory of this one."""
-    for record in content.values():
-        if not isinstance(record, ArrayRecord):
-            continue
-        for array in record.values():
-            held = array.__dict__.get(_HELD)
-            if held is not None and not held.flags.owndata:
-                array.__dict__[_HELD] = held.copy(order="K")
-
-
-def twin(array: Array) -> Array:
-    """Return an array equal to another, which does not follow what is done to that one."""
-    made = Array.__new__(Array)
-    made.__dict__.update(array.__dict__)
-    return made
-
-
 def _made(cls: Any, ndarray: Any) -> Array:
     """Stand in for `Array.from_numpy_ndarray`."""
     if type(ndarray) is not np.ndarray or ndarray.dtype.char not in _PLAIN:
-        return _from_numpy.__func__(cls, ndarray)
+        return _from_numpy(ndarray)
     array = cls.__new__(cls)
     # As a file has it: Fortran's order where it is that and not C's too.
     held = ndarray.copy(order="F" if ndarray.flags.fnc else "C")
@@ -76,9 +57,7 @@ def _written(self: Array, name: str) -> Any:
     held = self.__dict__.get(_HELD)
     if name != "data" or held is None:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-    buffer = BytesIO()
-    np.save(buffer, held, allow_pickle=False)
-    data = self.__dict__["data"] = buffer.getvalue()
+    data = self.__dict__["data"] = _from_numpy(held).data
     return data
 
 
@@ -97,19 +76,28 @@ def _reduced(self: Array, protocol: int) -> Any:
 
 
 def _opened(state: dict[str, Any]) -> Array:
-    """Make an array of what it travelled as."""
+    """Make an array of what it travelled as.
+
+    Its numbers are copied out of the memory that they came in: a client's state that is kept would
+    hold on to all that came with it there.
+    """
     if Array.numpy is not _copied:
         keep_numbers()
-    array = Array.__new__(Array)
-    array.__dict__.update(state)
-    return array
+    held = state[_HELD]
+    return _of({**state, _HELD: held if held.flags.owndata else held.copy(order="K")})
 
 
 def _gathered(cls: Any, array_dict: dict[str, Array], *, keep_input: bool = True) -> ArrayRecord:
-    """Stand in for `ArrayRecord.from_array_dict`, which passes bytes on."""
+    """Stand in for `ArrayRecord.from_array_dict`: arrays that do not follow those given."""
     record = cls()
     for name, array in array_dict.items():
-        record[name] = twin(array)
+        record[name] = _of(array.__dict__)
     if not keep_input:
         array_dict.clear()
     return record
+
+
+def _of(state: dict[str, Any]) -> Array:
+    array = Array.__new__(Array)
+    array.__dict__.update(state)
+    return array

@@ -21,7 +21,6 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.app.constants import DEFAULT_TTL
 from flwr.app.metadata import Metadata
 
-from fedsim.engine.arrays import twin
 from fedsim.engine.memos import part_of
 from fedsim.messages import error_reply
 
@@ -218,7 +217,7 @@ def own_copy(content: RecordDict, known: dict[int, Any] | None = None) -> Record
 
 def _copy(record: Any) -> Any:
     if isinstance(record, ArrayRecord):
-        return ArrayRecord({name: twin(array) for name, array in record.items()})
+        return ArrayRecord(dict(record))  # of arrays of its own
     return type(record)({k: list(v) if isinstance(v, list) else v for k, v in record.items()})
 
 

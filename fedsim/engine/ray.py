@@ -19,7 +19,6 @@ from flwr.app.constants import DEFAULT_TTL
 from flwr.app.metadata import Metadata
 
 from fedsim.engine.actor import Actor, Started, WorkerSettings
-from fedsim.engine.arrays import owned
 from fedsim.engine.blocks import Block, Population, WorkerCode, split
 from fedsim.engine.grid import BlockGrid
 from fedsim.engine.nodes import Nodes
@@ -254,9 +253,6 @@ class RayWorkers:
             if incident:
                 self.incidents.append(incident)
             self._bulletin.done += len(job.block)
-            for reply in replies:
-                if reply.has_content():
-                    owned(reply.content)
             yield replies, states, len(job.block)
 
     def _replace(
