@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -50,14 +51,29 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
-def cluster():
+def started_ones():
+    """What this process started, until it ends."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def cluster(started_ones):
     """One Ray for all tests of this process; runs find it and leave it alone."""
     import ray
 
     from fedsim.engine.own_ray import started
 
-    with started(4):
-        yield ray
+    started_ones.enter_context(started(4))
+    return ray
+
+
+@pytest.fixture
+def no_ray():
+    """No Ray that other tests of this process have started: a run starts its own."""
+    import ray
+
+    ray.shutdown()
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def flowers(tmp_path_factory):
         [sys.executable, str(script), str(CLIENTS), *pairs],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -87,7 +87,8 @@ def cluster():
         yield
 
 
-@pytest.mark.slow  # a minute of starting Ray once for each app, as Flower does
+@pytest.mark.slow  # minutes of starting Ray once for each app, as Flower does
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", COMPARED)
 def test_results_are_those_of_flowers_own_simulation(name, flowers, tmp_path):
     _, result = run(name, tmp_path / "result.json", grid="inprocess")

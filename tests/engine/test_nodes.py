@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def nodes():
+def nodes(no_ray):
     """Two Ray nodes on this machine, each with an object store and a worker's core of its own."""
     import ray
     from ray.cluster_utils import Cluster

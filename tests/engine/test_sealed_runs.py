@@ -98,7 +98,7 @@ def test_a_sealed_run_is_resumed(tiny, tmp_path, key):
 
 
 @pytest.mark.slow
-def test_a_sealed_run_on_ray(tiny, tmp_path, key):
+def test_a_sealed_run_on_ray(tiny, tmp_path, key, no_ray):
     plain = fedsim.run(tiny(), runs=tmp_path / "plain")
     tables = {"engine": {"grid": "ray", "workers": 2}}
     result = fedsim.run(sealed(tiny, **tables), runs=tmp_path / "sealed")
