@@ -25,6 +25,7 @@ from fedsim import (
     ckks_messages,
     client_table,
     coding,
+    environment,
     exact,
     messages,
     ring,
@@ -209,21 +210,33 @@ def _kind(config: RunConfig) -> str:
 
 
 def _one_by_one(block: _Block, places: Sequence[int]) -> None:
-    federation, local = block.federation, block.federation.config.local
     for place in places:
-        started = perf_counter()
-        try:
-            with quiet(block.is_secure):
-                with block.limit(1):  # not of what follows: a sum must not be left half added
-                    shard = federation.clients.train(block.clients[place])
-                    order, number = block.order, block.order.round
-                    task = federation.task(order.model, [shard], extras=order.extras, round=number)
-                    own, _ = coding.apart(block.memos[place])
-                    update, memo = local.train(task, own, block.context(place))
-                    sent = block.sent(place, update)
-                block.count(place, sent, memo, perf_counter() - started)
-        except Exception as error:
+        error = _alone(block, place)
+        if error is not None and environment.is_out_of_memory(error):
+            error = None  # it holds what the client had allocated
+            environment.free_gpu_memory()  # another worker may have had the rest, for a moment
+            error = _alone(block, place)
+        if error is not None:
             block.lose(place, error)
+
+
+def _alone(block: _Block, place: int) -> Exception | None:
+    """Train one client and count its update; returns what went wrong."""
+    federation, local = block.federation, block.federation.config.local
+    started = perf_counter()
+    try:
+        with quiet(block.is_secure):
+            with block.limit(1):  # not of what follows: a sum must not be left half added
+                shard = federation.clients.train(block.clients[place])
+                order, number = block.order, block.order.round
+                task = federation.task(order.model, [shard], extras=order.extras, round=number)
+                own, _ = coding.apart(block.memos[place])
+                update, memo = local.train(task, own, block.context(place))
+                sent = block.sent(place, update)
+            block.count(place, sent, memo, perf_counter() - started)
+    except Exception as error:
+        return error
+    return None
 
 
 def _at_once(block: _Block, tier: str, places: Sequence[int]) -> None:

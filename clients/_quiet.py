@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
+from fedsim.environment import is_out_of_memory
 from fedsim.exact import InvalidUpdateError
 
 __all__ = ["LostClientError", "quiet"]
@@ -50,5 +49,4 @@ def _told(error: Exception) -> str:
 
 
 def _is_of_the_engine(error: Exception) -> bool:
-    known = isinstance(error, (TimeoutError, MemoryError, torch.OutOfMemoryError))
-    return known or "can't allocate memory" in str(error)  # torch's on a CPU is a RuntimeError
+    return isinstance(error, TimeoutError) or is_out_of_memory(error)

@@ -18,6 +18,8 @@ __all__ = [
     "code_sha256",
     "cpu_limit",
     "describe",
+    "free_gpu_memory",
+    "is_out_of_memory",
     "keep_freed_memory",
     "memory_available_bytes",
     "memory_limit_bytes",
@@ -34,6 +36,13 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _GIT_TIMEOUT_S = 20
 _KEPT_BYTES = 2**30
+# Of torch on a CPU, of CUDA outside torch's allocator and of its libraries: plain RuntimeErrors.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 _DEEP = 3  # levels of folders below a user's code folder that are hashed
 _MOST = 500  # files, folders: a run started in a home directory must not read all of it
 
@@ -108,6 +117,22 @@ def memory_available_bytes(cgroups: Path = _CGROUPS, membership: Path = _MEMBERS
         if rest is not None
     ]
     return max(0, min([psutil.virtual_memory().available, *rests]))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error is one of too little memory, on the CPU or on a GPU."""
+    import torch
+
+    is_typed = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return is_typed or any(text in str(error) for text in _OUT_OF_MEMORY)
+
+
+def free_gpu_memory() -> None:
+    """Give back what torch keeps of a GPU's memory for later, so that others can have it."""
+    import torch
+
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
 
 
 def _rest(folder: Path, limit: str, usage: str, cache: str) -> int | None:

@@ -21,6 +21,7 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from flwr.app.constants import DEFAULT_TTL
 from flwr.app.metadata import Metadata
 
+from fedsim import environment
 from fedsim.engine.memos import part_of
 from fedsim.messages import error_reply
 
@@ -238,36 +239,27 @@ def run_block(
     Returns the replies (fewer than clients where they were merged), the new client states, and ""
     or why the block could not be answered at once.
     """
-    incident = ""
+    incident, is_too_large = "", False
     if handlers.block:
         try:
             answered = _at_once(handlers.block, population, content, block)
         except Exception as error:
-            if len(block) > 1 and _is_memory(error):
-                return _halved(handlers, population, content, block)
+            is_too_large = len(block) > 1 and environment.is_out_of_memory(error)
             # The clients are asked one by one: that shows whose fault it is.
             answered, incident = None, f"block asked client by client: {error!r}"
         if answered is not None:
             return *answered, ""
+    # Not where the error is handled: until that ends, it holds all that had been allocated.
+    if is_too_large:
+        return _halved(handlers, population, content, block)
     return *_one_by_one(handlers, population, content, block), incident
-
-
-def _is_memory(error: BaseException) -> bool:
-    """Say whether an error is one of too little memory, on the CPU or on a GPU."""
-    import torch
-
-    is_typed = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return is_typed or "can't allocate memory" in str(error)  # torch's on a CPU is a RuntimeError
 
 
 def _halved(
     handlers: Handlers, population: Population, content: RecordDict, block: Block
 ) -> tuple[list[Message], dict[int, RecordDict], str]:
     """Run a block that does not fit into memory as two."""
-    import torch
-
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.empty_cache()
+    environment.free_gpu_memory()
     replies: list[Message] = []
     states: dict[int, RecordDict] = {}
     incident = f"out of memory: block of {len(block)} clients halved"

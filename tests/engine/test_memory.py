@@ -1,10 +1,16 @@
 """Blocks that do not fit into memory are halved, and the run goes on."""
 
+import json
+import weakref
+
 import pytest
 import torch
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.app.metadata import Metadata
 
+import fedsim
+from fedsim.clients import _block
+from fedsim.clients.sgd import Sgd
 from fedsim.engine.blocks import Handlers, Population
 from fedsim.engine.inprocess import InProcessGrid
 
@@ -12,16 +18,26 @@ ERRORS = {
     "python": MemoryError(),
     "cuda": torch.OutOfMemoryError("CUDA out of memory"),
     "cpu": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    "driver": RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."),
+    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
 }
 
 
+class Stack:
+    """Stands for what a block allocates before its memory is too little."""
+
+
 def block_app(most, error, seen):
-    """Answer at most so many clients at once."""
+    """Answer at most so many clients at once; what earlier attempts held must be free by then."""
+    held = []
 
     def answer(content, own, metadata, clients, states, run_config, limit):
+        assert not [stack for stack in held if stack() is not None]
+        allocated = Stack()
+        held.append(weakref.ref(allocated))
         seen.append(len(clients))
         if len(clients) > most:
-            raise error
+            raise type(error)(*error.args)
         replies = []
         for place, client in enumerate(clients):
             instruction = Message(content=RecordDict(), metadata=Metadata(**metadata(place)))
@@ -110,3 +126,41 @@ def test_a_worker_killed_for_memory_is_replaced_and_its_block_halved(tiny, clust
     assert record[0].lost == 0
     assert "its block halved" in grid.incidents[0]
     assert record[0].model_sha256 == undisturbed[0].model_sha256
+
+
+def test_a_client_short_of_memory_for_a_moment_is_asked_again(tiny, tmp_path, monkeypatch):
+    """Other workers on the same GPU can have what it needs; the first client of each round here."""
+    whole = fedsim.run(tiny(), runs=tmp_path / "whole")
+    train, failed = Sgd.train, set()
+
+    def short(self, task, memo, context):
+        if context.round not in failed:
+            failed.add(context.round)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return train(self, task, memo, context)
+
+    monkeypatch.setattr(Sgd, "train", short)
+    result = fedsim.run(tiny(), runs=tmp_path / "short")
+    assert len(failed) == 5
+    assert [entry["lost"] for entry in result.history] == [0] * 5
+    assert result.model_sha256 == whole.model_sha256
+
+
+@pytest.mark.reports
+def test_the_report_says_that_blocks_were_halved(tiny, tmp_path, monkeypatch):
+    one_by_one = _block._one_by_one
+
+    def short(block, places):
+        if len(places) > 2:
+            raise MemoryError
+        one_by_one(block, places)
+
+    monkeypatch.setattr(_block, "_one_by_one", short)
+    result = fedsim.run(tiny(rounds={"count": 1}), runs=tmp_path)
+    assert result.history[0]["lost"] == 0
+    said = json.loads((result.folder / "report.json").read_text())
+    (check,) = [
+        row for row in said["sections"]["checks"] if row["check"] == "Workers ran undisturbed"
+    ]
+    assert "out of memory: block of " in json.dumps(check)
+    assert "halved" in (result.folder / "run.log").read_text()
