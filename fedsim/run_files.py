@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from fedsim.engine.checkpoint import (
@@ -36,10 +37,20 @@ from fedsim.sealing import (
     storage_keys,
 )
 
-__all__ = ["Rewrapped", "RunFiles", "RunLog", "files_of", "only_one", "rewrap_all", "unsealed"]
+__all__ = [
+    "Rewrapped",
+    "RunFiles",
+    "RunLog",
+    "files_of",
+    "only_one",
+    "rewrap_all",
+    "unsealed",
+    "wait_until_free",
+]
 
 CHECKPOINT, MODEL, LOG = "checkpoint.safetensors", "model.safetensors", "run.log"
 MEMOS = "memos"
+_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +230,16 @@ def rewrap_all(root: Path, keys: StorageKeys) -> Rewrapped:
                     raise SetupError(f"cannot write {path}: {error.strerror or error}") from error
                 done, unchanged = done + is_due, unchanged + (not is_due)
     return Rewrapped(done, unchanged, tuple(running))
+
+
+def wait_until_free(folder: Path, patience_s: float) -> None:
+    """Wait until no other process has the run of a folder, as long as `patience_s` at most."""
+    give_up = monotonic() + patience_s
+    while monotonic() < give_up:
+        with _unless_running(folder) as is_free:
+            if is_free:
+                return
+        sleep(_LOOK_S)
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from fedsim.node.approval import SIGNATURE, TEXT
 from fedsim.node.experiment import read_experiment
 from fedsim.registry import name_of
 from fedsim.rounds import number_format
+from fedsim.run_files import wait_until_free
 from fedsim.secagg.identities import Directory
 from fedsim.session import Carriage, Listener, Session, create, open_federation, preflight, settle
 from fedsim.store import RunStore
@@ -45,6 +46,7 @@ __all__ = ["SUBMITTED", "make_server_app", "run_deployed"]
 
 #: File of a run's folder with what was submitted: the experiment's text and its signature.
 SUBMITTED = "submitted.json"
+_FORMER_S = 120.0
 _RETRIES = 3  # of a round that too few clients answered
 
 
@@ -135,6 +137,8 @@ def _resumed(store: RunStore, run_id: str, text: str, places: Places, tell: List
             f"the data of run {stored.id} have changed since it began: its remaining rounds would "
             "not belong to its first ones. Start a new run instead"
         )
+    # Its former process may still be finding out that its SuperLink is gone.
+    wait_until_free(store.folder(stored.id), _FORMER_S)
     return _session(store, stored.id, federation, tell)
 
 
