@@ -1,17 +1,18 @@
 """Local DP-SGD: milliseconds per client of five ways on a CNN, and of blocks of clients at once.
 
-python benchmarks/dp_sgd.py [cycles] [alone | blocks]
+python benchmarks/dp_sgd.py [cycles] [alone | blocks] [--write]
 
 Alone: one client has 50 images of 3 x 32 x 32, five batches of 10, a CNN of 1.63 M parameters, one
-thread. Prints medians over the cycles and ratios to plain SGD and to Opacus. Ours run in a process
+thread. Medians over the cycles; ratios are taken within each cycle. `--write`: put the tables into
+docs/performance.md. Ours run in a process
 set up as our workers are (`environment.keep_freed_memory`), Opacus in one as it comes.
 
 Blocks: clients of 20 examples in batches of 10, "DP-SGD, ours, one by one" against "DP-SGD,
 vectorized over clients" (`engine.tier=vectorized`), and how many examples padding adds.
 """
 
+import argparse
 import statistics
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from time import perf_counter
 
+import page
 import torch
 from torch import nn
 
@@ -109,12 +111,14 @@ def task_of() -> Task:
     return Task(module, get_vector(module), x, y, loss, Sgd(lr=LR))
 
 
+PLAIN, USER, OURS = "plain SGD", "user-level clipping of the update", "**DP-SGD, ours**"
+MAKE_PRIVATE, GHOST = "Opacus 1.6, `make_private` for each client", "Opacus 1.6, ghost clipping"
 WAYS: dict[str, Callable[[Task], Callable[[int], None]]] = {
-    "plain SGD": lambda task: ours(task, LocalSgd(batch_size=BATCH)),
-    "user-level clipping": user_level,
-    "DP-SGD, ours": lambda task: ours(task, DpSgd(CLIPPING_NORM, NOISE, batch_size=BATCH)),
-    "Opacus make_private": lambda task: opacus(task, "hooks"),
-    "Opacus ghost clipping": lambda task: opacus(task, "ghost"),
+    PLAIN: lambda task: ours(task, LocalSgd(batch_size=BATCH)),
+    USER: user_level,
+    OURS: lambda task: ours(task, DpSgd(CLIPPING_NORM, NOISE, batch_size=BATCH)),
+    MAKE_PRIVATE: lambda task: opacus(task, "hooks"),
+    GHOST: lambda task: opacus(task, "ghost"),
 }
 
 
@@ -141,9 +145,10 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
+HEAD_OF_BLOCKS = ["", "one by one, ms/client", "vectorized, ms/client", "x faster", "padding"]
 BLOCKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "MLP 784-64-10, 64 clients": (mlp, (784,), 64),
-    "CNN, 8 clients": (cnn, (3, 32, 32), 8),
+    "CNN of 1.63 M parameters, 8 clients": (cnn, (3, 32, 32), 8),
 }
 
 
@@ -179,12 +184,11 @@ def block_of(name: str) -> tuple[Callable[[int], float], Callable[[int], float]]
     return one_by_one, at_once
 
 
-def time_blocks(cycles: int) -> None:
-    """Measure blocks both ways, interleaved, and print."""
+def time_blocks(cycles: int, connection: Connection) -> None:
+    """Measure blocks both ways, interleaved; send the lines of a table."""
     torch.set_num_threads(1)
     environment.keep_freed_memory()
-    print("DP-SGD, ours, one by one, and DP-SGD, vectorized over clients")
-    print(f"{'':26s} ms/client: one by one  vectorized  x faster  padding")
+    rows = []
     for name, (_, _, clients) in BLOCKS.items():
         ways = block_of(name)
         seconds: list[list[float]] = [[], []]
@@ -197,11 +201,13 @@ def time_blocks(cycles: int) -> None:
         alone, block = (own[1:] for own in seconds)
         ratio = statistics.median(a / b for a, b in zip(alone, block, strict=True))
         each = [1000 * statistics.median(own) / clients for own in (alone, block)]
-        print(f"{name:26s} {each[0]:21.2f} {each[1]:11.2f} {ratio:9.2f} {max(paddings):8.2f}")
+        ms = [f"{value:.2f}" for value in each]
+        rows.append([name, *ms, f"**{ratio:.2f}**", f"{max(paddings):.2f}"])
+    connection.send(page.table(HEAD_OF_BLOCKS, rows))
 
 
-def time_alone(cycles: int) -> None:
-    """Measure one client's training in all ways, and print."""
+def time_alone(cycles: int) -> dict[str, list[float]]:
+    """Return the seconds that one client's training took in every way, by cycle."""
     context = get_context("spawn")
     ends = {}
     for is_ours in (True, False):
@@ -216,23 +222,51 @@ def time_alone(cycles: int) -> None:
             seconds[name].append(end.recv())
     for end in ends.values():
         end.send(None)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"{'':22s} ms/client  x plain  x faster than make_private")
-    for name, value in medians.items():
-        plain, made = value / medians["plain SGD"], medians["Opacus make_private"] / value
-        print(f"{name:22s} {1000 * value:9.1f} {plain:8.2f} {made:8.2f}")
+    return seconds
+
+
+def lines_of(seconds: dict[str, list[float]]) -> list[str]:
+    """Return a table of one client's training, and what is required of it."""
+
+    def ratio(one: str, other: str) -> float:
+        pairs = zip(seconds[one], seconds[other], strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+    rows = []
+    for name, own in seconds.items():
+        ms = f"{1000 * statistics.median(own):.1f}"
+        rows.append([name, ms, f"{ratio(name, PLAIN):.2f}", f"{ratio(MAKE_PRIVATE, name):.2f}"])
+    head = ["", "ms/client", "x plain", "x faster than `make_private`"]
+    lines = [*page.table(head, rows), ""]
+    slower, faster, user = ratio(OURS, PLAIN), ratio(MAKE_PRIVATE, OURS), ratio(USER, PLAIN)
+    for what, value, target, is_met in (
+        ("DP-SGD / plain SGD", slower, "≤ 1.4", slower <= 1.4),
+        ("`make_private` / DP-SGD", faster, "≥ 3.5", faster >= 3.5),
+        ("user-level clipping / plain SGD", user, "≤ 1.05", user <= 1.05),
+    ):
+        lines.append(f"- {what}: {value:.2f} (target {target}) {'PASS' if is_met else 'FAIL'}")
+    return lines
 
 
 def main() -> None:
-    """Measure and print what is asked for."""
-    cycles = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    asked = sys.argv[2:] or ["alone", "blocks"]
-    if "alone" in asked:
-        time_alone(cycles)
-    if "blocks" in asked:
-        process = get_context("spawn").Process(target=time_blocks, args=(cycles,))
-        process.start()
-        process.join()
+    """Measure, print and, if asked, write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("cycles", type=int, nargs="?", default=9)
+    parser.add_argument("parts", nargs="*", default=["alone", "blocks"])
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    made = {}
+    if "alone" in arguments.parts:
+        made["dp-sgd"] = lines_of(time_alone(arguments.cycles))
+    if "blocks" in arguments.parts:
+        context = get_context("spawn")
+        end, theirs = context.Pipe()
+        context.Process(target=time_blocks, args=(arguments.cycles, theirs), daemon=True).start()
+        made["dp-sgd-blocks"] = end.recv()
+    for name, lines in made.items():
+        print("\n".join(lines), end="\n\n")
+        if arguments.write:
+            page.put(name, "\n".join(lines))
 
 
 if __name__ == "__main__":

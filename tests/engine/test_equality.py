@@ -1,6 +1,7 @@
 """The same bytes whoever runs it: in process, on 1, 2 or 4 workers, folded or not."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -66,6 +67,33 @@ def test_folding_changes_nothing_on_ray(folding, tiny, reference, cluster):
     last = list(run_rounds(grid, population.nodes, federation, start_state(federation)))[-1][0]
     workers.close()
     assert last.model_sha256 == reference.model_sha256
+
+
+def test_nothing_is_built_for_each_client(tiny, tmp_path, monkeypatch):
+    """Of modules, optimizers and state dicts there are as many for six clients as for two."""
+    import torch
+
+    built = Counter()
+
+    def count(kind, name):
+        method = getattr(kind, name)
+
+        def counted(self, *arguments, **options):
+            built[kind.__name__, name] += 1
+            return method(self, *arguments, **options)
+
+        monkeypatch.setattr(kind, name, counted)
+
+    count(torch.nn.Module, "__init__")
+    count(torch.nn.Module, "state_dict")
+    count(torch.optim.Optimizer, "__init__")
+    found = []
+    for cohort in (2, 6):
+        built.clear()
+        fedsim.run(tiny(rounds={"count": 1, "cohort": cohort}), runs=tmp_path)
+        found.append(dict(built))
+    assert found[0] == found[1]
+    assert found[0]["Module", "__init__"] > 0
 
 
 def test_another_seed_gives_another_model(tiny, reference, tmp_path):

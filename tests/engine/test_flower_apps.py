@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -195,8 +196,6 @@ def test_app_objects_of_a_script_on_ray(tmp_path):
 
 
 def test_pushed_messages_run_in_the_background():
-    import time
-
     server, client = ServerApp(), ClientApp()
     found = {}
 
@@ -223,6 +222,31 @@ def test_pushed_messages_run_in_the_background():
     assert found["pushed"] < 0.25
     assert [reply.has_error() for reply in found["again"]] == [True] * 3
     assert not any(reply.has_error() for reply in found["replies"])
+
+
+@pytest.mark.parametrize("grid", ["inprocess", "ray"])
+def test_after_the_servers_timeout_comes_what_there_is_and_the_next_call_is_whole(grid, cluster):
+    server, client = ServerApp(), ClientApp()
+    found = []
+
+    @client.query()
+    def answer(message, context):
+        if message.content["m"]["is_slow"] and context.node_config["partition-id"] == 0:
+            time.sleep(5)
+        return Message(RecordDict({"m": MetricRecord({"one": 1})}), reply_to=message)
+
+    @server.main()
+    def main(grid, context):
+        for is_slow, timeout in ((0, None), (1, 2.0), (0, None)):
+            content = RecordDict({"m": MetricRecord({"is_slow": is_slow})})
+            sent = [Message(content, node, "query") for node in grid.get_node_ids()]
+            replies = list(grid.send_and_receive(sent, timeout=timeout))
+            found.append(sum(not reply.has_error() for reply in replies))
+
+    run_flower_app(server, client, num_clients=4, grid=grid, workers=2)
+    before, during, after = found
+    assert (before, after) == (4, 4)
+    assert 0 < during < 4
 
 
 @pytest.mark.parametrize("grid", ["inprocess", "ray"])
@@ -371,6 +395,15 @@ def test_the_command_runs_an_app(tmp_path):
     done = command(str(APPS / "mods"), "output=out.json", "--grid", "inprocess", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "30 messages answered: 10 clients, 1 worker(s)" in done.stdout
+    assert json.loads((tmp_path / "out.json").read_text())["metrics"]["3"] == {"calls": 3.0}
+
+
+@pytest.mark.slow  # a Ray of its own
+def test_the_command_runs_an_app_on_ray_where_nothing_else_is_said(tmp_path):
+    asked = ("output=out.json", "--workers", "2", "--clients", "4")
+    done = command(str(APPS / "mods"), *asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "12 messages answered: 4 clients, 2 worker(s)" in done.stdout
     assert json.loads((tmp_path / "out.json").read_text())["metrics"]["3"] == {"calls": 3.0}
 
 

@@ -14,6 +14,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 import fedsim
 from fedsim.engine.blocks import Population, WorkerCode
+from fedsim.engine.own_ray import started
 from fedsim.engine.ray import RayGrid, RayWorkers
 
 HERE = Path(__file__).parent
@@ -53,6 +54,26 @@ def test_a_pool_grows_in_the_middle_of_a_round(cluster, tmp_path, monkeypatch):
     assert len(pool) == 2
     assert grid.incidents == []
     pool.close()
+
+
+@pytest.mark.slow  # a Ray of its own
+def test_workers_have_one_thread_and_normal_niceness(no_ray, monkeypatch):
+    def app(message, context):
+        import os
+
+        import torch
+
+        told = ConfigRecord({"threads": torch.get_num_threads(), "niceness": os.nice(0)})
+        return Message(RecordDict({"reply": told}), reply_to=message)
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # what workers would have
+    with started(2):
+        pool = RayWorkers(WorkerCode(app), Population(2, {}), 2)
+        grid = RayGrid(pool, size=1)
+        replies = grid.broadcast(RecordDict(), [1, 2], "train", ttl=None, group_id="1")
+        told = [dict(reply.content["reply"]) for reply in replies]
+        pool.close()
+    assert told == [{"threads": 1, "niceness": os.nice(0)}] * 2
 
 
 @pytest.mark.slow

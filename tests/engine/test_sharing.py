@@ -176,6 +176,12 @@ def test_workers_see_the_gpus_they_were_given_out_of_those_listed():
     assert found == {"gpus": 2, "workers": [["3", "3"], ["5", "5"]]}
 
 
+@pytest.mark.slow
+def test_workers_share_one_gpu():
+    found = printed("gpu_shares.py", 1, 4, CUDA_VISIBLE_DEVICES="3")
+    assert found == {"gpus": 1, "workers": [["3", "3"]] * 4}
+
+
 def test_the_object_store_respects_the_memory_of_the_cgroup(monkeypatch):
     monkeypatch.setattr(environment, "memory_limit_bytes", lambda: sys.maxsize)
     assert own_ray._store_bytes() is None  # then Ray looks at the machine

@@ -359,3 +359,22 @@ def test_sums_are_those_of_opacus(name):
     theirs = [p.grad for p in wrapped.parameters()]
     for one, other in zip(ours.sums, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_dense_layers_form_no_gradient_of_an_example(monkeypatch):
+    """Nor do convolutions whose positions are few; those of many positions do (Bu et al., 3.2)."""
+
+    def formed(*arguments):
+        raise AssertionError("a gradient was formed")
+
+    monkeypatch.setattr("fedsim.privacy.clipping._formed", formed)
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 4))
+    few = nn.Sequential(nn.Conv2d(1, 64, 3, stride=3), nn.Conv2d(64, 64, 2), nn.Flatten())
+    for module in (dense, nn.Sequential(*few[1:], nn.LazyLinear(4))):
+        x = torch.randn(6, *((1, 8, 8) if module is dense else (64, 3, 3)))
+        module(x)
+        check(module, CROSS_ENTROPY, x, torch.randint(4, (6,)))
+    many = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.LazyLinear(4))
+    many(torch.randn(6, 1, 8, 8))
+    with pytest.raises(AssertionError, match="a gradient was formed"):
+        Clipper(many, CROSS_ENTROPY)(torch.randn(6, 1, 8, 8), torch.randint(4, (6,)), 1.0)
