@@ -24,9 +24,11 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# PFL: the Python of an environment that has pfl-research, to be measured beside it.
 bench: $(STAMP)
-	for name in partition dp_sgd growth simulation/run; do $(BIN)/python benchmarks/$$name.py || exit 1; done
-	$(BIN)/python benchmarks/gpu.py || [ $$? -eq 3 ] # 3: there is no GPU
+	for name in partition dp_sgd growth; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	$(BIN)/python benchmarks/simulation/run.py --flower $(if $(PFL),--pfl $(PFL))
+	$(BIN)/python benchmarks/gpu.py $(if $(PFL),--pfl $(PFL)) || [ $$? -eq 3 ] # 3: there is no GPU
 
 bench-secagg: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/secagg.py

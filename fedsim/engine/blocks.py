@@ -63,16 +63,18 @@ BlockApp = Callable[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Handlers:
     """What a worker runs: a ClientApp, and what may make it faster without changing its answers.
 
-    `fold` merges the replies to one content into fewer; `block` answers a whole block at once.
+    `fold` merges the replies to one content into fewer; `block` answers a whole block at once, of
+    `most` clients at most where more did not fit into memory.
     """
 
     app: ClientApp
     fold: Fold | None = None
     block: BlockApp | None = None
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +241,8 @@ def run_block(
     Returns the replies (fewer than clients where they were merged), the new client states, and ""
     or why the block could not be answered at once.
     """
+    if handlers.most and len(block) > handlers.most:
+        return _in_parts(handlers, population, content, block)
     incident, is_too_large = "", False
     if handlers.block:
         try:
@@ -251,20 +255,22 @@ def run_block(
             return *answered, ""
     # Not where the error is handled: until that ends, it holds all that had been allocated.
     if is_too_large:
-        return _halved(handlers, population, content, block)
+        environment.free_gpu_memory()
+        handlers.most = -(-len(block) // 2)
+        replies, states, further = _in_parts(handlers, population, content, block)
+        return replies, states, further or f"out of memory: block of {len(block)} clients halved"
     return *_one_by_one(handlers, population, content, block), incident
 
 
-def _halved(
+def _in_parts(
     handlers: Handlers, population: Population, content: RecordDict, block: Block
 ) -> tuple[list[Message], dict[int, RecordDict], str]:
-    """Run a block that does not fit into memory as two."""
-    environment.free_gpu_memory()
+    """Run a block that does not fit into memory as several: later ones are cut alike."""
     replies: list[Message] = []
     states: dict[int, RecordDict] = {}
-    incident = f"out of memory: block of {len(block)} clients halved"
-    for half in split(block, -(-len(block) // 2)):
-        own, kept, further = run_block(handlers, population, content, half)
+    incident = ""
+    for part in split(block, handlers.most or len(block)):
+        own, kept, further = run_block(handlers, population, content, part)
         replies += own
         states |= kept
         incident = further or incident

@@ -53,24 +53,32 @@ def per_client(message, context):
     return Message(RecordDict({"m": MetricRecord(number)}), reply_to=message)
 
 
-def asked(most, error):
+def asked(most, error, rounds=1):
     seen = []
     handlers = Handlers(per_client, block=block_app(most, error, seen))
     grid = InProcessGrid(handlers, Population(11, {}), size=11)
     content = RecordDict()
-    replies = grid.broadcast(content, list(grid.get_node_ids()), "train", ttl=None, group_id="1")
-    records = [reply.content["m"] for reply in replies]
-    assert sorted(record["client"] for record in records) == list(range(11))
+    for _ in range(rounds):
+        nodes = list(grid.get_node_ids())
+        replies = grid.broadcast(content, nodes, "train", ttl=None, group_id="1")
+        records = [reply.content["m"] for reply in replies]
+        assert sorted(record["client"] for record in records) == list(range(11))
     return seen, grid.incidents, records
 
 
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
 def test_a_block_is_halved_until_it_fits(error):
     seen, incidents, records = asked(3, error)
-    assert seen == [11, 6, 3, 3, 5, 3, 2]
+    assert seen == [11, 6, 3, 3, 3, 2]
     assert len(incidents) == 1
     assert "out of memory" in incidents[0]
     assert not any("alone" in record for record in records)
+
+
+def test_what_did_not_fit_is_not_tried_again():
+    seen, incidents, _ = asked(3, MemoryError(), rounds=3)
+    assert seen == [11, 6, *[3, 3, 3, 2], *[3, 3, 3, 2], *[3, 3, 3, 2]]
+    assert len(incidents) == 1
 
 
 def test_another_error_is_not_taken_for_it():
