@@ -236,7 +236,8 @@ class RayWorkers:
             replies, states, incident = self._ray.get(worker.jobs[0][0])
         except exceptions.OutOfMemoryError as error:
             worker.jobs[0][1].attempts = _ATTEMPTS - 1  # the same again would die again
-            reason = f"worker killed for memory, its block halved: {_first_line(error)}"
+            why = _first_line(error).partition(";")[0]  # then Ray lists all that used memory
+            reason = f"worker killed for memory, its block halved: {why}"
             yield from self._replace(worker, reason)
         except (exceptions.ActorUnavailableError, exceptions.ObjectLostError) as error:
             # It cannot be reached, or its node died with a result that nobody had fetched yet.

@@ -13,6 +13,7 @@ from fedsim import registry
 collect_ignore = [
     "behind_ray_client.py",
     "changing_cluster.py",
+    "hungry_blocks.py",
     "node_without_data.py",
     "nodes_of_two_sizes.py",
 ]

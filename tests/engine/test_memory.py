@@ -1,7 +1,11 @@
 """Blocks that do not fit into memory are halved, and the run goes on."""
 
 import json
+import os
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -134,6 +138,27 @@ def test_a_worker_killed_for_memory_is_replaced_and_its_block_halved(tiny, clust
     assert record[0].lost == 0
     assert "its block halved" in grid.incidents[0]
     assert record[0].model_sha256 == undisturbed[0].model_sha256
+
+
+@pytest.mark.slow
+def test_rays_memory_monitor_kills_a_worker_and_its_block_is_run_as_two_halves():
+    """No stand-in: the worker takes more than Ray has been told that there is, and is killed."""
+    script = Path(__file__).parent / "hungry_blocks.py"
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+        env=os.environ | {"PYTHONPATH": str(script.parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["told"] == [[client, 2] for client in range(4)]
+    (incident,) = found["incidents"]
+    assert "killed for memory, its block halved: " in incident
+    assert "exceeds the memory usage threshold" in incident
+    assert len(incident) < 500
 
 
 def test_a_client_short_of_memory_for_a_moment_is_asked_again(tiny, tmp_path, monkeypatch):
