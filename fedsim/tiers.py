@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedsim import environment
+from fedsim import environment, rng
 from fedsim.core import ClientContext, Clipping, Memo, Recipe
 from fedsim.data import Examples
 from fedsim.errors import ConfigError, Problem
@@ -28,7 +28,7 @@ from fedsim.federation import Federation, trained_module
 from fedsim.transforms.clip import Clip
 from fedsim.transforms.unchanged import Unchanged
 from fedsim.vectorized import clipped, dense, stacked
-from fedsim.vectorized.block import Fit, train_block
+from fedsim.vectorized.block import Fit, padding_of, train_block
 
 __all__ = [
     "LOW_RANK",
@@ -55,15 +55,21 @@ _HOPELESS = 1.5  # so much slower in a first timing: not measured further
 _BUSY_S = 1e-3  # of a layer in a step on a CPU: what calling it costs is a tenth of that
 _MEMORY_SHARE = 0.1  # of what is free, for the stacked copies of one block
 _PROBE_STEPS, _PROBE_EXAMPLES = 4, 4096
+_PADDED_CLIENTS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How a run trains its clients. `reason`: why not a faster tier; `block_size` None: by size."""
+    """How a run trains its clients. `reason`: why not a faster tier; `block_size` None: by size.
+
+    `padding`: examples computed for each there is, in a block of clients drawn at random; None
+    where clients train by themselves.
+    """
 
     tier: str
     block_size: int | None
     reason: str = ""
+    padding: float | None = None
 
 
 def travelling(at_once: int, cohort: int, workers: int, *, is_even: bool = False) -> int:
@@ -106,7 +112,10 @@ def choose(
     for a tier that the experiment cannot be run in.
     """
     with environment.one_thread():  # as in a worker
-        return _chosen(federation, cache_dir, cores or environment.cpu_limit())
+        found = _chosen(federation, cache_dir, cores or environment.cpu_limit())
+    if found.tier in (MESSAGES, RESIDENT):
+        return found
+    return replace(found, padding=_padding(federation, found.block_size or _cohort(federation)))
 
 
 def _chosen(federation: Federation, cache_dir: Path | None, cores: int) -> Execution:
@@ -358,6 +367,20 @@ def _affordable(federation: Federation) -> int:
     state = federation.config.optimizer.start([torch.zeros(1)])
     per_client = 4 * federation.initial.numel() * (3 + len(state))
     return max(1, int(_MEMORY_SHARE * free / per_client))
+
+
+def _padding(federation: Federation, block_size: int) -> float:
+    """Measure the padding of a block: all that it would compute is planned, and none of it done."""
+    config, sizes = federation.config, federation.clients.sizes()
+    sizes = sizes[sizes > 0]
+    count = min(block_size, len(sizes), _PADDED_CLIENTS)
+    chosen = rng.stream(config.seed, "padding").choice(len(sizes), count, replace=False)
+    contexts = [ClientContext(config.seed, 0, int(client)) for client in chosen]
+    recipe = config.local.recipe
+    if recipe.clipping:  # Poisson batches: one step is like another
+        recipe = _short(federation)
+    full_batch, own = config.optimizer.full_batch, sizes[chosen].tolist()
+    return round(padding_of(recipe, own, contexts, full_batch=full_batch), 4)
 
 
 def _cohort(federation: Federation) -> int:

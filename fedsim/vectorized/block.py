@@ -12,7 +12,7 @@ from fedsim.core import ClientContext, Memo, Recipe, Task
 from fedsim.vectorized.change import Changes
 from fedsim.vectorized.schedule import Schedule, groups, plan_poisson, plan_steps
 
-__all__ = ["Fit", "Trained", "train_block"]
+__all__ = ["Fit", "Trained", "padding_of", "train_block"]
 
 #: (task, recipe, schedule, places, memos, contexts) -> (changes, losses, memos); `places`
 #: [clients, most examples] says where in `task.x` each client's examples are.
@@ -57,19 +57,42 @@ def train_block(
 
     `is_ordered`: each client's examples lie in the order of `schedule.first_pass` already.
     """
-    full_batch = task.optimizer.full_batch
-    plan = plan_poisson if recipe.clipping else partial(plan_steps, is_ordered=is_ordered)
     counts = np.array(sizes)
     firsts = np.cumsum(counts) - counts
-    for members in groups(sizes, recipe, full_batch=full_batch):
+    plan = partial(plan_steps, is_ordered=is_ordered)
+    device, is_full = task.x.device, task.optimizer.full_batch
+    for members, schedule in _planned(plan, recipe, sizes, contexts, device, full_batch=is_full):
         chosen = [contexts[i] for i in members]
-        schedule = plan(
-            [sizes[i] for i in members], recipe, chosen, task.x.device, full_batch=full_batch
-        )
         places = _places(firsts[members], counts[members]).to(task.x.device)
         own = [memos[i] for i in members]
         change, mean_losses, kept = fit(task, recipe, schedule, places, own, chosen)
         yield Trained(members, change, mean_losses, kept, schedule.padding, schedule.seen)
+
+
+def padding_of(
+    recipe: Recipe, sizes: Sequence[int], contexts: Sequence[ClientContext], *, full_batch: bool
+) -> float:
+    """Return how many examples `train_block` computes for each there is, padding included."""
+    device = torch.device("cpu")
+    planned = _planned(plan_steps, recipe, sizes, contexts, device, full_batch=full_batch)
+    real = [(int(schedule.seen.sum()), schedule.padding) for _, schedule in planned]
+    return sum(n * padding for n, padding in real) / max(1, sum(n for n, _ in real))
+
+
+def _planned(
+    plan: Callable[..., Schedule],
+    recipe: Recipe,
+    sizes: Sequence[int],
+    contexts: Sequence[ClientContext],
+    device: torch.device,
+    *,
+    full_batch: bool,
+) -> Iterator[tuple[list[int], Schedule]]:
+    """Yield groups of clients, by their places, and their steps; Poisson batches where clipped."""
+    plan = plan_poisson if recipe.clipping else plan
+    for members in groups(sizes, recipe, full_batch=full_batch):
+        own, chosen = [sizes[i] for i in members], [contexts[i] for i in members]
+        yield members, plan(own, recipe, chosen, device, full_batch=full_batch)
 
 
 def _places(firsts: np.ndarray, counts: np.ndarray) -> Tensor:

@@ -178,6 +178,24 @@ MODELS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("overrides", "least", "most"),
+    [
+        (["partition.name=iid", "partition.clients=20"], 1.0, 1.01),
+        (["partition.name=quantity", "partition.clients=20"], 1.0001, 1.25),
+        (["partition.name=iid", "local.name=dp-sgd"], 1.0001, 1.5),
+    ],
+    ids=["equal", "unequal", "poisson"],
+)
+def test_padding_is_measured_and_recorded(overrides, least, most, tmp_path):
+    """It is what blocks then compute beyond what there is: see tests/vectorized/test_schedule.py"""
+    asked = [*MLP, *overrides, "engine.tier=vectorized", "engine.block_size=12"]
+    result = fedsim.run("digits", [*SETTINGS, *asked, "rounds.count=1"], runs=tmp_path)
+    assert least <= result.stored.facts["execution"]["padding"] <= most
+    alone = tiers.choose(federation(*MLP, "engine.tier=resident"))
+    assert alone.padding is None
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_models_that_cannot_be_stacked_fall_back_and_still_train(name, tmp_path, monkeypatch):
     body, reason = MODELS[name]

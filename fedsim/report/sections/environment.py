@@ -14,9 +14,11 @@ def _training(facts: Mapping[str, Any]) -> str:
     """Say how workers trained clients."""
     execution = facts.get("execution") or {}
     size, reason = execution.get("block_size"), execution.get("reason")
+    padding = execution.get("padding")
     return (
         f"{execution.get('tier', 'messages')}"
         + (f", {size} clients at once" if size else "")
+        + (f", {padding - 1:.1%} more examples computed than there are" if padding else "")
         + (f" ({reason})" if reason else "")
     )
 
