@@ -1,10 +1,12 @@
 """How time and memory grow: with the population, with the cohort, with the rounds; start-up too.
 
-python benchmarks/growth.py [--cycles 5] [--write]
+python benchmarks/growth.py [--rounds 16] [--write]
 
 Synthetic clients, made where they are used, in process: one process is all there is to watch. Every
-run has a process of its own; those that are compared take turns, and medians are shown. Memory is
-what the process holds after its last round (RSS), and the most it ever held, report included.
+run has a process of its own; those that are compared run at the same time, but a round of each in
+turns, because this takes less time than a machine's speed needs to change. Storing a round, which
+a run does behind the next one, is shown by itself. Memory is what the process holds after its last
+round (RSS), and the most it ever held, report included.
 `--write`: put the text into docs/performance.md.
 """
 
@@ -17,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -32,6 +33,7 @@ MB = 2**20
 POPULATIONS, COHORTS = (10**3, 10**4, 10**5, 10**6), (50, 100, 200, 400, 800)
 LONG_ROUNDS, SETTLED = 500, 20
 MOST = 1.10  # of the least time and memory of a population; of a straight line through cohorts
+STARTS = 5
 MOST_MB, START_S = 50.0, {"inprocess": 4.0, "ray": 12.0}
 START = """
 import sys, time
@@ -45,15 +47,28 @@ fedsim.run("digits", ["engine.grid=" + sys.argv[2]], runs=sys.argv[3], listener=
 """
 
 
-def measure(folder: Path, clients: int, cohort: int, rounds: int) -> dict[str, Any]:
-    """Return the median seconds of a round and of its storing, MB after each round, peak MB."""
-    stamps, memory, stored = [], [], []
+def measure(
+    folder: Path, clients: int, cohort: int, rounds: int, *, in_turns: bool
+) -> dict[str, Any]:
+    """Run rounds; return the median seconds of storing one, MB after each round, and peak MB.
+
+    `in_turns`: before each round but the first, say how long the last one took and wait for a line
+    that lets it go on. What is stored meanwhile is in no round's time.
+    """
+    memory, stored = [], []
+    started, last = perf_counter(), 0
 
     def listen(event: object) -> None:
-        if type(event).__name__ == "RoundDone":
-            stamps.append(perf_counter())
+        nonlocal started, last
+        kind = type(event).__name__
+        if kind == "RoundDone":
             stored.append(event.record.seconds["checkpoint"])
             memory.append(psutil.Process().memory_info().rss / MB)
+        if kind == "ClientsDone" and in_turns and event.done >= event.asked and event.round > last:
+            last = event.round
+            print(perf_counter() - started, flush=True)
+            sys.stdin.readline()
+            started = perf_counter()
 
     fedsim.run(
         {
@@ -69,22 +84,35 @@ def measure(folder: Path, clients: int, cohort: int, rounds: int) -> dict[str, A
         listener=listen,
     )
     return {
-        "seconds": statistics.median(b - a for a, b in pairwise(stamps[1:])),
         "stored": statistics.median(stored[1:]),
         "memory": memory,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB,
     }
 
 
-def apart(folder: Path, clients: int, cohort: int, rounds: int) -> dict[str, Any]:
+def apart(
+    folder: Path, clients: int, cohort: int, rounds: int, *, in_turns: bool
+) -> subprocess.Popen[str]:
     """`measure` in a process of its own."""
-    options = [str(folder), *map(str, (clients, cohort, rounds))]
+    options = [str(folder), *map(str, (clients, cohort, rounds, int(in_turns)))]
     command = [sys.executable, __file__, "--one", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+
+def told(process: subprocess.Popen[str]) -> Any:
+    """Return what a process says next."""
+    line = process.stdout.readline() if process.stdout else ""
+    if not line:
+        raise SystemExit(f"a measurement ended with exit code {process.wait()}")
+    return json.loads(line)
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    """Let a process go on with a round."""
+    assert process.stdin
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def start_up(folder: Path, grid: str) -> float:
@@ -94,31 +122,37 @@ def start_up(folder: Path, grid: str) -> float:
     return float(done.stdout.split()[0])
 
 
-def in_turns(folder: Path, runs: list[tuple[int, int]], cycles: int) -> list[dict[str, float]]:
-    """Measure (population, cohort) pairs in turns; return what `levelled` makes of it."""
-    found = []
-    for cycle in range(cycles):
-        found.append([])
-        for clients, cohort in runs:
-            own = apart(folder, clients, cohort, 8)
-            found[-1].append(own | {"memory": own["memory"][-1]})
-            print(f"{cycle + 1} {clients} {cohort}: {own['seconds']:.3f} s", file=sys.stderr)
-    return levelled(found)
+def in_turns(folder: Path, runs: list[tuple[int, int]], rounds: int) -> list[dict[str, float]]:
+    """Measure (population, cohort) pairs, a round of each in turns; return `levelled` figures."""
+    processes = [apart(folder, *pair, rounds, in_turns=True) for pair in runs]
+    for process in processes:
+        told(process)  # the first round, and all that comes before it
+    turns = []
+    for number in range(2, rounds + 1):
+        turns.append([])
+        for process in processes:
+            go(process)
+            turns[-1].append(told(process))
+        print(number, " ".join(f"{own:.3f}" for own in turns[-1]), file=sys.stderr)
+    for process in processes:
+        go(process)
+    rest = [told(process) for process in processes]
+    return [
+        own | {"memory": own["memory"][-1], "seconds": seconds}
+        for own, seconds in zip(rest, levelled(turns), strict=True)
+    ]
 
 
-def levelled(cycles: list[list[dict[str, float]]]) -> list[dict[str, float]]:
-    """Return each run's medians over cycles; how fast the machine was in a cycle taken out.
+def levelled(turns: list[list[float]]) -> list[float]:
+    """Return each run's median seconds; how fast the machine was in a turn is taken out.
 
-    Seconds are compared within a cycle: each is divided by its cycle's geometric mean, and the
-    median of these quotients multiplied by the median of the means.
+    Each figure is divided by its turn's geometric mean, and the median of these quotients
+    multiplied by the median of the means.
     """
-    means = [np.exp(np.mean([np.log(own["seconds"]) for own in cycle])) for cycle in cycles]
-    rows = []
-    for each in zip(*cycles, strict=True):
-        row = {name: statistics.median(own[name] for own in each) for name in each[0]}
-        quotients = [own["seconds"] / mean for own, mean in zip(each, means, strict=True)]
-        rows.append(row | {"seconds": statistics.median(quotients) * statistics.median(means)})
-    return rows
+    seconds = np.array(turns)
+    means = np.exp(np.log(seconds).mean(axis=1))
+    quotients = np.median(seconds / means[:, None], axis=0)
+    return [float(each) for each in quotients * np.median(means)]
 
 
 def verdict(what: str, value: float, most: float, form: str = ".3f") -> str:
@@ -144,9 +178,9 @@ def linearity(seconds: list[float]) -> list[str]:
     return [f"- {fit}", verdict("off that line at most", off, MOST - 1)]
 
 
-def by_population(folder: Path, cycles: int) -> list[str]:
+def by_population(folder: Path, rounds: int) -> list[str]:
     """Measure populations; return lines of a table and what is required of it."""
-    rows = in_turns(folder, [(clients, 200) for clients in POPULATIONS], cycles)
+    rows = in_turns(folder, [(clients, 200) for clients in POPULATIONS], rounds)
     lines = page.table(
         ["population (cohort 200)", *(f"{clients:,d}" for clients in POPULATIONS)],
         [
@@ -158,9 +192,9 @@ def by_population(folder: Path, cycles: int) -> list[str]:
     return [*lines, "", *independence(rows)]
 
 
-def by_cohort(folder: Path, cycles: int) -> list[str]:
+def by_cohort(folder: Path, rounds: int) -> list[str]:
     """Measure cohorts; return lines, with a straight line through the figures."""
-    rows = in_turns(folder, [(10**4, cohort) for cohort in COHORTS], cycles)
+    rows = in_turns(folder, [(10**4, cohort) for cohort in COHORTS], rounds)
     seconds = [row["seconds"] for row in rows]
     lines = page.table(
         ["cohort (of 10,000)", *map(str, COHORTS)],
@@ -176,25 +210,26 @@ def by_cohort(folder: Path, cycles: int) -> list[str]:
 def main() -> None:
     """Measure, print and, if asked, write."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--cycles", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        name, *numbers = arguments.one
-        print(json.dumps(measure(Path(name), *map(int, numbers))))
+        name, *numbers, turns = arguments.one
+        found = measure(Path(name), *map(int, numbers), in_turns=turns == "1")
+        print(json.dumps(found))
         return
     # As where fedsim is installed: what Python compiles of it is kept.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        lines = by_population(folder, arguments.cycles) + by_cohort(folder, arguments.cycles)
-        memory = apart(folder, 10**4, 100, LONG_ROUNDS)["memory"]
+        lines = by_population(folder, arguments.rounds) + by_cohort(folder, arguments.rounds)
+        memory = told(apart(folder, 10**4, 100, LONG_ROUNDS, in_turns=False))["memory"]
         grown = memory[-1] - memory[SETTLED - 1]
         what = f"{LONG_ROUNDS} rounds, 10,000 clients, MB more than after round {SETTLED}"
         lines.append(verdict(what, grown, MOST_MB, ".1f"))
         for grid, most in START_S.items():
-            seconds = statistics.median(start_up(folder, grid) for _ in range(arguments.cycles))
+            seconds = statistics.median(start_up(folder, grid) for _ in range(STARTS))
             what = f"s from starting Python to the first client done, {grid}"
             lines.append(verdict(what, seconds, most, ".1f"))
     text = "\n".join(lines)

@@ -7,13 +7,20 @@ def rows(*seconds):
     return [{"seconds": each, "memory": 300.0, "peak": 360.0, "stored": 0.01} for each in seconds]
 
 
-def test_a_slow_cycle_changes_nothing(bench):
-    growth = bench("growth")
-    even = growth.levelled([rows(1.0, 2.0, 4.0), rows(3.0, 6.0, 12.0), rows(1.0, 2.0, 4.0)])
-    assert [row["seconds"] for row in even] == pytest.approx([1.0, 2.0, 4.0])
-    # One run of one cycle was disturbed: the medians do not see it.
-    disturbed = growth.levelled([rows(1.0, 2.0, 4.0), rows(9.0, 2.0, 4.0), rows(1.0, 2.0, 4.0)])
-    assert [row["seconds"] for row in disturbed] == pytest.approx([1.0, 2.0, 4.0])
+def test_a_slow_turn_changes_nothing(bench):
+    levelled = bench("growth").levelled
+    assert levelled([[1.0, 2.0, 4.0], [3.0, 6.0, 12.0], [1.0, 2.0, 4.0]]) == pytest.approx(
+        [1, 2, 4]
+    )
+    # One run was disturbed in one turn: the medians hardly see it.
+    disturbed = levelled([[1.0, 2.0, 4.0], [9.0, 2.0, 4.0], [1.0, 2.0, 4.0]])
+    assert disturbed == pytest.approx([1, 2, 4])
+
+
+def test_runs_take_turns_and_their_memory_is_told(bench, tmp_path):
+    found = bench("growth").in_turns(tmp_path, [(100, 5), (100, 20)], 6)
+    assert all(0 < row["seconds"] < 60 and 50 < row["memory"] <= row["peak"] for row in found)
+    assert found[0]["seconds"] < found[1]["seconds"]
 
 
 def test_the_most_and_the_least_are_compared_wherever_they_stand(bench):
