@@ -3,12 +3,13 @@
 python benchmarks/dp_sgd.py [cycles] [alone | blocks] [--write]
 
 Alone: one client has 50 images of 3 x 32 x 32, five batches of 10, a CNN of 1.63 M parameters, one
-thread. Medians over the cycles; ratios are taken within each cycle. `--write`: put the tables into
-docs/performance.md. Ours run in a process
-set up as our workers are (`environment.keep_freed_memory`), Opacus in one as it comes.
+thread. Medians over the cycles; ratios are taken within each cycle. Ours run in a process set up as
+our workers are (`environment.keep_freed_memory`), Opacus in one as it comes.
 
 Blocks: clients of 20 examples in batches of 10, "DP-SGD, ours, one by one" against "DP-SGD,
 vectorized over clients" (`engine.tier=vectorized`), and how many examples padding adds.
+
+`--write`: put the tables into docs/performance.md.
 """
 
 import argparse

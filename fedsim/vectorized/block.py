@@ -59,9 +59,15 @@ def train_block(
     """
     counts = np.array(sizes)
     firsts = np.cumsum(counts) - counts
-    plan = partial(plan_steps, is_ordered=is_ordered)
-    device, is_full = task.x.device, task.optimizer.full_batch
-    for members, schedule in _planned(plan, recipe, sizes, contexts, device, full_batch=is_full):
+    planned = _planned(
+        recipe,
+        sizes,
+        contexts,
+        task.x.device,
+        full_batch=task.optimizer.full_batch,
+        is_ordered=is_ordered,
+    )
+    for members, schedule in planned:
         chosen = [contexts[i] for i in members]
         places = _places(firsts[members], counts[members]).to(task.x.device)
         own = [memos[i] for i in members]
@@ -74,22 +80,22 @@ def padding_of(
 ) -> float:
     """Return how many examples `train_block` computes for each there is, padding included."""
     device = torch.device("cpu")
-    planned = _planned(plan_steps, recipe, sizes, contexts, device, full_batch=full_batch)
+    planned = _planned(recipe, sizes, contexts, device, full_batch=full_batch)
     real = [(int(schedule.seen.sum()), schedule.padding) for _, schedule in planned]
     return sum(n * padding for n, padding in real) / max(1, sum(n for n, _ in real))
 
 
 def _planned(
-    plan: Callable[..., Schedule],
     recipe: Recipe,
     sizes: Sequence[int],
     contexts: Sequence[ClientContext],
     device: torch.device,
     *,
     full_batch: bool,
+    is_ordered: bool = False,
 ) -> Iterator[tuple[list[int], Schedule]]:
     """Yield groups of clients, by their places, and their steps; Poisson batches where clipped."""
-    plan = plan_poisson if recipe.clipping else plan
+    plan = plan_poisson if recipe.clipping else partial(plan_steps, is_ordered=is_ordered)
     for members in groups(sizes, recipe, full_batch=full_batch):
         own, chosen = [sizes[i] for i in members], [contexts[i] for i in members]
         yield members, plan(own, recipe, chosen, device, full_batch=full_batch)
