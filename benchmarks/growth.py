@@ -1,6 +1,6 @@
 """How time and memory grow: with the population, with the cohort, with the rounds; start-up too.
 
-python benchmarks/growth.py [--rounds 16] [--write]
+python benchmarks/growth.py [--rounds 40] [--write]
 
 Synthetic clients, made where they are used, in process: one process is all there is to watch. Every
 run has a process of its own; those that are compared run at the same time, but a round of each in
@@ -210,7 +210,7 @@ def by_cohort(folder: Path, rounds: int) -> list[str]:
 def main() -> None:
     """Measure, print and, if asked, write."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -272,15 +272,21 @@ def _count_group(
     """Take a group's updates into the sum; what is out of bounds is looked at one by one."""
     form = block.order.form
     metrics = trained.metrics([float(size) for size in sizes])
-    if coding.kind_of(block.federation.config.transform) != "dense":
+    weights = [block.federation.weight(float(size)) for size in sizes]
+    is_dense = coding.kind_of(block.federation.config.transform) == "dense"
+    is_summed = form is not None and form.bits is None
+    if not (is_dense or (is_summed and sending.can_together(block.federation))):
         _take_each(block, trained, sizes, metrics, seconds)
         return
-    weights = [block.federation.weight(float(size)) for size in sizes]
-    change = encoded(trained.change, block.federation.transform(form, contexts))
-    if form is None or form.bits is not None:
+    if not is_summed:
+        change = encoded(trained.change, block.federation.transform(form, contexts))
         _count_each(block, trained, change, weights, metrics, seconds)
         return
-    is_good = (change.largest() <= form.max_abs).cpu()  # False for NaN too
+    assert form is not None
+    before = [coding.apart(block.memos[place])[1] for place in trained.members]
+    sent = sending.together(block.federation, trained.change, block.order, contexts, before)
+    change = sent.changes
+    is_good = ((change.largest() <= form.max_abs) & sent.is_finite).cpu()  # False for NaN too
     norms = [math.nan] * len(weights)
     if form.max_norm is not None:
         found = change.norms().cpu()
@@ -290,15 +296,16 @@ def _count_group(
     if any(fine):
         counted = torch.where(is_good, torch.tensor(weights), 0.0)
         vector = change.weighted_sum(counted.to(trained.losses.device))
-        lanes = central.votes(lambda: trained.change.norms().cpu()[is_good], form)
+        lanes = central.votes(lambda: sent.whole.norms().cpu()[is_good], form)
         part = exact.encode_sum(vector, list(compress(weights, fine)), form, lanes)
         block.total = exact.add_into(block.total, part)
-        size = messages.FLOAT_BYTES * form.dimension + sum(lane.nbytes for lane in lanes.values())
+        more = sum(lane.nbytes for lane in lanes.values())
         ids = [block.clients[place] for place in trained.members]
-        took, sent = ([each] * len(ids) for each in (seconds, float(size)))
-        own = Table(ids, weights, took, metrics, norms, sent)
+        sizes_up = [float(size + more) for size in sent.sizes]
+        own = Table(ids, weights, [seconds] * len(ids), metrics, norms, sizes_up)
         block.tables.append(client_table.chosen(own, fine))
-        block.kept.update(compress(zip(trained.members, trained.memos, strict=True), fine))
+        memos = map(coding.joined, trained.memos, sent.kept)
+        block.kept.update(compress(zip(trained.members, memos, strict=True), fine))
         *_, block.last = compress(trained.members, fine)
     _one_by_one(block, [place for place, own in zip(trained.members, fine, strict=True) if not own])
 

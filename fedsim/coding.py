@@ -12,7 +12,7 @@ compression schemes", ICML 2019, Algorithm 2: p = g + e, send C(p), e = p - C(p)
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, Protocol
@@ -30,15 +30,21 @@ __all__ = [
     "Code",
     "Coded",
     "Coder",
+    "Contexts",
+    "Memos",
+    "Received",
     "Reduction",
     "Shapes",
     "Shared",
     "apart",
     "coded",
+    "coded_together",
     "decoder",
+    "has_feedback",
     "joined",
     "kind_of",
     "reduced",
+    "reduced_together",
     "size_of",
     "told",
 ]
@@ -47,6 +53,9 @@ __all__ = [
 Code = NDArray[np.uint8]
 #: The shapes of a model's tensors, in the order of its flat vector.
 Shapes = tuple[tuple[int, ...], ...]
+#: What several clients have, in one order.
+Memos = Sequence[Memo]
+Contexts = Sequence[ClientContext]
 
 _PREFIX = "transform/"  # of what a transform keeps, in a client's memo
 _RESIDUAL = "residual"
@@ -82,6 +91,8 @@ class Coder(Protocol):
     """A transform whose code the server has to decode update by update.
 
     One with `feedback = "ef"` among its fields gets what its last code lost added to the update.
+    One that says what codes of many clients stand for without making them has `received(vectors,
+    memos, shared, contexts)`: of updates [clients, model] on any device, the `Received`.
     """
 
     kind: ClassVar[Literal["coded"]]
@@ -115,12 +126,15 @@ class Reduction(Protocol):
         """Return how many numbers an update becomes."""
         ...
 
-    def reduce(self, vector: Tensor, shared: Shared) -> Tensor:
-        """Return the numbers of one client's update, flat float32."""
+    def reduce(self, vectors: Tensor, shared: Shared) -> Tensor:
+        """Return the numbers [..., width] of updates [..., model], on their device."""
         ...
 
     def expand(self, numbers: Tensor, shared: Shared) -> Tensor:
-        """Return the update, or the sum of updates, that numbers stand for, of their type."""
+        """Return the update, or the sum of updates, that numbers stand for, of their type.
+
+        One with error feedback takes numbers [..., width], of several clients.
+        """
         ...
 
 
@@ -131,6 +145,19 @@ class Coded:
     code: Code
     vector: Tensor
     memo: Memo
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What codes of several clients stand for: updates [clients, model], on their device.
+
+    `sizes`: the bytes of each code; empty where they are `size_bytes`. `memos`: what each client
+    keeps; empty for nothing.
+    """
+
+    vectors: Tensor
+    sizes: Sequence[int] = ()
+    memos: Memos = ()
 
 
 def kind_of(part: Any) -> str:
@@ -155,7 +182,7 @@ def coded(part: Coder, vector: Tensor, memo: Memo, shared: Shared, ctx: ClientCo
     whole = _with_residual(part, vector, memo)
     code, kept = part.encode(whole, memo, shared, ctx)
     decoded = part.decode(code, shared)
-    if _has_feedback(part):
+    if has_feedback(part):
         kept = {**kept, _RESIDUAL: whole - decoded}
     return Coded(code, decoded, kept)
 
@@ -167,17 +194,62 @@ def reduced(part: Reduction, vector: Tensor, memo: Memo, shared: Shared) -> tupl
     """
     whole = _with_residual(part, vector, memo)
     numbers = part.reduce(whole, shared)
-    if not _has_feedback(part):
+    if not has_feedback(part):
         return numbers, {}
     return numbers, {_RESIDUAL: whole - part.expand(numbers, shared)}
 
 
-def _has_feedback(part: Any) -> bool:
+def coded_together(
+    part: Any, vectors: Tensor, memos: Memos, shared: Shared, contexts: Contexts
+) -> tuple[Received, Tensor]:
+    """Do for clients [clients, model] what `coded` does for one, without making their codes.
+
+    Returns too whose updates were finite; the others' are taken as zero. The part has `received`.
+    """
+    whole, is_finite = _with_residuals(part, vectors, memos)
+    found: Received = part.received(whole, memos, shared, contexts)
+    sizes = found.sizes or [part.size_bytes(shared.shapes)] * len(whole)
+    kept = found.memos or [{}] * len(whole)
+    if has_feedback(part):
+        kept = _keeping(kept, whole - found.vectors)
+    return Received(found.vectors, sizes, kept), is_finite
+
+
+def reduced_together(
+    part: Reduction, vectors: Tensor, memos: Memos, shared: Shared
+) -> tuple[Received, Tensor]:
+    """Do for clients [clients, model] what `reduced` does for one; say too whose were finite."""
+    whole, is_finite = _with_residuals(part, vectors, memos)
+    numbers = part.reduce(whole, shared)
+    kept: list[Memo] = [{}] * len(whole)
+    if has_feedback(part):
+        kept = _keeping(kept, whole - part.expand(numbers, shared))
+    return Received(numbers, memos=kept), is_finite
+
+
+def _keeping(memos: Memos, lost: Tensor) -> list[Memo]:
+    rows = lost.cpu()  # a copy of each: one client's memory must not hold all the others'
+    return [{**memo, _RESIDUAL: row.clone()} for memo, row in zip(memos, rows, strict=True)]
+
+
+def _with_residuals(part: Any, vectors: Tensor, memos: Memos) -> tuple[Tensor, Tensor]:
+    whole = vectors
+    if has_feedback(part):
+        whole = vectors.clone()
+        for row, memo in zip(whole, memos, strict=True):
+            if _RESIDUAL in memo:
+                row += memo[_RESIDUAL].to(row.device)
+    is_finite = whole.isfinite().all(dim=1)
+    return torch.where(is_finite.unsqueeze(1), whole, 0.0), is_finite
+
+
+def has_feedback(part: Any) -> bool:
+    """Say whether clients keep what their codes lose, and add it to their next updates."""
     return getattr(part, "feedback", "none") == "ef"
 
 
 def _with_residual(part: Any, vector: Tensor, memo: Memo) -> Tensor:
-    whole = vector + memo[_RESIDUAL] if _has_feedback(part) and _RESIDUAL in memo else vector
+    whole = vector + memo[_RESIDUAL] if has_feedback(part) and _RESIDUAL in memo else vector
     if not bool(whole.isfinite().all()):
         raise InvalidUpdateError("update holds NaN or infinity")
     return whole

@@ -1,12 +1,14 @@
 """What of an experiment's updates travels: their codes, how many numbers a sum has, and what it is.
 
-The same for messages and for blocks of clients: why both come to the same bits, and why the bytes
-that are recorded are those of what was encoded.
+The same for messages and for blocks of clients, one after another or at once: why all come to the
+same bits, or but for rounding, and why the bytes that are recorded are those of what was encoded.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+import torch
 from torch import Tensor
 
 from fedsim import coding, exact, ring
@@ -14,14 +16,18 @@ from fedsim.coding import Code, kind_of
 from fedsim.core import ClientContext, Memo, Sum, Update
 from fedsim.federation import Federation, entering, shapes_of, shared_by_all, width
 from fedsim.messages import FLOAT_BYTES, Train
+from fedsim.vectorized.change import Changes, encoded, in_fewer, of_rows
 
 __all__ = [
     "Sent",
+    "Together",
+    "can_together",
     "concluded",
     "payload_bytes",
     "send",
     "settled",
     "size_bytes",
+    "together",
     "told",
     "unsent",
     "whole",
@@ -35,6 +41,20 @@ class Sent:
     update: Update
     code: Code | None
     kept: Memo
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Several clients' updates as they enter the sum: `Sent`, of each.
+
+    `whole`: before they were clipped or randomized. `is_finite` [clients]: whose could be sent.
+    """
+
+    whole: Changes
+    changes: Changes
+    is_finite: Tensor
+    sizes: Sequence[int]
+    kept: Sequence[Memo]
 
 
 def told(federation: Federation) -> str:
@@ -71,6 +91,43 @@ def send(
     if order.form is not None:
         exact.check(sent, order.form)
     return Sent(sent, code, kept)
+
+
+def can_together(federation: Federation) -> bool:
+    """Say whether `together` knows what clients send: all but coders that have it not."""
+    part = federation.config.transform
+    return kind_of(part) != "coded" or hasattr(part, "received")
+
+
+def together(
+    federation: Federation,
+    changes: Changes,
+    order: Train,
+    contexts: Sequence[ClientContext],
+    memos: Sequence[Memo],
+) -> Together:
+    """Do for the clients of a block what `send` does for one, where their tensors are.
+
+    Whoever is not finite is told in `is_finite`, what else cannot enter the sum is not looked for.
+    """
+    part, count = federation.config.transform, len(contexts)
+    shared = shared_by_all(federation, order.round, order.model)
+    whole, is_finite = changes, torch.ones(count, dtype=torch.bool, device=federation.device)
+    sizes: Sequence[int] = [size_bytes(federation, order.round)] * count
+    kept: Sequence[Memo] = [{}] * count
+    if kind_of(part) == "coded":
+        rows = changes.vectors()
+        found, is_finite = coding.coded_together(part, rows, memos, shared, contexts)
+        whole, kept = of_rows(found.vectors), found.memos
+        sizes = found.sizes if told(federation) else sizes
+    elif coding.has_feedback(part):
+        rows = changes.vectors()
+        found, is_finite = coding.reduced_together(part, rows, memos, shared)
+        whole, kept = of_rows(found.vectors), found.memos
+    elif kind_of(part) == "linear":
+        whole = in_fewer(changes, partial(part.reduce, shared=shared))
+    entering = encoded(whole, federation.transform(order.form, contexts))
+    return Together(whole, entering, is_finite, sizes, kept)
 
 
 def concluded(federation: Federation, total: Sum, order: Train) -> Sum:

@@ -54,10 +54,13 @@ def part_name(name: str, part: str) -> str:
     return f"{path}.{_PREFIX}{key}.0.{part}".lstrip(".")
 
 
-def named_parts(module: nn.Module, vector: Tensor) -> dict[str, Tensor]:
-    """Return a vector's flat parts by what the model calls them; others by their own names."""
+def named_parts(module: nn.Module, vectors: Tensor) -> dict[str, Tensor]:
+    """Return flat parts of vectors [..., module] by what the model calls them.
+
+    Those that it has not go by their own names.
+    """
     shapes = layout(module)
-    parts = torch.split(vector, [math.prod(shape) for _, shape in shapes])
+    parts = torch.split(vectors, [math.prod(shape) for _, shape in shapes], dim=-1)
     return {_original(name): part for (name, _), part in zip(shapes, parts, strict=True)}
 
 

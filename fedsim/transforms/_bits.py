@@ -3,7 +3,9 @@
 from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedsim.coding import Code
 from fedsim.core import ClientContext
@@ -13,6 +15,7 @@ __all__ = [
     "Reader",
     "floats",
     "omega",
+    "omega_lengths",
     "omega_values",
     "pack",
     "packed_bytes",
@@ -118,6 +121,16 @@ def omega(values: NDArray[np.integer]) -> Code:
         table[row, : len(word)] = np.frombuffer(word.encode(), dtype=np.uint8) - ord("0")
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return np.packbits(table[np.repeat(places, lengths), within], bitorder="little")
+
+
+@lru_cache(maxsize=4)
+def omega_lengths(most: int) -> Tensor:
+    """Return how many bits `omega` takes for each of 1 to `most`.
+
+    >>> omega_lengths(4).tolist()
+    [1, 3, 3, 6]
+    """
+    return torch.tensor([len(_word(value)) for value in range(1, most + 1)])
 
 
 def omega_values(code: Code, count: int) -> tuple[NDArray[np.int64], int]:

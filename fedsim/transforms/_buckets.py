@@ -18,7 +18,8 @@ def count(size: int, bucket: int) -> int:
 
 def bucketed(vector: Tensor, bucket: int) -> Tensor:
     """Return a vector as rows of `bucket` numbers, float64, the last filled up with zeros."""
-    rows = torch.zeros(count(len(vector), bucket) * bucket, dtype=torch.float64)
+    whole = count(len(vector), bucket) * bucket
+    rows = torch.zeros(whole, dtype=torch.float64, device=vector.device)
     rows[: len(vector)] = vector
     return rows.view(-1, bucket)
 
@@ -29,5 +30,5 @@ def stochastic(rows: Tensor, scales: Tensor, levels: int, stream: np.random.Gene
     `scales` [buckets], float32: none of a bucket's numbers is larger, but for rounding.
     """
     steps = scales.double().unsqueeze(1).clamp(min=1e-300) / levels
-    u = torch.from_numpy(stream.random(rows.shape))
+    u = torch.from_numpy(stream.random(rows.shape)).to(rows.device)
     return (rows / steps + u).floor().clamp(-levels, levels)

@@ -5,6 +5,8 @@ a Walsh-Hadamard transform. It needs lengths of 2^p: a vector is cut into pieces
 each with a scale of its own, and only the last is filled up.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -44,13 +46,14 @@ def signs(seed: Code, size: int) -> Tensor:
 def turned(vector: Tensor, seed: Code) -> list[Tensor]:
     """Return the pieces of a vector, each turned: float64."""
     lengths = pieces(len(vector))
-    whole = torch.zeros(sum(lengths), dtype=torch.float64)
+    whole = torch.zeros(sum(lengths), dtype=torch.float64, device=vector.device)
     whole[: len(vector)] = vector
-    whole *= signs(seed, len(whole))
+    whole *= signs(seed, len(whole)).to(whole.device)
     return [hadamard(piece.clone()) for piece in torch.split(whole, lengths)]
 
 
-def turned_back(rows: list[Tensor], seed: Code, size: int) -> Tensor:
-    """Undo `turned`, to float32."""
-    whole = torch.cat([hadamard(row.contiguous()) for row in rows])
-    return (whole * signs(seed, len(whole)))[:size].float()
+def turned_back(rows: Sequence[Tensor], scales: Tensor, seed: Code, size: int) -> Tensor:
+    """Undo `turned`, of pieces times scales [pieces], to float32."""
+    pairs = zip(rows, scales.double(), strict=True)
+    whole = torch.cat([hadamard(row * scale) for row, scale in pairs])
+    return (whole * signs(seed, len(whole)).to(whole.device))[:size].float()

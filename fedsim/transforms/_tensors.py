@@ -1,13 +1,14 @@
 """A flat vector as the tensors that it is made of."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from fedsim.coding import Shapes
 
-__all__ = ["part_of", "parts_of", "sizes_of"]
+__all__ = ["of_parts", "part_of", "parts_of", "sizes_of"]
 
 
 def part_of(fraction: float, dimension: int) -> int:
@@ -29,5 +30,11 @@ def sizes_of(shapes: Shapes) -> list[int]:
 
 
 def parts_of(vector: Tensor, shapes: Shapes) -> tuple[Tensor, ...]:
-    """Return the flat parts of a flat vector: views."""
-    return torch.split(vector, sizes_of(shapes))
+    """Return the flat parts of flat vectors [..., model]: views."""
+    return torch.split(vector, sizes_of(shapes), dim=-1)
+
+
+def of_parts(numbers: Sequence[Tensor], shapes: Shapes) -> Tensor:
+    """Return what each tensor has one number of, [clients, 1], for each of its coordinates."""
+    sizes = sizes_of(shapes)
+    return torch.cat([own.expand(-1, n) for own, n in zip(numbers, sizes, strict=True)], dim=1)

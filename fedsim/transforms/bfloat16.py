@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.coding import Code, Shapes, Shared, size_of
+from fedsim.coding import Code, Contexts, Memos, Received, Shapes, Shared, size_of
 from fedsim.core import ClientContext, Memo
 from fedsim.transforms._bits import Reader
 
@@ -37,6 +37,12 @@ class BFloat16:
         upper = np.frombuffer(reader.take(2 * shared.dimension).tobytes(), dtype="<i2")
         reader.end()
         return torch.from_numpy(upper.astype(np.int16)).view(torch.bfloat16).float()
+
+    def received(
+        self, vectors: Tensor, memos: Memos, shared: Shared, contexts: Contexts
+    ) -> Received:
+        """Return what codes of updates [clients, model] stand for."""
+        return Received(vectors.bfloat16().float())
 
     def size_bytes(self, shapes: Shapes) -> int:
         """Return the bytes of a code."""

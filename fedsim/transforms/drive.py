@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.coding import Code, Shapes, Shared, size_of
+from fedsim.coding import Code, Contexts, Memos, Received, Shapes, Shared, size_of
 from fedsim.core import ClientContext, Memo
 from fedsim.transforms._bits import SEED_BYTES, Reader, floats, packed_bytes, seed_of
 from fedsim.transforms._rotation import pieces, turned, turned_back
@@ -43,26 +43,38 @@ class Drive:
         """Return the seed of the turn, a scale for each piece, and signs."""
         seed = seed_of(ctx, "drive")
         rows = turned(vector, seed)
-        scales = np.array([self._scale(row) for row in rows])
-        return np.concatenate([seed, floats(scales), signs_of(torch.cat(rows))]), {}
+        scales = torch.stack([self._scale(row) for row in rows])
+        return np.concatenate([seed, floats(scales.numpy()), signs_of(torch.cat(rows))]), {}
 
     def decode(self, code: Code, shared: Shared) -> Tensor:
         """Return scaled signs, turned back."""
         reader, lengths = Reader(code), pieces(shared.dimension)
         seed = reader.take(SEED_BYTES)
-        scales = reader.floats(len(lengths)).tolist()
+        scales = torch.from_numpy(reader.floats(len(lengths)))
         rows = torch.split(signs_from(reader, sum(lengths)).double(), lengths)
         reader.end()
-        scaled = [row * scale for row, scale in zip(rows, scales, strict=True)]
-        return turned_back(scaled, seed, shared.dimension)
+        return turned_back(rows, scales, seed, shared.dimension)
+
+    def received(
+        self, vectors: Tensor, memos: Memos, shared: Shared, contexts: Contexts
+    ) -> Received:
+        """Return what codes of updates [clients, model] stand for."""
+        found = []
+        for vector, ctx in zip(vectors, contexts, strict=True):
+            seed = seed_of(ctx, "drive")
+            rows = turned(vector, seed)
+            scales = torch.stack([self._scale(row) for row in rows]).float()
+            own = [torch.where(row < 0, -1.0, 1.0).double() for row in rows]
+            found.append(turned_back(own, scales, seed, len(vector)))
+        return Received(torch.stack(found))
 
     def size_bytes(self, shapes: Shapes) -> int:
         """Return the bytes of a code."""
         lengths = pieces(size_of(shapes))
         return SEED_BYTES + 4 * len(lengths) + packed_bytes(1, sum(lengths))
 
-    def _scale(self, row: Tensor) -> float:
-        size = float(row.abs().sum())
-        if not size:
-            return 0.0
-        return size / len(row) if self.scale == "nearest" else float(row.square().sum()) / size
+    def _scale(self, row: Tensor) -> Tensor:
+        size = row.abs().sum()
+        if self.scale == "nearest":
+            return size / len(row)
+        return torch.where(size > 0, row.square().sum() / size, 0.0)

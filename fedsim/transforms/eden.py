@@ -8,6 +8,7 @@ and nearly so over those of a Hadamard transform. With one bit it is DRIVE.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, ClassVar, Literal
@@ -17,7 +18,7 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from fedsim.coding import Code, Shapes, Shared, size_of
+from fedsim.coding import Code, Contexts, Memos, Received, Shapes, Shared, size_of
 from fedsim.core import ClientContext, Memo
 from fedsim.transforms._bits import SEED_BYTES, Reader, floats, pack, packed_bytes, seed_of
 from fedsim.transforms._rotation import pieces, turned, turned_back
@@ -40,34 +41,53 @@ class Eden:
     ) -> tuple[Code, Memo]:
         """Return the seed of the turn, a scale for each piece, and centroids' numbers."""
         seed = seed_of(ctx, "eden")
-        known = torch.tensor(centroids(self.bits), dtype=torch.float64)
-        edges = (known[1:] + known[:-1]) / 2
-        scales, chosen = [], []
-        for row in turned(vector, seed):
-            norm = float(torch.linalg.vector_norm(row))
-            places = torch.bucketize(row * (math.sqrt(len(row)) / norm if norm else 0.0), edges)
-            along = float((row * known[places]).sum())
-            scales.append(norm**2 / along if norm else 0.0)
-            chosen.append(places)
+        chosen, scales = self._chosen(turned(vector, seed))
         numbers = torch.cat(chosen).numpy()
-        return np.concatenate([seed, floats(np.array(scales)), pack(numbers, self.bits)]), {}
+        return np.concatenate([seed, floats(scales.numpy()), pack(numbers, self.bits)]), {}
 
     def decode(self, code: Code, shared: Shared) -> Tensor:
         """Return scaled centroids, turned back."""
         reader, lengths = Reader(code), pieces(shared.dimension)
         seed = reader.take(SEED_BYTES)
-        scales = reader.floats(len(lengths)).tolist()
-        known = torch.tensor(centroids(self.bits), dtype=torch.float64)
+        scales = torch.from_numpy(reader.floats(len(lengths)))
         places = torch.from_numpy(reader.packed(self.bits, sum(lengths)))
         reader.end()
-        rows = torch.split(known[places], lengths)
-        scaled = [row * scale for row, scale in zip(rows, scales, strict=True)]
-        return turned_back(scaled, seed, shared.dimension)
+        rows = torch.split(self._known(places.device)[places], lengths)
+        return turned_back(rows, scales, seed, shared.dimension)
+
+    def received(
+        self, vectors: Tensor, memos: Memos, shared: Shared, contexts: Contexts
+    ) -> Received:
+        """Return what codes of updates [clients, model] stand for."""
+        found, known = [], self._known(vectors.device)
+        for vector, ctx in zip(vectors, contexts, strict=True):
+            seed = seed_of(ctx, "eden")
+            chosen, scales = self._chosen(turned(vector, seed))
+            rows = [known[places] for places in chosen]
+            found.append(turned_back(rows, scales.float(), seed, len(vector)))
+        return Received(torch.stack(found))
 
     def size_bytes(self, shapes: Shapes) -> int:
         """Return the bytes of a code."""
         lengths = pieces(size_of(shapes))
         return SEED_BYTES + 4 * len(lengths) + packed_bytes(self.bits, sum(lengths))
+
+    def _chosen(self, rows: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Return the nearest centroid of each number of turned pieces, and each piece's scale."""
+        known = self._known(rows[0].device)
+        edges = (known[1:] + known[:-1]) / 2
+        chosen, scales = [], []
+        for row in rows:
+            norm = torch.linalg.vector_norm(row)
+            unit = torch.where(norm > 0, math.sqrt(len(row)) / norm, 0.0)
+            places = torch.bucketize(row * unit, edges)
+            along = (row * known[places]).sum()
+            scales.append(torch.where(norm > 0, norm**2 / along, 0.0))
+            chosen.append(places)
+        return chosen, torch.stack(scales)
+
+    def _known(self, device: torch.device) -> Tensor:
+        return torch.tensor(centroids(self.bits), dtype=torch.float64, device=device)
 
 
 @lru_cache(maxsize=4)

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.coding import Code, Shapes, Shared, size_of
+from fedsim.coding import Code, Contexts, Memos, Received, Shapes, Shared, size_of
 from fedsim.core import ClientContext, Memo
 from fedsim.transforms._bits import Reader, floats, packed_bytes
-from fedsim.transforms._tensors import parts_of, sizes_of
+from fedsim.transforms._tensors import of_parts, parts_of, sizes_of
 from fedsim.transforms.signsgd import signs_from, signs_of
 
 __all__ = ["EfSignSgd"]
@@ -48,6 +48,15 @@ class EfSignSgd:
         signs = signs_from(reader, shared.dimension)
         reader.end()
         return signs * scales.repeat_interleave(torch.tensor(sizes))
+
+    def received(
+        self, vectors: Tensor, memos: Memos, shared: Shared, contexts: Contexts
+    ) -> Received:
+        """Return what codes of updates [clients, model] stand for."""
+        parts = parts_of(vectors, shared.shapes)
+        scales = [part.double().abs().mean(dim=1, keepdim=True).float() for part in parts]
+        signs = torch.where(vectors < 0, -1.0, 1.0)
+        return Received(signs * of_parts(scales, shared.shapes).nan_to_num())  # of no numbers
 
     def size_bytes(self, shapes: Shapes) -> int:
         """Return the bytes of a code."""

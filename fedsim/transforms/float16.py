@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.coding import Code, Shapes, Shared, size_of
+from fedsim.coding import Code, Contexts, Memos, Received, Shapes, Shared, size_of
 from fedsim.core import ClientContext, Memo
 from fedsim.transforms._bits import Reader
 
@@ -36,6 +36,12 @@ class Float16:
         halves = np.frombuffer(reader.take(2 * shared.dimension).tobytes(), dtype="<f2")
         reader.end()
         return torch.from_numpy(halves.astype(np.float32))
+
+    def received(
+        self, vectors: Tensor, memos: Memos, shared: Shared, contexts: Contexts
+    ) -> Received:
+        """Return what codes of updates [clients, model] stand for."""
+        return Received(vectors.half().float())
 
     def size_bytes(self, shapes: Shapes) -> int:
         """Return the bytes of a code."""

@@ -72,13 +72,13 @@ class LoRA:
         others = sum(math.prod(shapes[name]) for name in self._others(shared.module))
         return others + sum(shapes[name][0] * self._rank(shapes[name]) for name in names)
 
-    def reduce(self, vector: Tensor, shared: Shared) -> Tensor:
-        """Return all B, and what is sent as it is, of how the module changed."""
+    def reduce(self, vectors: Tensor, shared: Shared) -> Tensor:
+        """Return all B, and what is sent as it is, of how modules changed: [..., module]."""
         assert shared.module is not None
         assert shared.adapted is not None
-        parts = _adapted.named_parts(shared.adapted, vector)
+        parts = _adapted.named_parts(shared.adapted, vectors)
         own = [parts[_adapted.part_name(name, "b")] for name in self._names(shared.module)]
-        return torch.cat([*own, *(parts[name] for name in self._others(shared.module))])
+        return torch.cat([*own, *(parts[name] for name in self._others(shared.module))], dim=-1)
 
     def expand(self, numbers: Tensor, shared: Shared) -> Tensor:
         """Return B A for each matrix, of one client or of a sum of them."""

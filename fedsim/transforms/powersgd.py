@@ -16,7 +16,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from fedsim.coding import Code, Shapes, Shared
+from fedsim.coding import Code, Contexts, Memos, Received, Shapes, Shared
 from fedsim.core import ClientContext, Memo
 from fedsim.transforms._bits import Reader, floats
 from fedsim.transforms._tensors import parts_of
@@ -54,9 +54,7 @@ class PowerSgd:
             matrix = part.view(shape[0], -1)
             name = f"q/{i}"
             right = memo[name] if name in memo else _first(matrix.shape[1], rank, i, shared)
-            for _ in range(self.iterations):
-                left = torch.linalg.qr(matrix @ right).Q
-                right = matrix.t() @ left
+            left, right = self._factors(matrix, right)
             pieces += [floats(left.numpy()), floats(right.numpy())]
             kept[name] = right
         return np.concatenate(pieces), kept
@@ -76,6 +74,28 @@ class PowerSgd:
         reader.end()
         return torch.cat(parts)
 
+    def received(
+        self, vectors: Tensor, memos: Memos, shared: Shared, contexts: Contexts
+    ) -> Received:
+        """Return what codes of updates [clients, model] stand for, and each client's Q."""
+        found: list[Tensor] = []
+        kept: list[Memo] = [{} for _ in memos]
+        for i, (part, shape) in enumerate(
+            zip(parts_of(vectors, shared.shapes), shared.shapes, strict=True)
+        ):
+            rank, name = self._rank(shape), f"q/{i}"
+            if not rank:
+                found.append(part)
+                continue
+            matrices = part.view(len(part), shape[0], -1)
+            first = _first(matrices.shape[2], rank, i, shared)
+            right = torch.stack([memo.get(name, first) for memo in memos]).to(part.device)
+            left, right = self._factors(matrices, right)
+            found.append((left @ right.mT).flatten(1))
+            for memo, own in zip(kept, right.cpu(), strict=True):
+                memo[name] = own.clone()
+        return Received(torch.cat(found, dim=1), memos=kept)
+
     def size_bytes(self, shapes: Shapes) -> int:
         """Return the bytes of a code."""
         sizes = [
@@ -84,6 +104,13 @@ class PowerSgd:
         ]
         whole = [math.prod(shape) for shape in shapes]
         return 4 * sum(w if s is None else s for s, w in zip(sizes, whole, strict=True))
+
+    def _factors(self, matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """Return P and the next Q of a matrix, or of each of several."""
+        for _ in range(self.iterations):
+            left = torch.linalg.qr(matrix @ right).Q
+            right = matrix.mT @ left
+        return left, right
 
     def _rank(self, shape: tuple[int, ...]) -> int:
         """Return the rank that a tensor is sent in; 0 where factors would not be smaller."""

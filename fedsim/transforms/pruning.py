@@ -60,13 +60,13 @@ class Pruning:
         sizes = {name: math.prod(shape) for name, shape in layout(shared.module)}
         return sum(self._kept(n, shared.round) if k in pruned else n for k, n in sizes.items())
 
-    def reduce(self, vector: Tensor, shared: Shared) -> Tensor:
-        """Return how what is left changed."""
+    def reduce(self, vectors: Tensor, shared: Shared) -> Tensor:
+        """Return how what is left changed, of changes [..., module]."""
         assert shared.module is not None
         assert shared.adapted is not None
-        parts = _adapted.named_parts(shared.adapted, vector)
-        whole = torch.cat([parts[name] for name, _ in layout(shared.module)])
-        return whole[self._mask(shared)]
+        parts = _adapted.named_parts(shared.adapted, vectors)
+        whole = torch.cat([parts[name] for name, _ in layout(shared.module)], dim=-1)
+        return whole[..., self._mask(shared)]
 
     def expand(self, numbers: Tensor, shared: Shared) -> Tensor:
         """Return the update, or the sum, that is zero where the model is pruned."""

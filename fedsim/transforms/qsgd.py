@@ -14,9 +14,9 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from fedsim.coding import Code, Shapes, Shared, size_of
+from fedsim.coding import Code, Contexts, Memos, Received, Shapes, Shared, size_of
 from fedsim.core import ClientContext, Memo
-from fedsim.transforms._bits import Reader, floats, omega, pack, packed_bytes
+from fedsim.transforms._bits import Reader, floats, omega, omega_lengths, pack, packed_bytes
 from fedsim.transforms._buckets import bucketed, count, stochastic
 
 __all__ = ["Qsgd"]
@@ -41,10 +41,8 @@ class Qsgd:
         self, vector: Tensor, memo: Memo, shared: Shared, ctx: ClientContext
     ) -> tuple[Code, Memo]:
         """Return the norms of all buckets, then levels and signs."""
-        rows = bucketed(vector, self.bucket)
-        norms = torch.linalg.vector_norm(rows, dim=1).float()
-        signed = stochastic(rows, norms, self._levels, ctx.rng("qsgd"))
-        numbers = signed.flatten()[: len(vector)].numpy().astype(np.int64)
+        norms, signed = self._rounded(vector, ctx)
+        numbers = signed.numpy().astype(np.int64)
         levels, is_negative = np.abs(numbers), numbers < 0
         start = floats(norms.numpy())
         if self.coding == "fixed":
@@ -67,7 +65,18 @@ class Qsgd:
         if (levels > self._levels).any():
             raise ValueError(f"a level above {self._levels}")
         signed = torch.from_numpy(np.where(is_negative, -levels, levels).astype(np.float32))
-        return signed * (norms.repeat_interleave(self.bucket)[:size] / self._levels)
+        return self._scaled(norms, signed)
+
+    def received(
+        self, vectors: Tensor, memos: Memos, shared: Shared, contexts: Contexts
+    ) -> Received:
+        """Return what codes of updates [clients, model] stand for."""
+        rows, sizes = [], []
+        for vector, ctx in zip(vectors, contexts, strict=True):
+            norms, signed = self._rounded(vector, ctx)
+            rows.append(self._scaled(norms, signed))
+            sizes.append(self._bytes(norms, signed))
+        return Received(torch.stack(rows), sizes)
 
     def size_bytes(self, shapes: Shapes) -> int:
         """Return the bytes of a code of the fixed width; "elias" mostly has fewer."""
@@ -77,3 +86,22 @@ class Qsgd:
     @property
     def _levels(self) -> int:
         return int(2 ** (self.bits - 1) - 1)
+
+    def _rounded(self, vector: Tensor, ctx: ClientContext) -> tuple[Tensor, Tensor]:
+        """Return the norm of each bucket, and the level of each number with its sign, float32."""
+        rows = bucketed(vector, self.bucket)
+        norms = torch.linalg.vector_norm(rows, dim=1).float()
+        signed = stochastic(rows, norms, self._levels, ctx.rng("qsgd"))
+        return norms, signed.flatten()[: len(vector)].float()
+
+    def _scaled(self, norms: Tensor, signed: Tensor) -> Tensor:
+        return signed * (norms.repeat_interleave(self.bucket)[: len(signed)] / self._levels)
+
+    def _bytes(self, norms: Tensor, signed: Tensor) -> int:
+        """Return the bytes of a code of these numbers."""
+        if self.coding == "fixed":
+            return 4 * len(norms) + packed_bytes(self.bits, len(signed))
+        levels = signed.abs().long()
+        words = omega_lengths(self._levels + 1).to(levels.device)
+        signs = packed_bytes(1, int((levels > 0).sum()))
+        return 4 * len(norms) + packed_bytes(1, int(words[levels].sum())) + signs

@@ -14,7 +14,7 @@ import torch
 from annotated_types import Gt, Le
 from torch import Tensor
 
-from fedsim.coding import Code, Shapes, Shared, size_of
+from fedsim.coding import Code, Contexts, Memos, Received, Shapes, Shared, size_of
 from fedsim.core import ClientContext, Memo
 from fedsim.transforms._bits import SEED_BYTES, Reader, floats, seed_of, stream_of
 from fedsim.transforms._tensors import part_of
@@ -51,13 +51,26 @@ class RandomK:
         values = torch.from_numpy(reader.floats(kept))
         reader.end()
         vector = torch.zeros(size)
-        scale = 1.0 if self.feedback == "ef" else size / kept
-        vector[torch.from_numpy(places)] = values * scale
+        vector[torch.from_numpy(places)] = values * self._scale(size)
         return vector
+
+    def received(
+        self, vectors: Tensor, memos: Memos, shared: Shared, contexts: Contexts
+    ) -> Received:
+        """Return what codes of updates [clients, model] stand for."""
+        size = shared.dimension
+        kept, seeds = part_of(self.fraction, size), [seed_of(ctx, "randomk") for ctx in contexts]
+        places = torch.from_numpy(np.stack([drawn(seed, size, kept) for seed in seeds]))
+        places = places.to(vectors.device)
+        values = vectors.gather(1, places) * self._scale(size)
+        return Received(torch.zeros_like(vectors).scatter_(1, places, values))
 
     def size_bytes(self, shapes: Shapes) -> int:
         """Return the bytes of a code."""
         return SEED_BYTES + 4 * part_of(self.fraction, size_of(shapes))
+
+    def _scale(self, size: int) -> float:
+        return 1.0 if self.feedback == "ef" else size / part_of(self.fraction, size)
 
 
 def drawn(seed: Code, dimension: int, count: int) -> np.ndarray:

@@ -39,16 +39,16 @@ class RandomKShared:
         """Return how many coordinates are sent."""
         return part_of(self.fraction, shared.dimension)
 
-    def reduce(self, vector: Tensor, shared: Shared) -> Tensor:
-        """Return the coordinates of the round."""
-        return vector[self._places(shared)]
+    def reduce(self, vectors: Tensor, shared: Shared) -> Tensor:
+        """Return the coordinates of the round, of updates [..., model]."""
+        return vectors[..., self._places(shared)]
 
     def expand(self, numbers: Tensor, shared: Shared) -> Tensor:
-        """Return the update, or the sum, that is zero elsewhere."""
-        vector = numbers.new_zeros(shared.dimension)
-        scale = 1.0 if self.feedback == "ef" else shared.dimension / len(numbers)
-        vector[self._places(shared)] = numbers * scale
-        return vector
+        """Return the updates [..., model], or the sum, that are zero elsewhere."""
+        vectors = numbers.new_zeros(*numbers.shape[:-1], shared.dimension)
+        scale = 1.0 if self.feedback == "ef" else shared.dimension / numbers.shape[-1]
+        vectors[..., self._places(shared)] = numbers * scale
+        return vectors
 
     def _places(self, shared: Shared) -> Tensor:
         size = shared.dimension

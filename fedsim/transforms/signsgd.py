@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.coding import Code, Shapes, Shared, size_of
+from fedsim.coding import Code, Contexts, Memos, Received, Shapes, Shared, size_of
 from fedsim.core import ClientContext, Memo, Sum
 from fedsim.transforms._bits import Reader, pack, packed_bytes
-from fedsim.transforms._tensors import parts_of, sizes_of
+from fedsim.transforms._tensors import of_parts, parts_of, sizes_of
 
 __all__ = ["SignSgd"]
 
@@ -48,6 +48,13 @@ class SignSgd:
         signs = signs_from(reader, shared.dimension)
         reader.end()
         return signs * moved.repeat_interleave(torch.tensor(sizes))
+
+    def received(
+        self, vectors: Tensor, memos: Memos, shared: Shared, contexts: Contexts
+    ) -> Received:
+        """Return what codes of updates [clients, model] stand for."""
+        moved = [part.any(dim=1, keepdim=True) for part in parts_of(vectors, shared.shapes)]
+        return Received(of_parts(moved, shared.shapes) * torch.where(vectors < 0, -1.0, 1.0))
 
     def conclude(self, total: Sum) -> Sum:
         """Return the majority's sign as the mean of a sum of signs."""

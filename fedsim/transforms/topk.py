@@ -14,7 +14,7 @@ import torch
 from annotated_types import Gt, Le
 from torch import Tensor
 
-from fedsim.coding import Code, Shapes, Shared, size_of
+from fedsim.coding import Code, Contexts, Memos, Received, Shapes, Shared, size_of
 from fedsim.core import ClientContext, Memo
 from fedsim.transforms._bits import Reader, floats, pack, packed_bytes
 from fedsim.transforms._tensors import part_of
@@ -66,6 +66,15 @@ class TopK:
         vector = torch.zeros(size)
         vector[torch.from_numpy(places)] = torch.from_numpy(values)
         return vector
+
+    def received(
+        self, vectors: Tensor, memos: Memos, shared: Shared, contexts: Contexts
+    ) -> Received:
+        """Return what codes of updates [clients, model] stand for."""
+        kept = part_of(self.fraction, shared.dimension)
+        places = vectors.abs().topk(kept, dim=1, sorted=False).indices
+        values = vectors.gather(1, places)
+        return Received(torch.zeros_like(vectors).scatter_(1, places, values))
 
     def size_bytes(self, shapes: Shapes) -> int:
         """Return the bytes of a code."""

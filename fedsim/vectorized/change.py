@@ -1,6 +1,6 @@
 """How the models of a block's clients changed: norms, bounds and weighted sums, on the stack."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,16 @@ from fedsim.models import layout
 from fedsim.transforms.clip import Clip
 from fedsim.transforms.unchanged import Unchanged
 
-__all__ = ["Change", "Changes", "encoded", "flat_like", "largest_of", "take_rows"]
+__all__ = [
+    "Change",
+    "Changes",
+    "encoded",
+    "flat_like",
+    "in_fewer",
+    "largest_of",
+    "of_rows",
+    "take_rows",
+]
 
 
 class Changes(Protocol):
@@ -107,6 +116,37 @@ class _Vectors:
 
     def vectors(self) -> Tensor:
         return self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Reduced:
+    """Changes in fewer numbers: the sum is reduced, not each. See `Change`."""
+
+    inner: Changes
+    reduce: Callable[[Tensor], Tensor]
+
+    def largest(self) -> Tensor:
+        return self.inner.largest()  # of all that might be sent
+
+    def norms(self) -> Tensor:
+        norms: Tensor = torch.linalg.vector_norm(self.vectors(), dim=1)
+        return norms
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        return self.reduce(self.inner.weighted_sum(weights))
+
+    def vectors(self) -> Tensor:
+        return self.reduce(self.inner.vectors())
+
+
+def of_rows(rows: Tensor) -> Changes:
+    """Return changes that are these vectors [clients, model]."""
+    return _Vectors(rows)
+
+
+def in_fewer(changes: Changes, reduce: Callable[[Tensor], Tensor]) -> Changes:
+    """Return changes in fewer numbers, by a linear map [..., model] -> [..., width]."""
+    return _Reduced(changes, reduce)
 
 
 def encoded(changes: Changes, transform: Transform) -> Changes:

@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim import registry
-from fedsim.coding import Shared, coded, decoder, kind_of, size_of, told
+from fedsim.coding import (
+    Shared,
+    coded,
+    coded_together,
+    decoder,
+    kind_of,
+    reduced,
+    reduced_together,
+    size_of,
+    told,
+)
 from fedsim.core import ClientContext
 from fedsim.exact import InvalidUpdateError
 from fedsim.transforms._bits import omega, omega_values, pack, unpack
@@ -23,6 +33,7 @@ from fedsim.transforms.int8 import Int8
 from fedsim.transforms.powersgd import PowerSgd
 from fedsim.transforms.qsgd import Qsgd
 from fedsim.transforms.randomk import RandomK
+from fedsim.transforms.randomk_shared import RandomKShared
 from fedsim.transforms.signsgd import SignSgd
 from fedsim.transforms.topk import TopK
 
@@ -38,6 +49,11 @@ CODERS = [
     PowerSgd(rank=1, iterations=2),
     Drive(scale="nearest", feedback="ef"),
     Eden(bits=1),
+]
+#: Those whose clients keep nothing: what is kept leaves the device. Elias codes count bits there.
+STATELESS = [
+    *(part for part in MADE if kind_of(part) == "coded" and not hasattr(part, "feedback")),
+    *(made(feedback="none") for made in (TopK, RandomK, EfSignSgd, Drive)),
 ]
 UNBIASED = [RandomK(0.25), Qsgd(bits=3, bucket=20), Int8(bucket=50)]
 
@@ -120,6 +136,71 @@ class TestContract:
             except InvalidUpdateError:
                 continue
             assert vector.shape == (size_of(SHAPES),)
+
+    def test_many_at_once_are_received_as_each_would_be(self, part):
+        memos = [{} for _ in range(4)]
+        for round in (1, 2):
+            # The first tensor of the first client did not move.
+            vectors = torch.stack([normal(10 * round + i) * 10.0**i for i in range(4)])
+            vectors[0, : 9 * 14] = 0
+            contexts, own = [ctx(i, round) for i in range(4)], shared(SHAPES, round)
+            alone = [
+                coded(part, vector, memo, own, context)
+                for vector, memo, context in zip(vectors, memos, contexts, strict=True)
+            ]
+            found, is_finite = coded_together(part, vectors, memos, own, contexts)
+            assert is_finite.all()
+            assert list(found.sizes) == [len(each.code) for each in alone]
+            for i, each in enumerate(alone):
+                size = float(vectors[i].abs().max())
+                torch.testing.assert_close(
+                    found.vectors[i], each.vector, rtol=1e-6, atol=1e-6 * size
+                )
+                assert found.memos[i].keys() == each.memo.keys()
+                for name, kept in each.memo.items():
+                    torch.testing.assert_close(
+                        found.memos[i][name], kept, rtol=1e-5, atol=1e-5 * size
+                    )
+            memos = [each.memo for each in alone]
+
+    def test_one_of_many_that_is_not_finite_harms_no_other(self, part):
+        vectors = torch.stack([normal(i) for i in range(3)])
+        good, _ = coded_together(part, vectors, [{}] * 3, shared(), [ctx(i) for i in range(3)])
+        vectors[1, 5] = math.nan
+        found, is_finite = coded_together(
+            part, vectors, [{}] * 3, shared(), [ctx(i) for i in range(3)]
+        )
+        assert is_finite.tolist() == [True, False, True]
+        assert torch.equal(found.vectors[0], good.vectors[0])
+        assert torch.equal(found.vectors[2], good.vectors[2])
+        assert found.vectors.isfinite().all()
+
+
+@pytest.mark.parametrize("part", STATELESS, ids=name_of)
+def test_nothing_mixes_the_device_with_the_cpu_or_waits_for_it(part):
+    vectors = torch.empty(3, size_of(SHAPES), device="meta")
+    contexts = [ctx(i) for i in range(3)]
+    found, is_finite = coded_together(part, vectors, [{}] * 3, shared(), contexts)
+    assert found.vectors.device.type == is_finite.device.type == "meta"
+    assert found.vectors.shape == vectors.shape
+    numbers = RandomKShared(0.2).reduce(vectors, shared())
+    assert RandomKShared(0.2).expand(numbers, shared()).shape == vectors.shape
+
+
+@pytest.mark.parametrize("feedback", ["ef", "none"])
+def test_many_are_reduced_as_each_would_be(feedback):
+    part, memos = RandomKShared(0.2, feedback), [{} for _ in range(3)]
+    for round in (1, 2):
+        vectors = torch.stack([normal(10 * round + i) for i in range(3)])
+        own = shared(SHAPES, round)
+        alone = [reduced(part, v, m, own) for v, m in zip(vectors, memos, strict=True)]
+        found, is_finite = reduced_together(part, vectors, memos, own)
+        assert is_finite.all()
+        assert torch.equal(found.vectors, torch.stack([each for each, _ in alone]))
+        for mine, (_, wanted) in zip(found.memos, alone, strict=True):
+            assert mine.keys() == wanted.keys()
+            assert all(torch.equal(mine[name], wanted[name]) for name in mine)
+        memos = found.memos
 
 
 @pytest.mark.parametrize("part", UNBIASED, ids=name_of)

@@ -7,12 +7,20 @@ from torch import nn
 
 from fedsim import client_table, coding, messages, registry, sending
 from fedsim import config as configuration
+from fedsim.clients import _block
 from fedsim.coding import Shared, kind_of
 from fedsim.core import ClientContext, Recipe, Task
 from fedsim.engine.blocks import Handlers, Population
 from fedsim.engine.inprocess import InProcessGrid
 from fedsim.errors import ConfigError
-from fedsim.federation import Places, from_text, shared_by_all, to_text, width
+from fedsim.federation import (
+    Places,
+    from_text,
+    shared_by_all,
+    to_text,
+    trained_module,
+    width,
+)
 from fedsim.losses import LOSSES
 from fedsim.models import get_change, get_vector, layout, named, set_vector
 from fedsim.optimizers.sgd import Sgd
@@ -81,6 +89,48 @@ def test_many_clients_at_once_learn_what_each_would(name):
     torch.testing.assert_close(
         many.state.strategy["model"], one.state.strategy["model"], rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", [*CODED, *LINEAR, "clip", "unchanged"])
+def test_one_vector_of_a_block_leaves_the_device(name, monkeypatch):
+    moved, cpu, count_group = [], torch.Tensor.cpu, _block._count_group
+
+    def counted(*args):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "cpu", lambda x: (moved.append(x.numel()), cpu(x))[1])
+            count_group(*args)
+
+    monkeypatch.setattr(_block, "_count_group", counted)
+    engine = tier("vectorized", 6)
+    run = Run(content(name, engine=engine, rounds={"count": 1, "cohort": 6})).go(1)
+    federation = run.federation
+    model = trained_module(federation)
+    size = sum(value.numel() for value in model.state_dict().values())
+    kept = 0
+    for state in run._grid.states.values():
+        kept += sum(value.numel() for value in messages.memo_of(state).values())
+    if name == "pruning":  # looks for the round's mask in the global model, once
+        kept = federation.initial.numel()
+    # The sum, whether each is good, and what clients keep, where they do.
+    assert sum(moved) == size + 6 + kept
+    kept = 0 if name == "pruning" else kept
+    assert bool(kept) == (name in ("topk", "ef-signsgd", "powersgd"))
+
+
+@pytest.mark.parametrize("tiers", [("resident", "vectorized"), ("vectorized", "resident")])
+@pytest.mark.parametrize("name", [*CODED, *LINEAR])
+def test_clients_keep_the_same_whichever_way_they_are_trained(name, tiers, tmp_path):
+    """What is kept in one tier is read in the other."""
+    first = Run(content(name, engine=tier(tiers[0]))).go(1)
+    first.save(tmp_path / "checkpoint")
+    rest = Run(content(name, engine=tier(tiers[1]))).load(tmp_path / "checkpoint").go(2)
+    alone = Run(content(name)).go(3)
+    found, wanted = (run.state.strategy["model"] for run in (rest, alone))
+    if name in ("int8", "qsgd", "eden", "drive", "signsgd"):
+        # What rounding moves over an edge moves by a whole step: most numbers are the same.
+        assert ((found - wanted).abs() <= 1e-5).float().mean() > 0.95
+    else:
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 class Listening(InProcessGrid):
