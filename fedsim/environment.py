@@ -7,12 +7,15 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "code_sha256",
@@ -21,6 +24,7 @@ __all__ = [
     "free_gpu_memory",
     "is_out_of_memory",
     "keep_freed_memory",
+    "memory_above_now",
     "memory_available_bytes",
     "memory_limit_bytes",
     "one_thread",
@@ -117,6 +121,31 @@ def memory_available_bytes(cgroups: Path = _CGROUPS, membership: Path = _MEMBERS
         if rest is not None
     ]
     return max(0, min([psutil.virtual_memory().available, *rests]))
+
+
+def memory_above_now(device: "torch.device") -> Callable[[], int]:
+    """Return what says how much more memory than now was taken at the most since, in bytes.
+
+    On a GPU torch's own, else what this process held; 0 where the system does not say (not Linux).
+    What was freed before and kept is taken again without being counted.
+    """
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        return lambda: torch.cuda.max_memory_allocated(device) - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the most that was held is now what is held
+        held = _most_held()
+    except OSError:
+        return lambda: 0
+    return lambda: _most_held() - held
+
+
+def _most_held() -> int:
+    lines = _read(Path("/proc/self/status")).splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -43,7 +43,7 @@ __all__ = [
 
 MESSAGES, RESIDENT, VECTORIZED, LOW_RANK = "messages", "resident", "vectorized", "low-rank"
 
-_FORMAT = 3  # of what is remembered; a change makes it measured anew
+_FORMAT = 4  # of what is remembered; a change makes it measured anew
 _TRIAL_CLIENTS, _TRIAL_STEPS = 3, 2
 _TOLERANCE = 1e-4  # of a trial; what is refused is off by far more than rounding
 _WIDTHS = {"cpu": (8, 32, 128), "cuda": (16, 64, 256, 1024)}
@@ -53,7 +53,7 @@ _GAIN_OF_WIDTH = 0.95  # a larger block may be slower: each costs a message and 
 _LONG_S = 1.0  # of a timing: not repeated
 _HOPELESS = 1.5  # so much slower in a first timing: not measured further
 _BUSY_S = 1e-3  # of a layer in a step on a CPU: what calling it costs is a tenth of that
-_MEMORY_SHARE = 0.1  # of what is free, for the stacked copies of one block
+_MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.25}  # of what is free: for all cores, for a block on a GPU
 _PROBE_STEPS, _PROBE_EXAMPLES = 4, 4096
 _PADDED_CLIENTS = 256
 
@@ -63,13 +63,15 @@ class Execution:
     """How a run trains its clients. `reason`: why not a faster tier; `block_size` None: by size.
 
     `padding`: examples computed for each there is, in a block of clients drawn at random; None
-    where clients train by themselves.
+    where clients train by themselves. `memory_bytes`: what a block took at most where it was timed;
+    None where none was.
     """
 
     tier: str
     block_size: int | None
     reason: str = ""
     padding: float | None = None
+    memory_bytes: int | None = None
 
 
 def travelling(at_once: int, cohort: int, workers: int, *, is_even: bool = False) -> int:
@@ -134,9 +136,11 @@ def _chosen(federation: Federation, cache_dir: Path | None, cores: int) -> Execu
     file = cache_dir / f"tier-{_key(federation, legal, widths)}.json" if cache_dir else None
     found = _remembered(file)
     if found is None:
-        found = _measured(federation, legal, widths)
+        found = _measured(federation, legal, widths, cores)
         _remember(file, found)
-    return replace(found, block_size=engine.block_size or found.block_size)
+    if engine.block_size is not None:
+        return replace(found, block_size=engine.block_size, memory_bytes=None)
+    return found
 
 
 def _legal(federation: Federation) -> tuple[list[str], str]:
@@ -200,6 +204,8 @@ def _trial(federation: Federation, recipe: Recipe) -> str:
     try:
         together = _train_at_once(federation, VECTORIZED, shards, short)
     except Exception as error:
+        if environment.is_out_of_memory(error):
+            return f"there is not memory for {_TRIAL_CLIENTS} clients at once"
         text = (str(error).strip().splitlines() or [""])[0]
         return f"its forward pass cannot be stacked: {type(error).__name__}: {text[:200]}"
     alone = _train_one_by_one(federation, shards, short)
@@ -250,7 +256,9 @@ def _widths(federation: Federation, cores: int) -> list[int]:
     return [*below, min(most, _WIDER * _WIDTHS[device][-1])]
 
 
-def _measured(federation: Federation, legal: Sequence[str], widths: Sequence[int]) -> Execution:
+def _measured(
+    federation: Federation, legal: Sequence[str], widths: Sequence[int], cores: int
+) -> Execution:
     """Time the legal tiers on clients of median size, a few steps each; take the fastest."""
     best, alone = Execution(legal[-1], 1), float("inf")
     if RESIDENT in legal:  # else one tier is asked for, and only its block size is open
@@ -260,9 +268,11 @@ def _measured(federation: Federation, legal: Sequence[str], widths: Sequence[int
             return replace(best, reason="a step is long enough: many at once would not be faster")
     least = alone
     for tier in [tier for tier in legal if tier not in (MESSAGES, RESIDENT)]:
-        width, seconds = _best_width(federation, tier, widths, alone)
+        found, seconds = _best_width(federation, tier, widths, alone, cores)
         if seconds * _GAIN < least:
-            best, least = Execution(tier, width), seconds
+            best, least = found, seconds
+        elif found.reason and best.tier == RESIDENT:
+            best = replace(best, reason=found.reason)
     return best
 
 
@@ -279,25 +289,43 @@ def _is_busy(federation: Federation, alone: float) -> bool:
 
 
 def _best_width(
-    federation: Federation, tier: str, widths: Sequence[int], alone: float
-) -> tuple[int, float]:
-    """Return a tier's best width and its seconds per client; inf where one by one is faster.
+    federation: Federation, tier: str, widths: Sequence[int], alone: float, cores: int
+) -> tuple[Execution, float]:
+    """Return a tier at its best width and its seconds per client; inf where one by one is faster.
 
-    `alone`: seconds of a client one by one.
+    `alone`: seconds of a client one by one. The reason says what stood in the way of a larger
+    block, if it was not its speed.
     """
-    best, least = 1, float("inf")
+    best, least = Execution(tier, 1), float("inf")
+    room, needed = _room(federation, cores), float(_least_bytes(federation))
+    taken = environment.memory_above_now(federation.device)
     for width in widths:
-        if width > _affordable(federation):
-            break
+        if width * needed > room:
+            return replace(best, reason=_too_large(width, width * needed, room)), least
         try:
             seconds = _seconds_at_once(federation, tier, width, _HOPELESS * alone)
-        except (MemoryError, RuntimeError):
-            break
+        except (MemoryError, RuntimeError) as error:
+            return replace(best, reason=_failed(width, error)), least
+        needed = max(needed, taken() / width)  # widths grow: the most was taken by this one
         # Wider blocks would gain less again, and take longer to time.
         if seconds * _GAIN >= alone or seconds * _GAIN_OF_WIDTH >= least:
             break
-        best, least = width, seconds
+        best, least = Execution(tier, width, memory_bytes=int(width * needed)), seconds
     return best, least
+
+
+def _too_large(width: int, needed: float, room: float) -> str:
+    return (
+        f"{width} clients at once would take about {needed / 2**20:,.0f} MB, "
+        f"and a block may have {room / 2**20:,.0f}"
+    )
+
+
+def _failed(width: int, error: Exception) -> str:
+    if environment.is_out_of_memory(error):
+        return f"there was not memory for {width} clients at once"
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{width} clients at once failed: {type(error).__name__}: {text[:200]}"
 
 
 def _seconds_resident(federation: Federation) -> float:
@@ -358,15 +386,17 @@ def _short(federation: Federation) -> Recipe:
     return replace(recipe, steps=min(_PROBE_STEPS, whole), keep_optimizer=False)
 
 
-def _affordable(federation: Federation) -> int:
-    """Return how many clients' stacked parameters, gradients and optimizer states fit."""
+def _room(federation: Federation, cores: int) -> float:
+    """Return how many bytes a block may take: on a CPU every core has one in work."""
     if federation.device.type == "cuda":
-        free = torch.cuda.mem_get_info(federation.device)[0]
-    else:
-        free = environment.memory_available_bytes()
+        return _MEMORY_SHARE["cuda"] * torch.cuda.mem_get_info(federation.device)[0]
+    return _MEMORY_SHARE["cpu"] * environment.memory_available_bytes() / cores
+
+
+def _least_bytes(federation: Federation) -> int:
+    """Return what a client of a block needs for sure: its parameters, gradients and the states."""
     state = federation.config.optimizer.start([torch.zeros(1)])
-    per_client = 4 * federation.initial.numel() * (3 + len(state))
-    return max(1, int(_MEMORY_SHARE * free / per_client))
+    return 4 * federation.initial.numel() * (3 + len(state))
 
 
 def _padding(federation: Federation, block_size: int) -> float:
@@ -416,7 +446,8 @@ def _remembered(file: Path | None) -> Execution | None:
         return None
     try:
         kept: Mapping[str, Any] = json.loads(file.read_text())
-        return Execution(kept["tier"], kept["block_size"], kept["reason"])
+        memory = kept["memory_bytes"]
+        return Execution(kept["tier"], kept["block_size"], kept["reason"], memory_bytes=memory)
     except (OSError, ValueError, KeyError):
         return None
 

@@ -282,10 +282,10 @@ def test_a_tier_that_wants_wide_blocks_is_given_them_before_it_is_compared(monke
     monkeypatch.setattr(tiers, "_seconds_resident", lambda federation: 1.0)
     monkeypatch.setattr(tiers, "_seconds_at_once", lambda f, tier, w, limit: seconds[tier][w])
     legal = ["messages", "resident", "vectorized", "low-rank"]
-    found = tiers._measured(federation(*MLP), legal, [8, 32, 128])
+    found = tiers._measured(federation(*MLP), legal, [8, 32, 128], 2)
     assert (found.tier, found.block_size) == ("low-rank", 128)
     seconds["low-rank"] = {8: 0.95, 32: 0.1}  # hardly faster than one by one: given up
-    found = tiers._measured(federation(*MLP), legal, [8, 32, 128])
+    found = tiers._measured(federation(*MLP), legal, [8, 32, 128], 2)
     assert (found.tier, found.block_size) == ("vectorized", 128)
 
 
@@ -298,10 +298,98 @@ def test_what_computes_all_the_time_is_not_timed_at_once(seconds, last, is_timed
     monkeypatch.setattr(tiers, "_seconds_resident", lambda federation: seconds)
     monkeypatch.setattr(tiers, "_seconds_at_once", lambda f, tier, w, limit: timed.append(w) or 9.0)
     legal = ["messages", "resident", "vectorized", "low-rank"]
-    found = tiers._measured(federation(*MLP), legal[: legal.index(last) + 1], [8])
+    found = tiers._measured(federation(*MLP), legal[: legal.index(last) + 1], [8], 2)
     assert (found.tier, found.block_size) == ("resident", None)
     assert bool(timed) == is_timed
     assert ("a step is long enough" in found.reason) != is_timed
+
+
+def legal_until(tier):
+    return ["messages", "resident", "vectorized", "low-rank"][: 3 + (tier == "low-rank")]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "there was not memory for 32 clients"),
+        (RuntimeError("no kernel\nmore"), "32 clients at once failed: RuntimeError: no kernel"),
+    ],
+)
+@pytest.mark.parametrize("tier", ["vectorized", "low-rank"])
+def test_a_block_that_fails_when_timed_is_not_taken_and_says_why(error, reason, tier, monkeypatch):
+    def seconds(federation, tier, width, limit):
+        if width > 8:
+            raise error
+        return 0.1
+
+    monkeypatch.setattr(tiers, "_seconds_resident", lambda federation: 1.0)
+    monkeypatch.setattr(tiers, "_seconds_at_once", seconds)
+    monkeypatch.setattr(tiers, "_is_busy", lambda *args: False)
+    found = tiers._measured(federation(*MLP), legal_until(tier), [8, 32, 128], 2)
+    assert (found.tier, found.block_size) == ("vectorized", 8)
+    assert reason in found.reason
+    # Not even the smallest: one by one, and not because the others are slow.
+    found = tiers._measured(federation(*MLP), legal_until(tier), [32, 128], 2)
+    assert (found.tier, found.block_size) == ("resident", None)
+    assert reason in found.reason
+
+
+def test_a_block_takes_no_more_memory_than_there_is_room_for(monkeypatch):
+    def free(count):
+        monkeypatch.setattr(tiers.environment, "memory_available_bytes", lambda: count)
+
+    def taking(count):
+        monkeypatch.setattr(tiers.environment, "memory_above_now", lambda device: lambda: count)
+
+    monkeypatch.setattr(tiers, "_seconds_resident", lambda federation: 1.0)
+    monkeypatch.setattr(tiers, "_seconds_at_once", lambda f, tier, width, limit: 1 / width)
+    monkeypatch.setattr(tiers, "_is_busy", lambda *args: False)
+    made, legal = federation(*MLP), legal_until("vectorized")
+    least = tiers._least_bytes(made)
+    assert least == 4 * 3 * made.initial.numel()
+    # Half of what is free, for two cores: room for ten clients by what they need for sure.
+    free(40 * least)
+    taking(0)
+    found = tiers._measured(made, legal, [8, 32, 128], 2)
+    assert (found.block_size, found.memory_bytes) == (8, 8 * least)
+    assert found.reason.startswith("32 clients at once would take about")
+    # Eight took as much as a block may: no larger one is tried.
+    free(4 * 2**30)
+    taking(2**30)
+    found = tiers._measured(made, legal, [8, 32, 128], 2)
+    assert (found.block_size, found.memory_bytes) == (8, 2**30)
+    assert found.reason == (
+        "32 clients at once would take about 4,096 MB, and a block may have 1,024"
+    )
+
+
+def test_what_activations_take_is_measured(tmp_path, monkeypatch):
+    body = (
+        "class Wide(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n"
+        "        wide = x.flatten(1).repeat(1, 2000)\n"
+        "        return self.head(wide.sigmoid().unflatten(1, (2000, 64)).mean(dim=1))\n"
+        "def make():\n    return Wide()\n"
+    )
+    model = user_model(tmp_path, monkeypatch, "wide_net", body)
+    made = federation(model, "engine.tier=vectorized", "local.batch_size=20")
+    found = tiers.choose(made, cores=1)
+    # Of each client's 20 examples 64 x 2000 numbers, which no count of parameters shows.
+    assert found.memory_bytes > found.block_size * 20 * 64 * 2000 * 4
+    assert tiers._least_bytes(made) * found.block_size < found.memory_bytes / 100
+
+
+def test_a_trial_that_runs_out_of_memory_does_not_blame_the_model(monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(tiers, "_train_at_once", full)
+    legal, reason = tiers._legal(federation(*MLP))
+    assert legal == ["messages", "resident"]
+    assert reason == "there is not memory for 3 clients at once"
 
 
 def test_a_round_has_blocks_for_every_core():

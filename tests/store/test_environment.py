@@ -17,6 +17,7 @@ from fedsim import environment
 from fedsim.environment import (
     cpu_limit,
     describe,
+    memory_above_now,
     memory_available_bytes,
     memory_limit_bytes,
 )
@@ -197,10 +198,11 @@ def test_blocks_are_as_wide_as_the_memory_of_the_cgroup_allows(
     from fedsim.federation import build
 
     federation = build(config.load({"model": {"name": "linear"}}))
-    before = tiers._affordable(federation)
+    before = tiers._room(federation, 2)
     rest = memory_available_bytes() // 100
     monkeypatch.setattr(environment, "memory_available_bytes", lambda: rest)
-    assert before / 200 < tiers._affordable(federation) < before / 50
+    assert before / 200 < tiers._room(federation, 2) < before / 50
+    assert tiers._room(federation, 4) == pytest.approx(tiers._room(federation, 2) / 2)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
@@ -343,3 +345,27 @@ def test_a_home_directory_is_not_read_as_a_whole(
     assert describe([str(tmp_path)])["code"] == before
     (tmp_path / "2.py").write_text("changed")
     assert describe([str(tmp_path)])["code"] != before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says it")
+def test_the_most_memory_since_is_told_even_when_it_was_freed() -> None:
+    import torch
+
+    size = 200 * 2**20
+    touched = torch.ones(size, dtype=torch.uint8)  # what was held before does not count
+    del touched
+    taken = memory_above_now(torch.device("cpu"))
+    assert taken() < size / 10
+    touched = torch.ones(size, dtype=torch.uint8)
+    del touched
+    assert size * 0.95 < taken() < size * 1.1
+
+
+def test_where_the_system_does_not_say_it_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def refused(*args: Any, **options: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    assert memory_above_now(torch.device("cpu"))() == 0

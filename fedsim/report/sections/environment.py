@@ -14,10 +14,11 @@ def _training(facts: Mapping[str, Any]) -> str:
     """Say how workers trained clients."""
     execution = facts.get("execution") or {}
     size, reason = execution.get("block_size"), execution.get("reason")
-    padding = execution.get("padding")
+    padding, memory = execution.get("padding"), execution.get("memory_bytes")
     return (
         f"{execution.get('tier', 'messages')}"
         + (f", {size} clients at once" if size else "")
+        + (f", {bytes_text(memory)} of memory for them" if memory else "")
         + (f", {padding - 1:.1%} more examples computed than there are" if padding else "")
         + (f" ({reason})" if reason else "")
     )
