@@ -326,7 +326,7 @@ def _must_have_key(config: RunConfig) -> None:
 
 
 def _tell_notice(resources: Resources, tell: Listener) -> None:
-    """Say what of a cluster a run leaves alone."""
+    """Say what of a cluster a run leaves alone, or who uses the machine besides."""
     if resources.notice:
         tell(Stage(resources.notice))
 

@@ -17,7 +17,7 @@ from fedsim import environment
 from fedsim.config import ADDRESSES, is_address
 from fedsim.config.schema import Engine
 from fedsim.engine.nodes import name_of
-from fedsim.engine.own_ray import address_of, behind, imported, is_own, quiet
+from fedsim.engine.own_ray import address_of, behind, imported, is_own, others, quiet
 from fedsim.engine.placement import Node, of_one_kind
 from fedsim.engine.status import ClusterStatus, read
 from fedsim.errors import ConfigError, Problem, SetupError
@@ -33,6 +33,10 @@ __all__ = [
 
 _ANSWER_S = 5.0
 _CLIENT = "ray://"
+_OTHERS = (
+    "another Ray runs on this machine and knows nothing of this run: together they use every core "
+    "twice. Runs that join one Ray share it (RAY_ADDRESS=auto, engine.ray_address)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Resources:
     """What the workers of a run may share: nodes of a cluster, or this machine as the only one.
 
     `accelerator`: the type of GPU they all have, in Ray's words, where it is known. `notice`: what
-    of the cluster is left alone, and why.
+    of the cluster is left alone, and why; or who uses this machine besides.
     """
 
     nodes: tuple[Node, ...]
@@ -97,7 +101,8 @@ def resources(engine: Engine) -> Resources:
     if is_alone or ray is None or not ray.is_initialized():
         # A Ray of the run's own has a core for every worker, whatever the machine has.
         cores = max(environment.cpu_limit(), engine.workers or 0)
-        return Resources((Node("this machine", cores, gpus),))
+        notice = _OTHERS if engine.grid != "inprocess" and others() else ""
+        return Resources((Node("this machine", cores, gpus),), notice=notice)
     # The server's device decides: workers have GPUs where it has one.
     return shared([node for node in ray.nodes() if node["Alive"]], _own_node(ray), on_gpu=gpus > 0)
 

@@ -15,7 +15,16 @@ import psutil
 
 from fedsim import environment
 
-__all__ = ["address_of", "behind", "imported", "is_abandoned", "is_own", "quiet", "started"]
+__all__ = [
+    "address_of",
+    "behind",
+    "imported",
+    "is_abandoned",
+    "is_own",
+    "others",
+    "quiet",
+    "started",
+]
 
 _STORE_SHARE = 0.3  # of the memory that is free: Ray's own share
 _INLINE_BYTES = 1 << 20  # of a result, in place of Ray's 100 KiB
@@ -41,6 +50,12 @@ def address_of(asked: str | None) -> str:
 def is_own() -> bool:
     """Say whether Ray, if it runs, was started `behind` a run: it is as large as the run wants."""
     return _OWN.is_set()
+
+
+def others() -> int:
+    """Return how many Rays run on this machine that this process did not start."""
+    names = (process.info for process in psutil.process_iter(["name", "ppid"]))
+    return sum(each["name"] == "raylet" and each["ppid"] != os.getpid() for each in names)
 
 
 def is_abandoned() -> bool:

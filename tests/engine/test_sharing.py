@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -108,6 +110,39 @@ def test_a_cluster_that_does_not_answer_is_an_error_before_any_work(tmp_path):
     assert f"no Ray cluster to join at {address} (" in done.stderr
     assert "ray start --head" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+class Seen:
+    def __init__(self, name, ppid):
+        self.info = {"name": name, "ppid": ppid}
+
+
+def test_a_run_of_its_own_ray_says_when_another_has_the_same_cores(tiny, monkeypatch):
+    def said(seen, **engine):
+        monkeypatch.setattr(own_ray.psutil, "process_iter", lambda attrs: seen)
+        events = []
+        with clusters.joined(configuration.load(tiny(engine=engine)).engine) as resources:
+            api._tell_notice(resources, events.append)
+        return [event.text for event in events]
+
+    monkeypatch.setattr(clusters, "is_own", lambda: True)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    another, own = Seen("raylet", 1), Seen("raylet", os.getpid())
+    (text,) = said([Seen("python", 1), own, another], grid="ray")
+    assert text.startswith("another Ray runs on this machine and knows nothing of this run")
+    assert "RAY_ADDRESS=auto" in text
+    assert said([Seen("python", 1), own], grid="ray") == []
+    assert said([another], grid="inprocess") == []
+
+
+def test_a_process_of_another_ray_is_seen(tmp_path):
+    (tmp_path / "raylet").symlink_to(shutil.which("sleep"))
+    command = f"{tmp_path / 'raylet'} 60 >/dev/null 2>&1 & echo $!"  # who started it has ended
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    try:
+        assert own_ray.others() >= 1
+    finally:
+        os.kill(int(done.stdout), signal.SIGTERM)
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
