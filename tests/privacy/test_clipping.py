@@ -14,6 +14,7 @@ from fedsim.data import Meta
 from fedsim.models.cnn import Cnn
 from fedsim.models.mlp import Mlp
 from fedsim.privacy.clipping import Clipper, factors, mixes_examples
+from fedsim.privacy.example import replace_lstm
 
 CROSS_ENTROPY = losses.LOSSES["cross_entropy"]
 
@@ -315,6 +316,26 @@ class Bare40(nn.Module):
         return (x * self.weight).sum(dim=1, keepdim=True)
 
 
+class Scaled(nn.Module):
+    """A layer that neither side has a rule for."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.linspace(0.5, 2, 9))
+
+    def forward(self, x):
+        return torch.tanh(x * self.scale) + self.scale
+
+
+class LastOf(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.LSTM(3, 6, batch_first=True), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.head(self.cell(x)[0][:, -1])
+
+
 OPACUS = {
     "mlp": (lambda: nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4)), (6,)),
     "cnn": (
@@ -328,10 +349,22 @@ OPACUS = {
         lambda: nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.Flatten(), nn.Linear(20, 4)),
         (4, 3),
     ),
+    "recurrent": (lambda: replace_lstm(LastOf()), (5, 3)),
 }  # fmt: skip
+#: What we form the gradients of, for want of a rule.
+FORMED = {
+    "own layer": (lambda: nn.Sequential(nn.Linear(6, 9), Scaled(), nn.Linear(9, 4)), (6,)),
+    "instance norm": (
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 3, 3), nn.InstanceNorm1d(3, affine=True), nn.Flatten(), nn.Linear(18, 4)
+        ),
+        (2, 8),
+    ),
+    "tied": (lambda: nn.Sequential(Tied(), nn.Linear(5, 4)), (5,)),
+}
 
 
-@pytest.mark.parametrize("name", OPACUS)
+@pytest.mark.parametrize("name", [*OPACUS, *FORMED])
 def test_sums_are_those_of_opacus(name):
     """Opacus 1.6's hooks and its DPOptimizer with the same batch and no noise."""
     with warnings.catch_warnings():
@@ -339,13 +372,15 @@ def test_sums_are_those_of_opacus(name):
         from opacus import GradSampleModule
         from opacus.optimizers import DPOptimizer
 
-    build, shape = OPACUS[name]
+    build, shape = (OPACUS | FORMED)[name]
     torch.manual_seed(1)
     module = build()
     x, y = torch.randn(12, *shape), torch.arange(12) % 4
     norms = Clipper(module, CROSS_ENTROPY)(x, y, 1.0).norms
     bound = float(np.median(norms))
-    ours = Clipper(module, CROSS_ENTROPY)(x, y, bound)
+    clipper = Clipper(module, CROSS_ENTROPY)
+    assert clipper.forms_gradients == (name in FORMED)
+    ours = clipper(x, y, bound)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -61,6 +61,32 @@ MODELS = {
 }
 
 
+@dataclass(frozen=True)
+class Own:
+    """A model around a module."""
+
+    module: type[nn.Module]
+
+    def build(self, about):
+        return self.module()
+
+
+class Scaling(nn.Module):
+    """A layer that neither Opacus nor we have a rule for."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.linspace(0.5, 2, 5))
+
+    def forward(self, x):
+        return torch.tanh(x * self.scale) + self.scale
+
+
+class Scaled(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(6, 5), Scaling(), nn.Linear(5, 4))
+
+
 def opacus(made, module, i):
     """One client with Opacus 1.6's hooks and DPOptimizer, the same batches and the same noise."""
     with warnings.catch_warnings():
@@ -97,11 +123,13 @@ def opacus(made, module, i):
 
 @pytest.mark.parametrize(
     ("model", "about"),
-    [(Mlp(hidden=(5,)), meta()), (Cnn(), meta(shape=(3, 8, 8)))],
-    ids=["mlp", "cnn"],
+    [(Mlp(hidden=(5,)), meta()), (Cnn(), meta(shape=(3, 8, 8))), (Own(Scaled), meta())],
+    ids=["mlp", "cnn", "no rule"],
 )
 def test_it_is_opacus_with_the_same_batches_and_noise(model, about, clients):
     made = clients(model, about, optimizer=Sgd(lr=0.1, momentum=0.9))
+    has_rules = StackedClipper(made.task.module, made.task.loss)._layers is not None
+    assert has_rules == (model != Own(Scaled))
     vectors, _, _ = made.together(fit_clipped, RECIPE)
     for i in range(len(made.sizes)):
         module = model.build(about)
@@ -216,16 +244,6 @@ class Tied(nn.Module):
 
     def forward(self, x):
         return self.second(torch.tanh(self.first(x)) * self.scale)
-
-
-@dataclass(frozen=True)
-class Own:
-    """A model around a module."""
-
-    module: type[nn.Module]
-
-    def build(self, about):
-        return self.module()
 
 
 @pytest.mark.parametrize(
