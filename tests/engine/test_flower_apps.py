@@ -25,10 +25,13 @@ COMPARED = [
     "client-state",
     "custom-messages",
     "evaluate-only",
+    "many-strategies",
     "mods",
     "numpy-client",
     "own-strategy",
     "plain-pytorch",
+    "private-strategy",
+    "secure-sums",
 ]
 CLIENTS = 4
 

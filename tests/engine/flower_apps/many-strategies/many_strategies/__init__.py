@@ -1,0 +1,1 @@
+"""many-strategies: a Flower app made for tests."""

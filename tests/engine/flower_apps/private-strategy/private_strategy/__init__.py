@@ -1,0 +1,1 @@
+"""private-strategy: a Flower app made for tests."""

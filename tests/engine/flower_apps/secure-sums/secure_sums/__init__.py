@@ -1,0 +1,1 @@
+"""secure-sums: a Flower app made for tests."""
