@@ -20,17 +20,21 @@ def launch(*options):
 
 @pytest.mark.slow
 def test_it_runs_on_a_cpu():
-    rows = "bare loop|vectorized 2, 1 worker"
+    rows = "bare loop|auto|2 workers|vectorized 2, 1 worker"
     done = launch("--device", "cpu", "--small", "--cycles", "1", "--only", rows)
     assert done.returncode == 0, done.stderr
     lines = [line.split(" | ") for line in done.stdout.splitlines()]
-    first, second = lines[2], lines[3]
-    assert first[0] == "| cohort 4, bare loop"
-    assert first[4] == "1"
-    assert second[0] == "| cohort 4, fedsim, vectorized 2, 1 worker"
-    assert second[6] == "n/a"
-    assert second[9] == "vectorized, 2"
-    assert float(second[3]) > 0
+    cells = {line[0].removeprefix("| cohort 4, "): line for line in lines if len(line) > 9}
+    taken = {
+        "fedsim, resident, 2 workers": "resident, one by one",
+        "fedsim, vectorized 2, 1 worker": "vectorized, 2",
+        "fedsim, vectorized 2, 2 workers": "vectorized, 2",
+    }
+    assert cells.keys() == {"| engine", "bare loop", "fedsim, auto", *taken}
+    assert cells["bare loop"][4] == "1"
+    assert {name: cells[name][9] for name in taken} == taken
+    assert all(cells[name][6] == "n/a" and float(cells[name][3]) > 0 for name in taken)
+    assert cells["fedsim, auto"][9].startswith(("resident", "vectorized"))
     assert "cohort 4, ours to pfl (target 10): not measured" in done.stdout
 
 
