@@ -27,6 +27,7 @@ types: $(STAMP)
 # PFL: the Python of an environment that has pfl-research, to be measured beside it.
 bench: $(STAMP)
 	for name in partition dp_sgd growth nodes; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	$(BIN)/python benchmarks/compiled.py
 	$(BIN)/python benchmarks/simulation/run.py --flower $(if $(PFL),--pfl $(PFL))
 	$(BIN)/python benchmarks/gpu.py $(if $(PFL),--pfl $(PFL)) || [ $$? -eq 3 ] # 3: there is no GPU
 

@@ -240,12 +240,11 @@ def lines_of(seconds: dict[str, list[float]]) -> list[str]:
     head = ["", "ms/client", "x plain", "x faster than `make_private`"]
     lines = [*page.table(head, rows), ""]
     slower, faster, user = ratio(OURS, PLAIN), ratio(MAKE_PRIVATE, OURS), ratio(USER, PLAIN)
-    for what, value, target, is_met in (
-        ("DP-SGD / plain SGD", slower, "≤ 1.4", slower <= 1.4),
-        ("`make_private` / DP-SGD", faster, "≥ 3.5", faster >= 3.5),
-        ("user-level clipping / plain SGD", user, "≤ 1.05", user <= 1.05),
-    ):
-        lines.append(f"- {what}: {value:.2f} (target {target}) {'PASS' if is_met else 'FAIL'}")
+    lines += [
+        page.verdict("DP-SGD / plain SGD", slower, 1.4, ".2f"),
+        page.verdict("`make_private` / DP-SGD", faster, 3.5, ".2f", is_least=True),
+        page.verdict("user-level clipping / plain SGD", user, 1.05, ".2f"),
+    ]
     return lines
 
 

@@ -155,18 +155,12 @@ def levelled(turns: list[list[float]]) -> list[float]:
     return [float(each) for each in quotients * np.median(means)]
 
 
-def verdict(what: str, value: float, most: float, form: str = ".3f") -> str:
-    """Return a line that says whether a value is as small as it has to be."""
-    said = "PASS" if value <= most else "FAIL"
-    return f"- {what}: {value:{form}} (target {most:{form}}) {said}"
-
-
 def independence(rows: list[dict[str, float]]) -> list[str]:
     """Say whether populations differ in time and memory: the largest figure by the smallest."""
     lines = []
     for name, what in (("seconds", "time"), ("memory", "memory"), ("peak", "memory at most")):
         values = [row[name] for row in rows]
-        lines.append(verdict(f"{what}, most by least", max(values) / min(values), MOST))
+        lines.append(page.verdict(f"{what}, most by least", max(values) / min(values), MOST))
     return lines
 
 
@@ -175,7 +169,7 @@ def linearity(seconds: list[float]) -> list[str]:
     slope, constant = np.polyfit(COHORTS, seconds, 1, w=1 / np.array(seconds))
     off = max(abs(constant + slope * c - s) / s for c, s in zip(COHORTS, seconds, strict=True))
     fit = f"{1000 * slope:.2f} ms per client and {1000 * constant:.0f} ms per round"
-    return [f"- {fit}", verdict("off that line at most", off, MOST - 1)]
+    return [f"- {fit}", page.verdict("off that line at most", off, MOST - 1)]
 
 
 def by_population(folder: Path, rounds: int) -> list[str]:
@@ -227,11 +221,11 @@ def main() -> None:
         memory = told(apart(folder, 10**4, 100, LONG_ROUNDS, in_turns=False))["memory"]
         grown = memory[-1] - memory[SETTLED - 1]
         what = f"{LONG_ROUNDS} rounds, 10,000 clients, MB more than after round {SETTLED}"
-        lines.append(verdict(what, grown, MOST_MB, ".1f"))
+        lines.append(page.verdict(what, grown, MOST_MB, ".1f"))
         for grid, most in START_S.items():
             seconds = statistics.median(start_up(folder, grid) for _ in range(STARTS))
             what = f"s from starting Python to the first client done, {grid}"
-            lines.append(verdict(what, seconds, most, ".1f"))
+            lines.append(page.verdict(what, seconds, most, ".1f"))
     text = "\n".join(lines)
     print(text)
     if arguments.write:

@@ -87,18 +87,16 @@ def lines() -> list[str]:
         rows.append(
             [
                 " + ".join(map(str, cores)),
-                " + ".join(str(count // ROUNDS) for count in trained),
+                " + ".join(f"{count / ROUNDS:.1f}" for count in trained),
                 " + ".join(f"{each / 1e6:.2f}" for each in middle),
                 f"{most:.3f}",
             ]
         )
     head = ["cores of nodes", "clients of each, a round", "MB into each store, a round", "x model"]
-    verdict = "PASS" if worst <= TARGET else "FAIL"
     return [
         *page.table(head, rows),
         "",
-        f"- a model of {model / 1e6:.2f} MB; into one store in one round at most {worst:.3f} of it "
-        f"(target {TARGET}) {verdict}",
+        page.verdict(f"times a model of {model / 1e6:.2f} MB, at most", worst, TARGET),
     ]
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["put", "table"]
+__all__ = ["put", "table", "verdict"]
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 
@@ -24,3 +24,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table."""
     lines = [f"| {' | '.join(row)} |" for row in (head, *rows)]
     return [lines[0], "|" + "---|" * len(head), *lines[1:]]
+
+
+def verdict(
+    what: str, value: float, bound: float, form: str = ".3f", *, is_least: bool = False
+) -> str:
+    """Return a line that says whether a value is as small, or as large, as it has to be."""
+    sign, is_met = ("≥", value >= bound) if is_least else ("≤", value <= bound)
+    said = "PASS" if is_met else "FAIL"
+    return f"- {what}: {value:{form}} (target {sign} {bound:{form}}) {said}"

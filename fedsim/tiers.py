@@ -49,7 +49,8 @@ _TOLERANCE = 1e-4  # of a trial; what is refused is off by far more than roundin
 _WIDTHS = {"cpu": (8, 32, 128), "cuda": (16, 64, 256, 1024)}
 _WIDER = 4  # times the last width: a block may be so much larger where a round has room for it
 _GAIN = 1.15  # how much faster a tier must be to be taken
-_GAIN_OF_WIDTH = 0.95  # a larger block may be slower: each costs a message and a sum besides
+_GAIN_OF_WIDTH = 0.85  # a larger block may be slower: timings vary by so much
+_BLOCK_S = 5e-3  # of a block besides training: its data, its sum, its message (measured 5 to 20 ms)
 _LONG_S = 1.0  # of a timing: not repeated
 _HOPELESS = 1.5  # so much slower in a first timing: not measured further
 _BUSY_S = 1e-3  # of a layer in a step on a CPU: what calling it costs is a tenth of that
@@ -296,7 +297,7 @@ def _best_width(
     `alone`: seconds of a client one by one. The reason says what stood in the way of a larger
     block, if it was not its speed.
     """
-    best, least = Execution(tier, 1), float("inf")
+    best, least, cost = Execution(tier, 1), float("inf"), float("inf")
     room, needed = _room(federation, cores), float(_least_bytes(federation))
     taken = environment.memory_above_now(federation.device)
     for width in widths:
@@ -307,10 +308,12 @@ def _best_width(
         except (MemoryError, RuntimeError) as error:
             return replace(best, reason=_failed(width, error)), least
         needed = max(needed, taken() / width)  # widths grow: the most was taken by this one
+        whole = seconds + _BLOCK_S / width
         # Wider blocks would gain less again, and take longer to time.
-        if seconds * _GAIN >= alone or seconds * _GAIN_OF_WIDTH >= least:
+        if seconds * _GAIN >= alone or whole * _GAIN_OF_WIDTH >= cost:
             break
         best, least = Execution(tier, width, memory_bytes=int(width * needed)), seconds
+        cost = min(cost, whole)
     return best, least
 
 

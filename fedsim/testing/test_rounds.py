@@ -94,7 +94,7 @@ def test_clients_trained_at_once_come_to_what_each_does_alone(local: str) -> Non
     alone = Run(pair.content()).go(1).state.strategy["model"]
     engine = {**ENGINE, "tier": "vectorized", "block_size": 3}
     together = Run(pair.content(engine=engine)).go(1).state.strategy["model"]
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ def test_ratios_are_of_the_same_cycle_and_each_has_its_target(bench):
     lines = dp_sgd.lines_of(seconds)
     assert "| **DP-SGD, ours** | 130.0 | 1.30 | 4.00 |" in lines
     assert lines[-3:] == [
-        "- DP-SGD / plain SGD: 1.30 (target ≤ 1.4) PASS",
-        "- `make_private` / DP-SGD: 4.00 (target ≥ 3.5) PASS",
+        "- DP-SGD / plain SGD: 1.30 (target ≤ 1.40) PASS",
+        "- `make_private` / DP-SGD: 4.00 (target ≥ 3.50) PASS",
         "- user-level clipping / plain SGD: 1.10 (target ≤ 1.05) FAIL",
     ]

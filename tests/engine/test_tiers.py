@@ -12,8 +12,11 @@ import fedsim
 from fedsim import config as configuration
 from fedsim import tiers
 from fedsim.core import ClientContext
+from fedsim.engine.inprocess import InProcessGrid
+from fedsim.engine.launch import OURS
 from fedsim.errors import ConfigError
 from fedsim.federation import Places, build
+from fedsim.testing._rounds import Run
 
 SETTINGS = ["rounds.count=2", "partition.clients=60", "rounds.cohort=12", "engine.grid=inprocess"]
 MLP = ['model={name="mlp", hidden=[8]}', 'optimizer={name="sgd", lr=0.1}']
@@ -63,6 +66,21 @@ def test_the_same_tier_and_block_size_give_the_same_bytes(tier, grid, cluster, t
         hashes.add(result.model_sha256)
         assert result.stored.facts["execution"]["block_size"] == 2
     assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("tier", ["vectorized", "low-rank"])
+def test_how_many_clients_travel_together_changes_no_bit(tier):
+    """That depends on the workers; which clients are trained at once does not."""
+    content = configuration.to_dict(configuration.load("digits", [*SETTINGS, *MLP]))
+    content["engine"] |= {"tier": tier, "block_size": 2}
+    models = []
+    for workers, is_even in ((1, True), (1, False), (2, False)):
+        run = Run(content)
+        size = tiers.travelling(2, 12, workers, is_even=is_even)
+        run._grid = InProcessGrid(OURS.open(run._told), run._grid.population, size=size)
+        models.append((size, run.go(2).models))
+    assert [size for size, _ in models] == [12, 6, 2]
+    assert all(found == models[0][1] for _, found in models)
 
 
 @pytest.mark.slow
