@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -127,7 +127,7 @@ def memory_above_now(device: "torch.device") -> Callable[[], int]:
     """Return what says how much more memory than now was taken at the most since, in bytes.
 
     On a GPU torch's own, else what this process held; 0 where the system does not say (not Linux).
-    What was freed before and kept is taken again without being counted.
+    What was freed before is given back first: to take it again has to count.
     """
     import torch
 
@@ -135,6 +135,8 @@ def memory_above_now(device: "torch.device") -> Callable[[], int]:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         return lambda: torch.cuda.max_memory_allocated(device) - before
+    with suppress(OSError, AttributeError):  # other C libraries
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the most that was held is now what is held
         held = _most_held()

@@ -17,6 +17,7 @@ from fedsim import environment
 from fedsim.environment import (
     cpu_limit,
     describe,
+    keep_freed_memory,
     memory_above_now,
     memory_available_bytes,
     memory_limit_bytes,
@@ -352,8 +353,9 @@ def test_the_most_memory_since_is_told_even_when_it_was_freed() -> None:
     import torch
 
     size = 200 * 2**20
-    touched = torch.ones(size, dtype=torch.uint8)  # what was held before does not count
-    del touched
+    keep_freed_memory()  # as workers do; what was freed is taken again
+    pieces = [torch.ones(size // 200, dtype=torch.uint8) for _ in range(200)]
+    del pieces
     taken = memory_above_now(torch.device("cpu"))
     assert taken() < size / 10
     touched = torch.ones(size, dtype=torch.uint8)
