@@ -1,6 +1,6 @@
 """Local DP-SGD: milliseconds per client of five ways on a CNN, and of blocks of clients at once.
 
-python benchmarks/dp_sgd.py [cycles] [alone | blocks] [--write]
+python benchmarks/dp_sgd.py [cycles] [alone | blocks] [--sittings FILE] [--write]
 
 Alone: one client has 50 images of 3 x 32 x 32, five batches of 10, a CNN of 1.63 M parameters, one
 thread. Medians over the cycles; ratios are taken within each cycle. Ours run in a process set up as
@@ -9,16 +9,19 @@ our workers are (`environment.keep_freed_memory`), Opacus in one as it comes.
 Blocks: clients of 20 examples in batches of 10, "DP-SGD, ours, one by one" against "DP-SGD,
 vectorized over clients" (`engine.tier=vectorized`), and how many examples padding adds.
 
-`--write`: put the tables into docs/performance.md.
+`--sittings`: a file of what was measured of one client before, to which this is added; the tables
+are of all. `--write`: put the tables into docs/performance.md.
 """
 
 import argparse
+import json
 import statistics
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from time import perf_counter
 
 import page
@@ -226,6 +229,14 @@ def time_alone(cycles: int) -> dict[str, list[float]]:
     return seconds
 
 
+def pooled(file: Path, seconds: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Add a sitting to a file; return the seconds of all that are there, one after the other."""
+    with file.open("a") as sittings:
+        sittings.write(json.dumps(seconds) + "\n")
+    known = [json.loads(line) for line in file.read_text().splitlines()]
+    return {name: [each for sitting in known for each in sitting[name]] for name in seconds}
+
+
 def lines_of(seconds: dict[str, list[float]]) -> list[str]:
     """Return a table of one client's training, and what is required of it."""
 
@@ -253,11 +264,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("cycles", type=int, nargs="?", default=9)
     parser.add_argument("parts", nargs="*", default=["alone", "blocks"])
+    parser.add_argument("--sittings", type=Path)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     made = {}
     if "alone" in arguments.parts:
-        made["dp-sgd"] = lines_of(time_alone(arguments.cycles))
+        seconds = time_alone(arguments.cycles)
+        if arguments.sittings:
+            seconds = pooled(arguments.sittings, seconds)
+        made["dp-sgd"] = lines_of(seconds)
     if "blocks" in arguments.parts:
         context = get_context("spawn")
         end, theirs = context.Pipe()

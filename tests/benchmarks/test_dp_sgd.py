@@ -17,3 +17,11 @@ def test_ratios_are_of_the_same_cycle_and_each_has_its_target(bench):
         "- `make_private` / DP-SGD: 4.00 (target ≥ 3.50) PASS",
         "- user-level clipping / plain SGD: 1.10 (target ≤ 1.05) FAIL",
     ]
+
+
+def test_sittings_are_kept_and_count_together(bench, tmp_path):
+    dp_sgd = bench("dp_sgd")
+    file = tmp_path / "sittings"
+    assert dp_sgd.pooled(file, {"a": [1.0], "b": [2.0]}) == {"a": [1.0], "b": [2.0]}
+    found = dp_sgd.pooled(file, {"a": [3.0, 4.0], "b": [5.0, 6.0]})
+    assert found == {"a": [1.0, 3.0, 4.0], "b": [2.0, 5.0, 6.0]}
