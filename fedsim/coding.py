@@ -249,10 +249,10 @@ def has_feedback(part: Any) -> bool:
 
 
 def _with_residual(part: Any, vector: Tensor, memo: Memo) -> Tensor:
-    whole = vector + memo[_RESIDUAL] if has_feedback(part) and _RESIDUAL in memo else vector
-    if not bool(whole.isfinite().all()):
+    whole, is_finite = _with_residuals(part, vector.unsqueeze(0), [memo])
+    if not bool(is_finite):
         raise InvalidUpdateError("update holds NaN or infinity")
-    return whole
+    return whole[0]
 
 
 def apart(memo: Memo) -> tuple[Memo, Memo]:

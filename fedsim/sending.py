@@ -111,21 +111,21 @@ def together(
     Whoever is not finite is told in `is_finite`, what else cannot enter the sum is not looked for.
     """
     part, count = federation.config.transform, len(contexts)
-    shared = shared_by_all(federation, order.round, order.model)
     whole, is_finite = changes, torch.ones(count, dtype=torch.bool, device=federation.device)
     sizes: Sequence[int] = [size_bytes(federation, order.round)] * count
     kept: Sequence[Memo] = [{}] * count
+    shared = partial(shared_by_all, federation, order.round, order.model)
     if kind_of(part) == "coded":
         rows = changes.vectors()
-        found, is_finite = coding.coded_together(part, rows, memos, shared, contexts)
+        found, is_finite = coding.coded_together(part, rows, memos, shared(), contexts)
         whole, kept = of_rows(found.vectors), found.memos
         sizes = found.sizes if told(federation) else sizes
     elif coding.has_feedback(part):
         rows = changes.vectors()
-        found, is_finite = coding.reduced_together(part, rows, memos, shared)
+        found, is_finite = coding.reduced_together(part, rows, memos, shared())
         whole, kept = of_rows(found.vectors), found.memos
     elif kind_of(part) == "linear":
-        whole = in_fewer(changes, partial(part.reduce, shared=shared))
+        whole = in_fewer(changes, partial(part.reduce, shared=shared()))
     entering = encoded(whole, federation.transform(order.form, contexts))
     return Together(whole, entering, is_finite, sizes, kept)
 

@@ -67,8 +67,7 @@ def train_block(
         full_batch=task.optimizer.full_batch,
         is_ordered=is_ordered,
     )
-    for members, schedule in planned:
-        chosen = [contexts[i] for i in members]
+    for members, chosen, schedule in planned:
         places = _places(firsts[members], counts[members]).to(task.x.device)
         own = [memos[i] for i in members]
         change, mean_losses, kept = fit(task, recipe, schedule, places, own, chosen)
@@ -81,7 +80,7 @@ def padding_of(
     """Return how many examples `train_block` computes for each there is, padding included."""
     device = torch.device("cpu")
     planned = _planned(recipe, sizes, contexts, device, full_batch=full_batch)
-    real = [(int(schedule.seen.sum()), schedule.padding) for _, schedule in planned]
+    real = [(int(schedule.seen.sum()), schedule.padding) for *_, schedule in planned]
     return sum(n * padding for n, padding in real) / max(1, sum(n for n, _ in real))
 
 
@@ -93,12 +92,12 @@ def _planned(
     *,
     full_batch: bool,
     is_ordered: bool = False,
-) -> Iterator[tuple[list[int], Schedule]]:
-    """Yield groups of clients, by their places, and their steps; Poisson batches where clipped."""
+) -> Iterator[tuple[list[int], list[ClientContext], Schedule]]:
+    """Yield groups: clients' places, contexts and steps; Poisson batches where clipped."""
     plan = plan_poisson if recipe.clipping else partial(plan_steps, is_ordered=is_ordered)
     for members in groups(sizes, recipe, full_batch=full_batch):
         own, chosen = [sizes[i] for i in members], [contexts[i] for i in members]
-        yield members, plan(own, recipe, chosen, device, full_batch=full_batch)
+        yield members, chosen, plan(own, recipe, chosen, device, full_batch=full_batch)
 
 
 def _places(firsts: np.ndarray, counts: np.ndarray) -> Tensor:
