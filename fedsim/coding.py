@@ -268,9 +268,7 @@ def joined(own: Memo, kept: Memo) -> Memo:
 
 
 def told(part: Any, shapes: Shapes, seed: int) -> str:
-    """Return what whoever decodes has to know of a coder, as text; empty for other parts."""
-    if kind_of(part) != "coded":
-        return ""
+    """Return what whoever decodes has to know of a coder, as text."""
     name = registry.name_of("transforms", part)
     content = {"name": name, "fields": asdict(part), "shapes": shapes, "seed": seed}
     return json.dumps(content, sort_keys=True)

@@ -62,10 +62,17 @@ def told(federation: Federation) -> str:
 
     Where updates are clipped for privacy, or masked, they do: the sum is of whole numbers.
     """
-    config = federation.config
-    if ring.is_secure(config) or config.privacy.unit in ("user", "local"):
+    if not _are_codes(federation):
         return ""
+    config = federation.config
     return coding.told(config.transform, shapes_of(federation), config.seed)
+
+
+def _are_codes(federation: Federation) -> bool:
+    """Say whether updates travel as codes."""
+    config = federation.config
+    are_numbers = ring.is_secure(config) or config.privacy.unit in ("user", "local")
+    return not are_numbers and kind_of(config.transform) == "coded"
 
 
 def send(
@@ -86,7 +93,7 @@ def send(
     else:
         made = coding.coded(part, update.vector, memo, shared, ctx)
         vector, kept = made.vector, made.memo
-        code = made.code if told(federation) else None
+        code = made.code if _are_codes(federation) else None
     sent = entering(federation, replace(update, vector=vector), order.form, ctx)
     if order.form is not None:
         exact.check(sent, order.form)
@@ -119,7 +126,7 @@ def together(
         rows = changes.vectors()
         found, is_finite = coding.coded_together(part, rows, memos, shared(), contexts)
         whole, kept = of_rows(found.vectors), found.memos
-        sizes = found.sizes if told(federation) else sizes
+        sizes = found.sizes if _are_codes(federation) else sizes
     elif coding.has_feedback(part):
         rows = changes.vectors()
         found, is_finite = coding.reduced_together(part, rows, memos, shared())
@@ -171,7 +178,7 @@ def settled(federation: Federation, model: Tensor, order: Train) -> Tensor:
 
 def size_bytes(federation: Federation, round: int = 1) -> int:
     """Return the bytes of an update of a round, or of a usual one, as it travels."""
-    if told(federation):
+    if _are_codes(federation):
         found: int = federation.config.transform.size_bytes(shapes_of(federation))
         return found
     return FLOAT_BYTES * width(federation, round)

@@ -112,7 +112,7 @@ def test_results_are_those_of_flowers_own_simulation_for_one_app(tmp_path):
     same(result, json.loads(output.read_text()))
 
 
-_QUICK = ("plain-pytorch", "custom-messages", "mods")
+_QUICK = ("plain-pytorch", "custom-messages")
 
 
 @pytest.mark.parametrize(

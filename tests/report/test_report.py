@@ -13,6 +13,7 @@ import pytest
 
 import fedsim
 from fedsim import report
+from fedsim.report.sections import checks
 from fedsim.secagg import ckks
 from fedsim.store import RunStore
 
@@ -141,8 +142,8 @@ def changed(run, **more):
 
 
 def statuses(run, clients=()):
-    checks = report.build(run, list(clients))["sections"]["checks"]
-    return {check["check"]: check["status"] for check in checks}
+    found = checks.section(run, list(clients)).data
+    return {check["check"]: check["status"] for check in found}
 
 
 def test_checks_tell_good_from_bad(finished):
