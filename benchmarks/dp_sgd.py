@@ -18,6 +18,7 @@ are of all. `--write`: put the tables into docs/performance.md.
 import argparse
 import json
 import statistics
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +27,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter
 
-import page
 import torch
 from torch import nn
 
@@ -40,7 +40,13 @@ from fedsim.privacy.clipping import factors
 from fedsim.vectorized.block import train_block
 from fedsim.vectorized.clipped import fit_clipped
 
-CLIPPING_NORM, NOISE, LR, BATCH, EXAMPLES = 1.0, 1.0, 0.1, 10, 50
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE / "simulation")]
+import floor  # noqa: E402 - found by the line above
+import page  # noqa: E402
+from workloads import BATCH, LR  # noqa: E402
+
+CLIPPING_NORM, NOISE, EXAMPLES = 1.0, 1.0, 50
 WARM_UP, IN_A_ROW = 6, 5  # clients before the first that counts; clients timed together
 SMALL = 20  # examples of a client in a block
 
@@ -55,16 +61,11 @@ def cnn() -> nn.Module:
 
 
 def bare(task: Task) -> Callable[[int], None]:
-    """Return plain training as one would write it by hand: the floor of `simulation/floor.py`."""
+    """Return plain training as one would write it by hand: the floor of the other tables."""
 
     def run(_: int) -> None:
         set_vector(task.module, task.model)
-        optimizer = torch.optim.SGD(task.module.parameters(), lr=LR)
-        task.module.train()
-        for x, y in zip(task.x.split(BATCH), task.y.split(BATCH), strict=True):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(task.module(x), y).backward()
-            optimizer.step()
+        floor.train(task.module, task.x, task.y, "sgd")
 
     return run
 

@@ -184,15 +184,6 @@ def test_explain_finds_every_part_and_says_where_it_is_from():
         configuration.explain("fedadm")
 
 
-@pytest.fixture(scope="module")
-def schema():
-    import jsonschema
-
-    made = configuration.json_schema()
-    jsonschema.Draft202012Validator.check_schema(made)
-    return jsonschema.Draft202012Validator(made)
-
-
 @pytest.mark.parametrize("name", list(configuration.experiments()))
 def test_the_json_schema_accepts_what_we_accept(name, schema):
     import jsonschema

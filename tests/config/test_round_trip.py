@@ -3,7 +3,6 @@
 import json
 import tomllib
 
-import jsonschema
 import pytest
 import tomli_w
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +14,6 @@ from fedsim.errors import ConfigError
 from fedsim.fields import accepted, fields_of, fits
 from fedsim.registry import load, names
 
-VALIDATOR = jsonschema.Draft202012Validator(configuration.json_schema())
 NESTED = {"local-only"}  # holds another part; it is no section's choice but a mode
 
 
@@ -99,7 +97,7 @@ def test_any_configuration_survives_every_form(tmp_path):
     assert len(survived) > 10
 
 
-def test_the_schema_accepts_every_file_that_loads():
+def test_the_schema_accepts_every_file_that_loads(schema):
     accepted = []
 
     @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -110,7 +108,7 @@ def test_the_schema_accepts_every_file_that_loads():
             configuration.load(content, (), {})
         except ConfigError:
             return
-        VALIDATOR.validate(content)
+        schema.validate(content)
         accepted.append(content)
 
     accepts()
@@ -127,9 +125,9 @@ def test_the_schema_accepts_every_file_that_loads():
         {"model": {"name": "a:b", "args": {"x": 1}}},
     ],
 )
-def test_the_schema_knows_which_part_is_meant(content):
+def test_the_schema_knows_which_part_is_meant(content, schema):
     configuration.load(content, (), {})
-    VALIDATOR.validate(content)
+    schema.validate(content)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +143,7 @@ def test_the_schema_knows_which_part_is_meant(content):
         {"metrics": "accuracy"},
     ],
 )
-def test_the_schema_refuses_what_is_refused(content):
+def test_the_schema_refuses_what_is_refused(content, schema):
     with pytest.raises(ConfigError):
         configuration.load(content, (), {})
-    assert not VALIDATOR.is_valid(content)
+    assert not schema.is_valid(content)
