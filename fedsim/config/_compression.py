@@ -62,10 +62,11 @@ def _check_user_level(config: RunConfig, name: str, refuse: Refuse) -> None:
 def _check_adapted(config: RunConfig, name: str, refuse: Refuse) -> None:
     """Refuse local algorithms that look at the model's own weights while they train."""
     local, needs = config.local, "gradient steps, as sgd and fedprox"
-    if local is not None and getattr(local, "recipe", None) is None:
+    own = None if local is None else name_of("clients", local)  # None: it is refused already
+    if own is not None and getattr(local, "recipe", None) is None:
         accepted = f"one that is {needs}, with transform.name = {name!r}: others know the model"
-        refuse("local.name", name_of("clients", local), accepted, "Set local.name=sgd.")
-    elif config.privacy.unit == "example" or name_of("clients", local) == "dp-sgd":
+        refuse("local.name", own, accepted, "Set local.name=sgd.")
+    elif config.privacy.unit == "example" or own == "dp-sgd":
         accepted = (
             "a transform that leaves the layers as they are: gradients per example are theirs"
         )

@@ -83,7 +83,7 @@ def load(
     _apply(draft, _environment(os.environ if environ is None else environ, draft.problems))
     _apply(draft, _assignments(overrides, draft.problems))
     _anchor(draft.content, folder)
-    _anchor_devices(draft.content, Path(folder or ""))
+    _anchor_devices(draft.content, folder)
     with_declared(draft.content, Path(folder or ""), draft.problems)
     source = partial(_source, draft.sources)
     with_schema(draft.content, Path(folder or ""), draft.problems, source)
@@ -309,16 +309,21 @@ def _anchor(content: dict[str, Any], folder: str | Path | None) -> None:
     if isinstance(table, dict) and table.get("name", "table") == "table":
         path = table.get("path")
         if isinstance(path, str) and path:
-            path = os.path.expanduser(path)  # noqa: PTH111 - Path's raises for unknown users
-            table["path"] = str(Path(folder or "", path).absolute())
+            table["path"] = _absolute(folder, path)
 
 
-def _anchor_devices(content: dict[str, Any], folder: Path) -> None:
+def _anchor_devices(content: dict[str, Any], folder: str | Path | None) -> None:
     """Make the paths of traces mean the same from everywhere."""
     table = content.get("devices")
     for key in ("capacity", "availability", "states", "network"):
         if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
-            table[key] = str((folder / Path(table[key]).expanduser()).absolute())
+            table[key] = _absolute(folder, table[key])
+
+
+def _absolute(folder: str | Path | None, path: str) -> str:
+    """Return a path as seen from a folder; that of an unknown user stays as it is."""
+    path = os.path.expanduser(path)  # noqa: PTH111 - Path's raises for unknown users
+    return str(Path(folder or "", path).absolute())
 
 
 def _source(sources: Mapping[str, str], path: str) -> str:

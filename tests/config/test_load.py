@@ -71,6 +71,17 @@ def test_all_problems_at_once_with_place_and_way_out():
     assert len(found) == 10
 
 
+def test_a_local_algorithm_that_is_refused_is_not_asked_what_it_is():
+    found = problems("digits", ["transform.name=lora", "local.name=fml", "local.models=['']"])
+    assert list(found) == ["local.models"]
+
+
+def test_a_path_of_an_unknown_user_stays_as_it_is(tmp_path):
+    content = {"devices": {"name": "fedscale", "capacity": "~no-such-user/a.csv"}}
+    config = configuration.load(content, (), {}, folder=tmp_path)
+    assert config.devices.capacity == str(tmp_path / "~no-such-user/a.csv")
+
+
 def test_a_file_error_names_the_line(tmp_path):
     file = tmp_path / "bad.toml"
     file.write_text(
