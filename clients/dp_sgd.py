@@ -27,15 +27,14 @@ from fedsim.privacy import example
 from fedsim.privacy.clipping import Clipped, Clipper, mixes_examples
 from fedsim.privacy.margin import bound
 from fedsim.privacy.sampling import poisson_batch
+from fedsim.privacy.seeded_noise import SeededNoise
 
-__all__ = ["DpSgd", "draw_noise", "mean_maker", "noise_stream", "norm_of", "train_clipped"]
+__all__ = ["DpSgd", "mean_maker", "noise_of", "norm_of", "train_clipped"]
 
 #: (clipped sums, one per parameter) -> gradients of a step, with noise
 Means = Callable[[list[Tensor]], list[Tensor]]
 #: (inputs, targets, clipping norm) -> clipped sums of a batch
 Clip = Callable[[Tensor, Tensor, float], Clipped]
-
-_PIECE = 2**16  # numbers that noise is added to at a time: a multiple of sixteen
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ def _descend(
     draw = _drawer(clipping, ctx, keys, size, expected)
     is_plain = clipping.source == "torch" and outer.is_plain(task, recipe, state)
     means = None if is_plain else mean_maker(clipping, ctx, expected, size)
-    noise = noise_stream(ctx)
+    noise = noise_of(ctx)
     move = outer.move_of(task.optimizer, ctx.lr_factor) / expected if is_plain else 0.0
     total, seen = 0.0, 0
     for number in range(steps):
@@ -167,7 +166,7 @@ def _step_in_place(
     clipped: Clipped,
     move: float,
     clipping: Clipping,
-    noise: torch.Generator,
+    noise: SeededNoise,
 ) -> None:
     """Take a step of plain SGD: add `move` x (clipped sum + noise), forming neither as a whole."""
     sums, weights = iter(clipped.sums), {id(layer.weight) for layer in factored}
@@ -177,26 +176,8 @@ def _step_in_place(
         for product in clipped.products:
             if product.layer.weight is parameter:
                 outer.add_product(product.layer, product.gradient, product.x, move)
-        _add_noise(parameter, move * clipping.noise_multiplier * clipping.clipping_norm, noise)
-
-
-def _add_noise(parameter: Tensor, scale: float, noise: torch.Generator) -> None:
-    """Add scale x the numbers that `draw_noise` draws, in pieces that stay in the cache.
-
-    That saves noise the way to memory and back. The draws are those of a whole tensor: torch draws
-    sixteen numbers at a time, and only the end of a tensor is special.
-    """
-    count = parameter.numel() // _PIECE
-    if not scale:
-        return
-    if count < 2 or parameter.is_cuda or not parameter.is_contiguous():
-        (drawn,) = draw_noise([parameter.shape], 1.0, noise)
-        parameter.add_(drawn.to(parameter), alpha=scale)
-        return
-    flat, memory = parameter.view(-1), torch.empty(2 * _PIECE)
-    for i in range(count):
-        own = flat[i * _PIECE : (i + 1) * _PIECE if i + 1 < count else None]
-        own.add_(memory[: len(own)].normal_(generator=noise), alpha=scale)
+    if clipping.noise_multiplier:
+        noise.add(parameters, move * clipping.noise_multiplier * clipping.clipping_norm)
 
 
 def _clipped(clip: Clip, task: Task, chosen: Tensor, clipping: Clipping) -> Clipped:
@@ -239,7 +220,7 @@ def mean_maker(clipping: Clipping, ctx: ClientContext, expected: int, size: int)
     norm, multiplier = clipping.clipping_norm, clipping.noise_multiplier
     if clipping.source == "torch":
         scale = multiplier * norm / expected
-        return partial(_noised, expected=expected, scale=scale, noise=noise_stream(ctx))
+        return partial(_noised, expected=expected, scale=scale, noise=noise_of(ctx))
     return partial(
         example.noisy_mean,
         clipping_norm=norm,
@@ -250,27 +231,17 @@ def mean_maker(clipping: Clipping, ctx: ClientContext, expected: int, size: int)
     )
 
 
-def _noised(
-    sums: list[Tensor], expected: int, scale: float, noise: torch.Generator
-) -> list[Tensor]:
+def _noised(sums: list[Tensor], expected: int, scale: float, noise: SeededNoise) -> list[Tensor]:
     """Return the gradients of a step: noise of standard deviation `scale` on the mean."""
-    if not scale:
-        return list(torch._foreach_div(sums, float(expected)))
-    drawn = draw_noise([s.shape for s in sums], scale, noise)
-    drawn = [own.to(s) for own, s in zip(drawn, sums, strict=True)]
-    torch._foreach_add_(drawn, sums, alpha=1 / expected)
-    return drawn
+    means = list(torch._foreach_div(sums, float(expected)))
+    if scale:
+        noise.add(means, scale)
+    return means
 
 
-def noise_stream(ctx: ClientContext) -> torch.Generator:
+def noise_of(ctx: ClientContext) -> SeededNoise:
     """Return what a client draws its noise from in a round."""
-    seed = rng.derive(ctx.seed, "noise", round=ctx.round, client=ctx.client) % 2**63
-    return torch.Generator().manual_seed(seed)
-
-
-def draw_noise(shapes: Sequence[torch.Size], scale: float, stream: torch.Generator) -> list[Tensor]:
-    """Return the noise of one step: float32 on the CPU, one tensor for each parameter."""
-    return [torch.empty(shape).normal_(std=scale, generator=stream) for shape in shapes]
+    return SeededNoise(rng.derive(ctx.seed, "noise", round=ctx.round, client=ctx.client))
 
 
 @lru_cache(maxsize=2)

@@ -72,6 +72,7 @@ LEVELS = [
     ("fedsim.cut_messages", 2),
     ("fedsim.cut_rounds", 6),
     ("fedsim.environment", 2),
+    ("fedsim.products", 2),
     ("fedsim.strategies", 3),
     ("fedsim.clients", 3),
     ("fedsim.config", 4),

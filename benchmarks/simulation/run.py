@@ -41,9 +41,9 @@ def engines() -> list[Engine]:
         found.append(Engine(name, tables.ON_FEDSIM, ("app.py", "fedsim"), rounds))
         found.append(Engine(name, tables.FLOWER, ("app.py", "flower"), 3))
     adam = "floor, Adam"
-    found.append(Engine("W2", adam, ("floor.py", "adam"), 4, floor=adam))
+    found.append(Engine("W2", adam, ("floor.py", "adam"), 10, floor=adam))
     ours = ("ours.py", "vectorized", "adam")
-    found.append(Engine("W2", "fedsim, vectorized, Adam", ours, 5, floor=adam))
+    found.append(Engine("W2", "fedsim, vectorized, Adam", ours, 11, floor=adam))
     return found
 
 

@@ -12,14 +12,7 @@ from torch import nn
 import fedsim
 from fedsim import counter, losses, outer, training
 from fedsim.clients._local import train_locally
-from fedsim.clients.dp_sgd import (
-    _PIECE,
-    DpSgd,
-    _add_noise,
-    draw_noise,
-    noise_stream,
-    train_clipped,
-)
+from fedsim.clients.dp_sgd import DpSgd, train_clipped
 from fedsim.core import ClientContext, Clipping, Recipe, Task
 from fedsim.errors import ConfigError
 from fedsim.models import get_vector, set_vector
@@ -213,14 +206,6 @@ def test_a_model_with_batch_norm_is_refused_before_anything_runs(tmp_path, monke
     settings = ["local.name=dp-sgd", 'model.name="normed_batches:model"', "engine.grid=inprocess"]
     with pytest.raises(ConfigError, match="group norm"):
         fedsim.run("digits", settings, runs=tmp_path / "runs")
-
-
-@pytest.mark.parametrize("size", [1, 17, 2 * _PIECE - 3, 2 * _PIECE, 3 * _PIECE + 5])
-def test_noise_in_pieces_is_that_of_whole_tensors(size):
-    ctx, parameter = ClientContext(3, 1, 7), torch.zeros(size)
-    (whole,) = draw_noise([parameter.shape], 1.0, noise_stream(ctx))
-    _add_noise(parameter, 0.5, noise_stream(ctx))
-    assert torch.equal(parameter, 0.5 * whole)
 
 
 class Wide(nn.Module):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedsim import losses, models, registry
-from fedsim.clients.dp_sgd import draw_noise, noise_stream
+from fedsim.clients.dp_sgd import noise_of
 from fedsim.clients.fedprox import FedProx
 from fedsim.core import Clipping, Recipe
 from fedsim.data import Meta
@@ -98,7 +98,7 @@ def opacus(made, module, i):
     (size, ctx), start = (made.sizes[i], made.contexts[i]), sum(made.sizes[:i])
     x, y = (part[start : start + size] for part in (made.task.x, made.task.y))
     expected, clipping = min(RECIPE.batch_size, size), RECIPE.clipping
-    keys, stream = torch.from_numpy(client_keys([ctx])), noise_stream(ctx)
+    keys, stream = torch.from_numpy(client_keys([ctx])), noise_of(ctx)
     lr = made.task.optimizer.lr * ctx.lr_factor
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -114,7 +114,8 @@ def opacus(made, module, i):
                 nn.functional.cross_entropy(wrapped(x[batch]), y[batch]).backward()
                 optimizer.pre_step()
             scale = clipping.noise_multiplier * norm / expected
-            noise = draw_noise([p.shape for p in wrapped.parameters()], scale, stream)
+            noise = [torch.zeros_like(p) for p in wrapped.parameters()]
+            stream.add(noise, scale)
             for p, own in zip(wrapped.parameters(), noise, strict=True):
                 p.grad = own if p.grad is None else p.grad + own
             inner.step()
