@@ -1,10 +1,11 @@
 """Gaussian noise from a seed: quick, the same each time, and so for simulations only.
 
-Bits of AES-256 in counter mode become normal numbers by the transform of Box and Muller ("A note on
-the generation of random normal deviates", Annals of Mathematical Statistics 1958), each step of it
-over many numbers at once. Where a core is shared this takes 0.7 of the time of torch's `normal_`,
-whose Mersenne Twister makes one number after another, and elsewhere as long. Who knows the seed
-knows the noise: nothing here is private.
+Few numbers are torch's. Of many, bits of AES-256 in counter mode become normal numbers by the
+transform of Box and Muller ("A note on the generation of random normal deviates", Annals of
+Mathematical Statistics 1958), each step of it over many numbers at once. Where a core is shared
+this takes 0.7 of the time of torch's `normal_`, whose Mersenne Twister makes one number after
+another, and elsewhere as long; its dozen calls would cost few numbers more than they save. Who
+knows the seed knows the noise: nothing here is private.
 """
 
 import math
@@ -18,15 +19,17 @@ from fedsim.crypto import ctr_stream
 
 __all__ = ["SeededNoise"]
 
+_MANY = 2**18  # numbers of a call that are made by Box and Muller's transform, at least
 _PAIRS = 125_000  # made at a time: enough for what calls cost, few enough for the cache
 _LEAST = 2.0**-24  # uniform numbers are between it and 1, so that normal ones are below 5.77
 
 
 class SeededNoise:
-    """A stream of standard normal numbers; those of a call begin where the last call ended."""
+    """Streams of standard normal numbers, for few and for many: a call goes on where one ended."""
 
     def __init__(self, seed: int) -> None:
         """`seed`: from 0 to below 2^256, used for nothing else."""
+        self._few = torch.Generator().manual_seed(seed % 2**63)
         self._stream = ctr_stream(seed.to_bytes(32, "big"))
         self._memory: tuple[Tensor, Tensor] | None = None
 
@@ -36,13 +39,16 @@ class SeededNoise:
 
         The numbers are float32 and made on the CPU, wherever and of what type the tensors are.
         """
-        if all(_is_simple(own) for own in tensors):
+        if sum(own.numel() for own in tensors) < _MANY:
+            drawn = [torch.empty(own.shape).normal_(generator=self._few) for own in tensors]
+        elif all(_is_simple(own) for own in tensors):
             self._add([own.view(-1) for own in tensors], scale)
             return
-        drawn = [torch.zeros(own.shape) for own in tensors]
-        self.add(drawn, scale)
-        for own, noise in zip(tensors, drawn, strict=True):
-            own.add_(noise.to(own))
+        else:
+            drawn = [torch.zeros(own.shape) for own in tensors]
+            self._add([own.view(-1) for own in drawn], 1.0)
+        noise = [one.to(own) for one, own in zip(drawn, tensors, strict=True)]
+        torch._foreach_add_(list(tensors), noise, alpha=scale)
 
     def _add(self, flat: Sequence[Tensor], scale: float) -> None:
         total = sum(len(own) for own in flat)

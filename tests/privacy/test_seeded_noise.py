@@ -12,6 +12,14 @@ from fedsim.privacy import seeded_noise
 from fedsim.privacy.seeded_noise import SeededNoise
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _many():
+    """Have the transform make numbers, however few there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(seeded_noise, "_MANY", 0)
+        yield
+
+
 def drawn(seed, *sizes):
     """The numbers of some calls, one after another."""
     noise, found = SeededNoise(seed), [torch.zeros(size) for size in sizes]
@@ -33,6 +41,17 @@ def test_it_is_the_transform_of_the_bits_of_aes():
     cipher = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
     words = np.frombuffer(cipher.update(bytes(4 * count)), dtype="<i4")
     np.testing.assert_allclose(drawn(12345, count).numpy(), by_hand(words), atol=2e-5)
+
+
+def test_few_numbers_are_those_of_torch(monkeypatch):
+    monkeypatch.setattr(seeded_noise, "_MANY", 20)
+    of_torch, few = torch.Generator().manual_seed(12345), torch.zeros(19)
+    SeededNoise(12345).add([few[:12].view(3, 4), few[12:]], 2.0)
+    expected = [torch.empty(size).normal_(generator=of_torch) for size in ((3, 4), 7)]
+    torch.testing.assert_close(few, 2 * torch.cat([own.flatten() for own in expected]))
+    many = [torch.zeros(13), torch.zeros(7)]
+    SeededNoise(12345).add(many, 2.0)
+    torch.testing.assert_close(torch.cat(many), 2 * drawn(12345, 20))
 
 
 def test_it_is_normal_and_one_number_tells_nothing_of_another():
