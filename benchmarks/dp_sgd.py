@@ -5,8 +5,10 @@ python benchmarks/dp_sgd.py [cycles] [alone | blocks] [--sittings FILE] [--write
 Alone: one client has 50 images of 3 x 32 x 32, five batches of 10, a CNN of 1.63 M parameters, one
 thread; in a cycle each way trains five such clients in a row. Medians over the cycles; ratios are
 taken within each cycle. Ours run in a process set up as our workers are
-(`environment.keep_freed_memory`), Opacus and the bare loop in one as it comes. "Plain" is the bare
-loop, as in every other table; ratios to our own plain training stand beside it.
+(`environment.keep_freed_memory`), on the module as runs prepare it (dropout of counter-based
+streams, convolutions channels last); Opacus and the bare loop in one as it comes, on the module as
+it comes. "Plain" is the bare loop, as in every other table; ratios to our own plain training stand
+beside it.
 
 Blocks: clients of 20 examples in batches of 10, "DP-SGD, ours, one by one" against "DP-SGD,
 vectorized over clients" (`engine.tier=vectorized`), and how many examples padding adds.
@@ -34,7 +36,7 @@ from fedsim import dropout, environment, losses
 from fedsim.clients.dp_sgd import DpSgd
 from fedsim.clients.sgd import Sgd as LocalSgd
 from fedsim.core import ClientContext, Task
-from fedsim.models import get_vector, set_vector
+from fedsim.models import arrange, get_vector, set_vector
 from fedsim.optimizers.sgd import Sgd
 from fedsim.privacy.clipping import factors
 from fedsim.vectorized.block import train_block
@@ -124,10 +126,13 @@ def opacus(task: Task, mode: str) -> Callable[[int], None]:
     return run
 
 
-def task_of() -> Task:
-    """Return the client's task."""
+def task_of(*, is_ours: bool) -> Task:
+    """Return the client's task, its module prepared as in runs or as it comes."""
     torch.manual_seed(0)
     module = cnn()
+    if is_ours:
+        module = dropout.replace_dropout(module)
+        arrange(module, torch.zeros(2, 3, 32, 32))
     x, y = torch.randn(EXAMPLES, 3, 32, 32), torch.randint(10, (EXAMPLES,))
     loss = losses.LOSSES["cross_entropy"]
     return Task(module, get_vector(module), x, y, loss, Sgd(lr=LR))
@@ -153,7 +158,7 @@ def work(connection: Connection, *, is_ours: bool) -> None:
     torch.set_num_threads(1)
     if is_ours:
         environment.keep_freed_memory()
-    task, ready = task_of(), {}
+    task, ready = task_of(is_ours=is_ours), {}
     while (asked := connection.recv()) is not None:
         name, number = asked
         if name not in ready:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-__all__ = ["linear"]
+__all__ = ["is_onednn_faster", "linear"]
 
 _CPUS = Path("/proc/cpuinfo")
 
@@ -20,14 +20,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     x: [rows, in]; weight: [out, in]; bias: [out]. Transposed views cost nothing.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32 and _is_onednn_faster():
+    if is_onednn_faster(x):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
     return nn.functional.linear(x, weight, bias)
 
 
+def is_onednn_faster(x: Tensor) -> bool:
+    """Say whether `linear` leaves products with x to oneDNN."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and _leaves_avx512_unused()
+
+
 @cache
-def _is_onednn_faster(cpus: Path = _CPUS) -> bool:
+def _leaves_avx512_unused(cpus: Path = _CPUS) -> bool:
     """Say whether this is a processor with AVX-512 on which MKL does not use it."""
     try:
         is_amd = "AuthenticAMD" in cpus.read_text()

@@ -45,13 +45,13 @@ def test_either_library_comes_to_the_product(rows, wide, high, has_bias, is_view
     )
     for is_onednn in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(products, "_is_onednn_faster", lambda own=is_onednn: own)
+            patch.setattr(products, "_leaves_avx512_unused", lambda own=is_onednn: own)
             found = products.linear(x, weight, bias)
         torch.testing.assert_close(found, exact.float(), rtol=1e-5, atol=1e-5)
 
 
 def test_float64_is_left_to_torch(monkeypatch):
-    monkeypatch.setattr(products, "_is_onednn_faster", lambda: True)
+    monkeypatch.setattr(products, "_leaves_avx512_unused", lambda: True)
     x, weight = torch.randn(3, 5, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
     assert torch.equal(products.linear(x, weight), nn.functional.linear(x, weight))
 
@@ -69,8 +69,8 @@ def test_onednn_is_asked_where_mkl_leaves_avx512_unused(
     vendor, capability, expected, cpus, monkeypatch
 ):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert products._is_onednn_faster.__wrapped__(cpus(vendor)) is expected
+    assert products._leaves_avx512_unused.__wrapped__(cpus(vendor)) is expected
 
 
 def test_where_nothing_is_said_of_the_processor_torch_decides(tmp_path):
-    assert products._is_onednn_faster.__wrapped__(tmp_path / "none") is False
+    assert products._leaves_avx512_unused.__wrapped__(tmp_path / "none") is False
