@@ -58,3 +58,19 @@ def test_every_kind_has_a_usual_loss_of_its_own():
     assert set(KINDS) == set(LOSSES)
     for kind in ("classification", "binary", "regression"):
         assert KINDS[default(kind)] == kind
+
+
+@pytest.mark.parametrize("classes", [2, 10, 15, 16])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_cross_entropy_of_many_rows_is_that_of_few(classes, reduction):
+    stream = torch.Generator().manual_seed(classes)
+    output = torch.randn(600, 2, classes, generator=stream, requires_grad=True)
+    target = torch.randint(classes, (600, 2), generator=stream)
+    whole = LOSSES["cross_entropy"](output, target, reduction=reduction)
+    pieces = zip(output.split(100), target.split(100), strict=True)
+    parts = [LOSSES["cross_entropy"](o, t, reduction=reduction) for o, t in pieces]
+    few = torch.stack(parts).mean() if reduction == "mean" else torch.cat(parts)
+    assert whole.shape == few.shape
+    torch.testing.assert_close(whole, few)
+    gradients = [torch.autograd.grad(found.sum(), output)[0] for found in (whole, few)]
+    torch.testing.assert_close(*gradients)
