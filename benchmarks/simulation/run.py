@@ -1,15 +1,15 @@
 """Engines side by side on the same workloads: interleaved, medians, ratios to the bare loop.
 
 python benchmarks/simulation/run.py [--cycles 3] [--pfl PYTHON] [--flower] [--only REGEX]
-                                    [--save FILE] [--load FILE ...] [--write] [--small]
+                                    [--save FILE] [--load FILE ...] [--write [NAME]] [--small]
 
 Each engine runs in processes of its own, two workers of one thread each, one engine after the other
 in every cycle. The first round of a run, which pays for starting, does not count. `--pfl`: the
 interpreter of an environment with pfl (see `peer_pfl.py`); `--flower`: Flower's own engine too,
 minutes for W2; `--only`: rows whose "W1 label" the expression finds, and their floors; `--save`:
 append every measurement to a file as soon as it is there; `--load`: add those of earlier sittings
-(`--cycles 0` measures nothing); `--write`: put the tables into docs/performance.md; `--small`: few
-clients, to see that everything runs.
+(`--cycles 0` measures nothing); `--write`: put the tables into docs/performance.md, between the
+marks "simulation" or others; `--small`: few clients, to see that everything runs.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--save", type=Path)
     parser.add_argument("--load", type=Path, action="append", default=[])
-    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--write", nargs="?", const="simulation")
     parser.add_argument("--small", action="store_true")
     arguments = parser.parse_args()
     if arguments.small:
@@ -90,7 +90,7 @@ def main() -> None:
     text = f"{tables.table(rows, records, cohorts)}\n\n{tables.comparisons(records)}"
     print(text)
     if arguments.write:
-        page.put("simulation", text)
+        page.put(arguments.write, text)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 
