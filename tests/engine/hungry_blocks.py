@@ -1,4 +1,4 @@
-"""Blocks that need half a gigabyte for each client, on a Ray that has room for three clients more.
+"""Blocks that need half a gigabyte for each client, on a Ray that has room for less than three.
 
 Ray's memory monitor kills workers as it does on a machine that is short of memory. A process of
 its own, because it starts a Ray of its own. Prints who answered, and what went wrong.
@@ -48,7 +48,8 @@ def settled():
 def main() -> None:
     """Ask four clients as one block."""
     memory = settled()
-    most = memory.total - memory.available + 2 * 2**29 + 3 * EACH  # Ray's processes; clients
+    rays = 3 * 2**27  # its processes take half a gigabyte
+    most = memory.total - memory.available + rays + 3 * EACH
     threshold = str(most / memory.total)
     os.environ.update(RAY_memory_usage_threshold=threshold, RAY_memory_monitor_refresh_ms="100")
 
