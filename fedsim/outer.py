@@ -107,8 +107,7 @@ class _Product(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x)
         ctx.layer, ctx.tape = layer, tape
-        rows = products.linear(x.reshape(-1, layer.in_features), layer.weight, bias)
-        return rows.view(*x.shape[:-1], layer.out_features)
+        return products.linear(x, layer.weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -124,10 +123,8 @@ class _Product(torch.autograd.Function):
 
 def _inner(layer: nn.Linear, rows: Tensor) -> Tensor:
     """Return the products of output gradients and weights: rows [rows, inputs]."""
-    if products.is_onednn_faster(rows):
-        return products.linear(rows, layer.weight.t())
     first, *more = _pieces(layer, len(rows))
-    inner = rows[:, first] @ layer.weight[first]
+    inner = products.linear(rows[:, first], layer.weight[first].t())
     for own in more:
         inner.addmm_(rows[:, own], layer.weight[own])
     return inner

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-__all__ = ["is_onednn_faster", "linear"]
+__all__ = ["accumulate", "is_onednn_faster", "linear"]
 
 _CPUS = Path("/proc/cpuinfo")
 
@@ -18,12 +18,20 @@ _CPUS = Path("/proc/cpuinfo")
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x weight' + bias, as `nn.functional.linear` does but for rounding; no gradients.
 
-    x: [rows, in]; weight: [out, in]; bias: [out]. Transposed views cost nothing.
+    x: [..., in]; weight: [out, in], also as a transposed view; bias: [out].
     """
     if is_onednn_faster(x):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
     return nn.functional.linear(x, weight, bias)
+
+
+def accumulate(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left' right to `total` [out, in]; left: [rows, out], right: [rows, in]; no gradients."""
+    if is_onednn_faster(total):
+        total += linear(left.t().contiguous(), right.t())
+    else:
+        total.addmm_(left.t(), right)
 
 
 def is_onednn_faster(x: Tensor) -> bool:

@@ -50,6 +50,21 @@ def test_either_library_comes_to_the_product(rows, wide, high, has_bias, is_view
         torch.testing.assert_close(found, exact.float(), rtol=1e-5, atol=1e-5)
 
 
+@needs_onednn
+@pytest.mark.parametrize("is_onednn", [True, False])
+def test_leading_axes_and_sums_are_those_of_torch(is_onednn, monkeypatch):
+    monkeypatch.setattr(products, "_leaves_avx512_unused", lambda: is_onednn)
+    stream = torch.Generator().manual_seed(1)
+    weight = torch.randn(3, 5, generator=stream)
+    for shape in ((5,), (4, 2, 5), (0, 5)):
+        x = torch.randn(shape, generator=stream)
+        torch.testing.assert_close(products.linear(x, weight), nn.functional.linear(x, weight))
+    left, right = (torch.randn(7, n, generator=stream) for n in (3, 5))
+    expected = weight + left.t() @ right
+    products.accumulate(weight, left, right)
+    torch.testing.assert_close(weight, expected)
+
+
 def test_float64_is_left_to_torch(monkeypatch):
     monkeypatch.setattr(products, "_leaves_avx512_unused", lambda: True)
     x, weight = torch.randn(3, 5, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)

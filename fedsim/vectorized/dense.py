@@ -286,7 +286,7 @@ def _first(
     is_once = None not in starts
     layer = _Factored(linear, inputs, coefficients, base, gram, largest, pixels, is_once)
     for own, x in layer.pieces():
-        base[own] = products.linear(x.flatten(0, 1), weight, bias).view(base[own].shape)
+        base[own] = products.linear(x, weight, bias)
         if pixels is None:
             largest[own] = largest_of(x)
         for start, step in zip(starts, steps, strict=True):
@@ -471,7 +471,7 @@ def _sums(layer: _Stacked | _Factored, weights: Tensor) -> list[Tensor]:
     scaled = layer.coefficients * weights.view(-1, 1, 1)
     weight = torch.zeros_like(layer.linear.weight)
     for own, x in layer.pieces():
-        weight += products.linear(scaled[own].flatten(0, 1).t().contiguous(), x.flatten(0, 1).t())
+        products.accumulate(weight, scaled[own].flatten(0, 1), x.flatten(0, 1))
     return [weight.flatten()] + ([] if layer.linear.bias is None else [scaled.sum(dim=(0, 1))])
 
 
