@@ -10,6 +10,7 @@ with iterations x c f < n, so that somebody is left whatever the draws.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, ClassVar
 
 import torch
@@ -63,7 +64,8 @@ class DnC:
         return vectors[good].mean(dim=0), {}
 
     def _out(self) -> int:
-        return math.ceil(self.c * self.f)
+        # As fractions: 1.1 * 10 is above 11 in floats, and a large c is infinity.
+        return math.ceil(Fraction(str(self.c)) * self.f)
 
 
 def outliers(vectors: Tensor) -> Tensor:

@@ -144,6 +144,14 @@ def test_dnc_leaves_out_who_stands_apart():
     torch.testing.assert_close(move, vectors[honest].mean(dim=0))
 
 
+@pytest.mark.parametrize(
+    ("c", "f", "least"), [(1.1, 10, 3 * 11 + 1), (0.5, 3, 7), (1e307, 30, 3 * 30 * 10**307 + 1)]
+)
+def test_dnc_needs_more_clients_than_it_leaves_out(c, f, least):
+    # In floats 1.1 * 10 is above 11, and 1e307 * 30 infinity.
+    assert DnC(f=f, c=c, iterations=3).least() == least
+
+
 def test_nnm_mixes_with_the_nearest():
     vectors = drawn(4).numpy()
     for row, found in zip(vectors, mixed(torch.from_numpy(vectors), 3), strict=True):
