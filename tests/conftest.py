@@ -9,7 +9,10 @@ import pytest
 from hypothesis import settings
 
 # No example has a deadline: how fast a machine is, and what else it does, is not what tests tell.
-settings.register_profile("fedsim", deadline=None)
+# `make test` draws the same examples every time, so that it fails for what was changed and not by
+# chance; `make test-slow` draws others (`--hypothesis-profile=others`).
+settings.register_profile("fedsim", deadline=None, derandomize=True)
+settings.register_profile("others", deadline=None)
 settings.load_profile("fedsim")
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")

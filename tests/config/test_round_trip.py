@@ -71,6 +71,7 @@ def without_unset(value):
     return [without_unset(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+@pytest.mark.hypothesis
 def test_any_configuration_survives_every_form(tmp_path):
     survived = []
 
@@ -97,6 +98,7 @@ def test_any_configuration_survives_every_form(tmp_path):
     assert len(survived) > 10
 
 
+@pytest.mark.hypothesis
 def test_the_schema_accepts_every_file_that_loads(schema):
     accepted = []
 
