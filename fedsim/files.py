@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all, and files that only their owner can read."""
+"""Paths, files that are replaced whole or not at all, and files that only their owner can read."""
 
 import os
 import stat
@@ -11,6 +11,7 @@ from typing import BinaryIO
 from fedsim.errors import SetupError
 
 __all__ = [
+    "from_home",
     "make_private_folder",
     "read_public",
     "read_secret",
@@ -20,6 +21,14 @@ __all__ = [
 ]
 
 _OTHERS = 0o077  # any permission of group or others
+
+
+def from_home(path: str) -> Path:
+    """Return a path with `~` and `~user` resolved; that of an unknown user stays as it is.
+
+    So it is no file that exists, and is reported as any other such path is.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's raises for unknown users
 
 
 @contextmanager

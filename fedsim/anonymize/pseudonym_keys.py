@@ -23,7 +23,7 @@ from pathlib import Path
 
 from fedsim.crypto import KEY_BYTES, derive, random_key
 from fedsim.errors import Problem, SetupError
-from fedsim.files import read_secret
+from fedsim.files import from_home, read_secret
 
 __all__ = ["FILE_VARIABLE", "PseudonymKeys", "new_key_file", "no_key", "pseudonym_keys"]
 
@@ -102,7 +102,7 @@ def pseudonym_keys(
     name = given.get(FILE_VARIABLE, "")
     if path is None and not name:
         raise SetupError(f"pseudonyms need {_WHY}. {_MAKE}")
-    return PseudonymKeys.read(Path(name).expanduser() if path is None else path)
+    return PseudonymKeys.read(from_home(name) if path is None else path)
 
 
 def new_key_file() -> bytes:

@@ -19,6 +19,7 @@ from fedsim.config._lines import key_lines
 from fedsim.config.schema import PARTS, RunConfig
 from fedsim.errors import ConfigError, Problem
 from fedsim.fields import fields_of, fits
+from fedsim.files import from_home
 
 __all__ = ["IMPLIED", "experiments", "load"]
 
@@ -322,8 +323,7 @@ def _anchor_devices(content: dict[str, Any], folder: str | Path | None) -> None:
 
 def _absolute(folder: str | Path | None, path: str) -> str:
     """Return a path as seen from a folder; that of an unknown user stays as it is."""
-    path = os.path.expanduser(path)  # noqa: PTH111 - Path's raises for unknown users
-    return str(Path(folder or "", path).absolute())
+    return str(Path(folder or "", from_home(path)).absolute())
 
 
 def _source(sources: Mapping[str, str], path: str) -> str:

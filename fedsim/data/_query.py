@@ -25,6 +25,7 @@ from fedsim.errors import (
     Problem,
     SetupError,
 )
+from fedsim.files import from_home
 
 __all__ = ["Query", "check_no_password", "check_query"]
 
@@ -218,7 +219,7 @@ def _secret(place: str) -> str:
             raise SetupError(f"data.password = {place!r}: there is no environment variable {name}")
         return os.environ[name]
     try:
-        return Path(name).expanduser().read_text().strip()
+        return from_home(name).read_text().strip()
     except OSError as error:
         raise SetupError(f"data.password = {place!r}: {error.strerror}") from error
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedsim.crypto import KEY_BYTES, derive, random_key
 from fedsim.errors import SetupError
-from fedsim.files import read_secret
+from fedsim.files import from_home, read_secret
 
 __all__ = ["ID_BYTES", "StorageKeys", "key_id", "new_key_line", "storage_keys"]
 
@@ -97,7 +97,7 @@ def storage_keys(environ: Mapping[str, str] | None = None) -> StorageKeys:
     if text and file:
         raise SetupError(f"{KEY_VARIABLE} and {FILE_VARIABLE} are both set: set one of them")
     if file:
-        return StorageKeys.read(Path(file).expanduser())
+        return StorageKeys.read(from_home(file))
     if text:
         return StorageKeys.parse(text, KEY_VARIABLE)
     raise SetupError(

@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from fedsim.errors import RunFailedError, SetupError, UnknownRunError
+from fedsim.files import from_home
 from fedsim.registry import suggest
 from fedsim.store._database import explained, open_engine, prepare, shown
 from fedsim.store._plain import finite, plain, text
@@ -75,7 +76,7 @@ class RunStore:
         given = str(place or os.environ.get("FEDSIM_RUNS") or "runs")
         is_url = "://" in given
         folder = os.environ.get("FEDSIM_RUN_FILES", "runs") if is_url else given
-        self.root = Path(folder).expanduser().absolute()
+        self.root = from_home(folder).absolute()
         file = str(self.root / "fedsim.db")
         self.url: str | URL = given if is_url else URL.create("sqlite", database=file)
         with self._files():
