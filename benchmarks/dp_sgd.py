@@ -46,20 +46,12 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "simulation")]
 import floor  # noqa: E402 - found by the line above
 import page  # noqa: E402
+import workloads  # noqa: E402
 from workloads import BATCH, LR  # noqa: E402
 
 CLIPPING_NORM, NOISE, EXAMPLES = 1.0, 1.0, 50
 WARM_UP, IN_A_ROW = 6, 5  # clients before the first that counts; clients timed together
 SMALL = 20  # examples of a client in a block
-
-
-def cnn() -> nn.Module:
-    """Return pfl-research's CNN for CIFAR10."""
-    return nn.Sequential(
-        nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Dropout(0.25), nn.Flatten(), nn.Linear(12544, 128), nn.ReLU(), nn.Dropout(0.5),
-        nn.Linear(128, 10),
-    )  # fmt: skip
 
 
 def bare(task: Task) -> Callable[[int], None]:
@@ -102,7 +94,7 @@ def opacus(task: Task, mode: str) -> Callable[[int], None]:
     data = torch.utils.data.TensorDataset(task.x, task.y)
 
     def run(number: int) -> None:
-        module = cnn()
+        module = workloads.w1()
         set_vector(module, task.model)
         optimizer = torch.optim.SGD(module.parameters(), lr=LR)
         loader = torch.utils.data.DataLoader(data, batch_size=BATCH)
@@ -128,8 +120,7 @@ def opacus(task: Task, mode: str) -> Callable[[int], None]:
 
 def task_of(*, is_ours: bool) -> Task:
     """Return the client's task, its module prepared as in runs or as it comes."""
-    torch.manual_seed(0)
-    module = cnn()
+    module = workloads.w1()
     if is_ours:
         module = dropout.replace_dropout(module)
         arrange(module, torch.zeros(2, 3, 32, 32))
@@ -171,22 +162,16 @@ def work(connection: Connection, *, is_ours: bool) -> None:
         connection.send((perf_counter() - started) / IN_A_ROW)
 
 
-def mlp() -> nn.Module:
-    """Return a small network for images of 28 x 28."""
-    return nn.Sequential(nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10))
-
-
 HEAD_OF_BLOCKS = ["", "one by one, ms/client", "vectorized, ms/client", "x faster", "padding"]
 BLOCKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
-    "MLP 784-64-10, 64 clients": (mlp, (784,), 64),
-    "CNN of 1.63 M parameters, 8 clients": (cnn, (3, 32, 32), 8),
+    "MLP 784-64-10, 64 clients": (workloads.w2, (784,), 64),
+    "CNN of 1.63 M parameters, 8 clients": (workloads.w1, (3, 32, 32), 8),
 }
 
 
 def block_of(name: str) -> tuple[Callable[[int], float], Callable[[int], float]]:
     """Return a block's training one by one and at once; the latter returns its padding."""
     build, shape, clients = BLOCKS[name]
-    torch.manual_seed(0)
     module = dropout.replace_dropout(build())
     x, y = torch.randn(clients * SMALL, *shape), torch.randint(10, (clients * SMALL,))
     loss, local = losses.LOSSES["cross_entropy"], DpSgd(CLIPPING_NORM, NOISE, batch_size=BATCH)
