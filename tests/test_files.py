@@ -13,8 +13,8 @@ UNKNOWN = "~no-such-user/keys/own.key"
 
 
 def test_a_path_from_home(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/anna")
-    assert from_home("~/runs") == Path("/home/anna/runs")
+    monkeypatch.setenv("HOME", "/users/anna")
+    assert from_home("~/runs") == Path("/users/anna/runs")
     assert from_home("runs/~") == Path("runs/~")
     assert from_home(UNKNOWN) == Path(UNKNOWN)
 

@@ -56,11 +56,14 @@ def _fused(
     betas: tuple[float, float],
     eps: float,
 ) -> None:
-    """Step with what `torch.optim.Adam(fused=True)` calls; element by element it is the same."""
+    """Step with what `torch.optim.Adam(fused=True)` calls; element by element it is the same.
+
+    It goes through memory, wherever in a tensor that is: all have to lie as the parameters do.
+    """
     taken = state["step"][0].flatten()[0].float()
     torch._fused_adam_(
         parameters,
-        [gradient.contiguous() for gradient in gradients],
+        [_laid_out_as(p, own) for p, own in zip(parameters, gradients, strict=True)],
         state["mean"],
         state["square"],
         [],
@@ -73,3 +76,10 @@ def _fused(
         amsgrad=False,
         maximize=False,
     )
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """Return a gradient that lies in memory as its parameter, which may be channels last."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)

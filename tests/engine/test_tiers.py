@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from fedsim.engine.inprocess import InProcessGrid
 from fedsim.engine.launch import OURS
 from fedsim.errors import ConfigError
 from fedsim.federation import Places, build
+from fedsim.optimizers.sgd import Sgd
 from fedsim.testing._rounds import Run
 
 SETTINGS = ["rounds.count=2", "partition.clients=60", "rounds.cohort=12", "engine.grid=inprocess"]
@@ -37,8 +39,9 @@ def model_of(result):
         MLP,
         pytest.param([*MLP, "local={name='fedprox', mu=0.1}"], marks=pytest.mark.slow),
         pytest.param(['model={name="cnn"}'], marks=pytest.mark.slow),
+        ['model={name="cnn"}', "optimizer={name='adam', eps=0.001}"],
     ],
-    ids=["mlp", "fedprox", "cnn"],
+    ids=["mlp", "fedprox", "cnn", "cnn-adam"],
 )
 def test_all_tiers_come_to_the_same_model(overrides, tmp_path):
     legal = tiers._legal(federation(*overrides))[0]
@@ -398,6 +401,29 @@ def test_what_activations_take_is_measured(tmp_path, monkeypatch):
     # Of each client's 20 examples 64 x 2000 numbers, which no count of parameters shows.
     assert found.memory_bytes > found.block_size * 20 * 64 * 2000 * 4
     assert tiers._least_bytes(made) * found.block_size < found.memory_bytes / 100
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "adagrad", "rmsprop"])
+def test_steps_that_magnify_rounding_can_be_stacked(name):
+    made = federation('model={name="cnn"}', f"optimizer={{name='{name}', lr=0.1}}")
+    assert tiers._legal(made)[0][-1] == "vectorized"
+
+
+def test_an_optimizer_that_looks_at_all_clients_cannot_be_stacked(monkeypatch):
+    class Normalized(Sgd):
+        """Each step of one length: of all clients together where they are stacked."""
+
+        is_linear = False
+
+        def step(self, parameters, gradients, state, lr_factor=1.0):
+            norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+            super().step(parameters, [g / norm for g in gradients], state, lr_factor)
+
+    made = federation(*MLP)
+    made = replace(made, config=replace(made.config, optimizer=Normalized()))
+    legal, reason = tiers._legal(made)
+    assert legal == ["messages", "resident"]
+    assert reason.endswith("its optimizer does not step each client by itself")
 
 
 def test_a_trial_that_runs_out_of_memory_does_not_blame_the_model(monkeypatch):

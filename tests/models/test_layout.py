@@ -1,9 +1,15 @@
+import copy
+
+import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from fedsim import models
+from fedsim import models, registry
+from fedsim.clients.sgd import Sgd
+from fedsim.core import ClientContext, Task
+from fedsim.losses import LOSSES
 
 
 class Viewing(nn.Module):
@@ -83,3 +89,23 @@ def test_a_network_that_views_its_feature_maps_stays_as_it_was():
     models.arrange(module, torch.zeros(2, 2, 8, 8))
     assert module.conv.weight.stride() == strides
     module(torch.zeros(2, 2, 8, 8))  # still runs
+
+
+@pytest.mark.parametrize("name", registry.names("optimizers"))
+def test_such_a_network_is_trained_as_any_other(name):
+    torch.manual_seed(0)
+    part = registry.load("optimizers", name)
+    # Rounding must not become whole steps.
+    optimizer = part(lr=0.01) if part.is_linear else part(lr=0.01, eps=0.01)
+    x, y, updates = torch.randn(8, 2, 8, 8), torch.randint(2, (8,)), []
+    plain = flattening()
+    for module in (plain, copy.deepcopy(plain)):
+        if module is not plain:
+            models.arrange(module, x[:2])
+            assert is_channels_last(module)
+        start = models.get_vector(module)
+        task = Task(module, start, x, y, LOSSES["cross_entropy"], optimizer)
+        update, _ = Sgd(epochs=3, batch_size=4).train(task, {}, ClientContext(0, 1, 0))
+        updates.append(update.vector)
+    torch.testing.assert_close(updates[1], updates[0], rtol=0, atol=1e-6)
+    assert float(updates[0].abs().max()) > 0.01

@@ -117,6 +117,26 @@ def test_steps_are_those_of_torch(part, make, dtype):
         torch.testing.assert_close(own, their.detach(), rtol=tolerance, atol=tolerance)
 
 
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+@pytest.mark.parametrize(("part", "make"), TORCH, ids=[repr(part) for part, _ in TORCH])
+@pytest.mark.parametrize("own", LAYOUTS)
+@pytest.mark.parametrize("of_gradient", LAYOUTS)
+def test_steps_do_not_depend_on_how_numbers_lie_in_memory(part, make, own, of_gradient):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(8, 4, 3, 3, generator=generator)
+    theirs, ours = nn.Parameter(start.clone()), start.to(memory_format=own)
+    optimizer, state = make([theirs]), part.start([ours])
+    for _ in range(3):
+        gradient = torch.randn(start.shape, generator=generator)
+        theirs.grad = gradient.clone()
+        optimizer.step()
+        part.step([ours], [gradient.to(memory_format=of_gradient)], state)
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=1e-6)
+    assert ours.is_contiguous(memory_format=own)
+
+
 @pytest.mark.parametrize("part", [part for part, _ in TORCH], ids=repr)
 def test_many_clients_step_as_each_alone(part):
     # Clients that begin at different times: the second one takes its first step three later.
