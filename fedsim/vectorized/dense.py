@@ -22,6 +22,7 @@ from fedsim.core import ClientContext, Memo, Recipe, Task
 from fedsim.data import numbers
 from fedsim.training import client_keys, take_step
 from fedsim.vectorized.change import flat_like, largest_of, take_rows
+from fedsim.vectorized.linear import stacked_linear
 from fedsim.vectorized.schedule import Schedule, Step
 from fedsim.vectorized.stacked import client_losses, memos_of, start_state
 
@@ -353,8 +354,7 @@ def _forward(
             sources.append([h])
         elif isinstance(layer, _Stacked):
             own = [p[active].detach().requires_grad_() for p in layer.parameters]
-            product = h @ own[0].transpose(1, 2)
-            h = product if layer.bias is None else product + own[1].unsqueeze(1)
+            h = stacked_linear(h, own[0], own[1] if len(own) > 1 else None)
             sources.append(own)
         else:
             h = h if type(module) is nn.Flatten else module(h)

@@ -16,6 +16,7 @@ from fedsim import dropout, losses
 from fedsim.core import ClientContext, Memo, OptimizerState, Recipe, Task
 from fedsim.training import client_keys, restore_optimizer, save_optimizer, take_step
 from fedsim.vectorized.change import Change
+from fedsim.vectorized.linear import StackedProducts
 from fedsim.vectorized.schedule import Schedule, Step
 
 __all__ = ["client_losses", "fit_stacked", "memos_of", "start_state", "unsuitable"]
@@ -54,7 +55,7 @@ def fit_stacked(
     anchors = [p.detach().contiguous() for p in module.parameters() if p.requires_grad]
     stacked = [p.expand(len(places), *p.shape).clone() for p in anchors]
     state = start_state(task, recipe, stacked, memos)
-    forward = _forward(module, names)
+    forward = _forward(module, names, len(places))
     keys = torch.from_numpy(client_keys(contexts)).to(task.x.device)
     totals = torch.zeros(len(places), dtype=torch.float64, device=task.x.device)
     for number, step in enumerate(schedule.steps):
@@ -82,9 +83,9 @@ def client_losses(task: Task, output: Tensor, target: Tensor, step: Step) -> Ten
     return (per_example * step.mask).sum(dim=1) / step.counts
 
 
-def _forward(module: nn.Module, names: list[str]) -> Forward:
+def _forward(module: nn.Module, names: list[str], clients: int) -> Forward:
     def one(parameters: list[Tensor], x: Tensor, key: Tensor, number: int) -> Tensor:
-        with dropout.keyed(key, number):
+        with dropout.keyed(key, number), StackedProducts(clients):
             own = dict(zip(names, parameters, strict=True))
             return cast(Tensor, functional_call(module, own, (x,)))
 
