@@ -32,6 +32,7 @@ _ATTEMPTS = 2  # a client that kills its worker this often is lost
 _MOST_DEATHS = 20  # and one per worker, in one phase: then it is not the clients' fault
 _MOST_MOVES = 3  # of a block whose node died, or may have; beyond, its clients are looked at
 _QUEUE = 2  # blocks in flight per worker: one running, one waiting
+_REST = 4  # blocks per worker: of the last ones none waits for a worker while another has nothing
 _PLAIN = WorkerSettings()
 _LOOK_S = 3.0  # between looks at whether a cluster has grown
 
@@ -172,14 +173,18 @@ class RayWorkers:
         ]
         self._bulletin.say(tally(states), sum(len(job.block) for job in self._queue))
 
-    def _feed(self) -> bool:
+    def _feed(self, ended: Sequence[_Worker] = ()) -> bool:
         """Give waiting jobs to workers with room, emptiest first; say if there is one to wait for.
 
         Only to workers that are up: another may wait as long as other runs have the cluster.
+        `ended`: whose oldest job has ended, with a result that is not fetched yet.
         """
         for depth in range(_QUEUE):
             for worker in self._workers:
-                if self._queue and worker.up is None and len(worker.jobs) == depth:
+                if depth and len(self._queue) <= _REST * len(self._workers):
+                    break
+                left = len(worker.jobs) - (worker in ended)
+                if self._queue and worker.up is None and left == depth:
                     job = self._queue.popleft()
                     if not worker.jobs:
                         worker.since = time()
@@ -206,6 +211,7 @@ class RayWorkers:
             if call in starting:
                 self._see_start(starting[call])
             else:
+                self._feed([oldest[call]])  # it need not wait until its result is here
                 yield from self._finish(oldest[call])
         for worker in oldest.values():
             if worker.jobs and time() > worker.since + _limit(worker.jobs[0][1].block):
