@@ -67,6 +67,9 @@ class Actor:
         self._problem = ""
         try:
             self._handlers = _open(code, population, settings)
+            from fedsim.engine.pooling import pool_channels_last  # with torch, which is here now
+
+            self._pooling = pool_channels_last()
         except (Exception, SystemExit) as error:
             is_ours = isinstance(error, FedsimError)
             self._problem = str(error) if is_ours else f"{type(error).__name__}: {error}"
