@@ -205,19 +205,21 @@ def _trial(federation: Federation, recipe: Recipe) -> str:
     short = replace(recipe, steps=_TRIAL_STEPS, batch_size=2, keep_optimizer=False)
     if recipe.clipping:  # no noise that could hide a difference, no batch that chance leaves empty
         short = replace(short, batch_size=0, clipping=Clipping(1.0, 0.0))
+    clients = [min(i, federation.clients.clients - 1) for i in range(_TRIAL_CLIENTS)]
+    shards = [_head(federation.clients.train(c), 3 - i % 2) for i, c in enumerate(clients)]
     plain = replace(federation.config, optimizer=Sgd(lr=_TRIAL_LR))
     mixes = "it mixes examples or draws numbers"
-    failure = _tried(replace(federation, config=plain), short, _TOLERANCE, mixes)
+    failure = _tried(replace(federation, config=plain), shards, short, _TOLERANCE, mixes)
     if failure or federation.config.optimizer.is_linear:
         return failure
     own = "its optimizer does not step each client by itself"
-    return _tried(federation, short, _TOLERANCE_OF_STEPS, own)
+    return _tried(federation, shards, short, _TOLERANCE_OF_STEPS, own)
 
 
-def _tried(federation: Federation, recipe: Recipe, tolerance: float, why: str) -> str:
+def _tried(
+    federation: Federation, shards: Sequence[Examples], recipe: Recipe, tolerance: float, why: str
+) -> str:
     """Say in a line what failed, or that more than `tolerance` of an update differs, and `why`."""
-    clients = [min(i, federation.clients.clients - 1) for i in range(_TRIAL_CLIENTS)]
-    shards = [_head(federation.clients.train(c), 3 - i % 2) for i, c in enumerate(clients)]
     try:
         together = _train_at_once(federation, VECTORIZED, shards, recipe)
     except Exception as error:

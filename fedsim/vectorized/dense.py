@@ -354,7 +354,7 @@ def _forward(
             sources.append([h])
         elif isinstance(layer, _Stacked):
             own = [p[active].detach().requires_grad_() for p in layer.parameters]
-            h = stacked_linear(h, own[0], own[1] if len(own) > 1 else None)
+            h = stacked_linear(h, *own)
             sources.append(own)
         else:
             h = h if type(module) is nn.Flatten else module(h)

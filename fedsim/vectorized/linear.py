@@ -39,7 +39,7 @@ class StackedProducts(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x weight' + bias for each client: [clients, ..., out].
 
     x: [clients, ..., in]; weight: [clients, out, in]; bias: [clients, out].

@@ -409,7 +409,7 @@ def test_steps_that_magnify_rounding_can_be_stacked(name):
     assert tiers._legal(made)[0][-1] == "vectorized"
 
 
-def test_an_optimizer_that_looks_at_all_clients_cannot_be_stacked(monkeypatch):
+def test_an_optimizer_that_looks_at_all_clients_cannot_be_stacked():
     class Normalized(Sgd):
         """Each step of one length: of all clients together where they are stacked."""
 

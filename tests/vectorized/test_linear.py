@@ -21,7 +21,7 @@ def given(shape, has_bias):
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_each_client_has_its_own_layer(shape, has_bias):
     x, weight, *bias = tensors = given(shape, has_bias)
-    output = stacked_linear(x, weight, bias[0] if bias else None)
+    output = stacked_linear(x, weight, *bias)
     rows = [nn.functional.linear(*own) for own in zip(*tensors, strict=True)]
     torch.testing.assert_close(output, torch.stack(rows))
     target = torch.randn_like(output)
